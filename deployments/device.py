@@ -1,0 +1,76 @@
+"""Devices and number formats by name, resolved the same way for every network."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:n`.
+
+    `auto` is the GPU where there is one. A CUDA device that torch can't see is a warning and
+    falls back to the CPU.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:n, not {name!r}")
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not (
+        available and (device.index or 0) < torch.cuda.device_count()
+    ):
+        warnings.warn(
+            f"device {name!r} was asked for, but torch sees no such GPU: using the CPU. "
+            "Check the NVIDIA driver and that torch was installed with CUDA.",
+            stacklevel=2,
+        )
+        return torch.device("cpu")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the torch dtype for `auto`, `float32`, `bfloat16` or `float16`.
+
+    `auto` is bfloat16 where the hardware computes in it, float32 elsewhere.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if name == "auto":
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, not {name!r}")
+    return DTYPES[name]
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Without these instructions a CPU converts to float32 and back: slower than float32 itself.
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def compute_thread(threads: int | None) -> ThreadPoolExecutor:
+    """Return the one thread from which a replica runs its network.
+
+    An event loop that waits for it stays free for other requests and for health checks; and torch
+    keeps one team of threads for each thread that calls it, so there should be only one.
+
+    Args:
+        threads: size of torch's team on the CPU; None: all cores. Without this Ray would set it
+            to the replica's `num_cpus`, which is a share for scheduling, not a limit.
+    """
+    count = threads or os.cpu_count()
+    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(count,))

@@ -1,0 +1,318 @@
+"""Crops, pictures and texts to vectors: CLIP's two towers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from ray import serve
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import CLIPTextModelWithProjection as CLIPText
+from transformers import CLIPVisionModelWithProjection as CLIPVision
+from transformers.utils import logging as transformers_logging
+
+from deployments.device import compute_thread, resolve_device, resolve_dtype
+from deployments.errors import BadParameter, ModelUnavailable
+from deployments.images import ImageLimits, decode, scale_crop
+from deployments.records import EncodedPhoto, EncoderIdentity, EncoderState, SegmentedPhoto
+from deployments.settings import EncoderSettings
+from deployments.weights import hub_folder
+
+# Each of our models is one tower of a file that may hold two: transformers would list the other
+# tower's weights as unexpected at every start. Missing ones are looked for in `Encoder._load`.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+# OpenAI's statistics of the training images, used where a model's folder doesn't bring its own.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderFiles:
+    """What is known of an encoder without loading it.
+
+    Attributes:
+        folder: where its files lie.
+        identity: what its vectors are stamped with.
+        image_size: side of the square picture it looks at, pixels.
+        has_text: it has a text tower.
+    """
+
+    folder: Path
+    identity: EncoderIdentity
+    image_size: int
+    has_text: bool
+
+    @property
+    def state(self) -> EncoderState:
+        """What `/stats` says of it."""
+        return EncoderState(**asdict(self.identity), text=self.has_text)
+
+
+def find_encoder(pretrained_model_name_or_path: str) -> EncoderFiles:
+    """Locate a CLIP model: a folder, or a name on the Hugging Face hub.
+
+    Raises:
+        ModelUnavailable: it is neither, can't be downloaded, or isn't a CLIP model.
+    """
+    folder = Path(pretrained_model_name_or_path)
+    if not folder.is_dir():
+        folder = hub_folder(pretrained_model_name_or_path)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        has_text = config["model_type"] == "clip"
+        vision = config["vision_config"] if has_text else config
+        if config["model_type"] not in ("clip", "clip_vision_model"):
+            raise KeyError(config["model_type"])
+        dimension = config.get("projection_dim", 512)
+        weights = next(
+            folder / name
+            for name in ("model.safetensors", "pytorch_model.bin")
+            if (folder / name).is_file()
+        )
+        image_size = vision.get("image_size", 224)
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise ModelUnavailable(
+            f"The encoder {pretrained_model_name_or_path!r} ({folder}) is not a CLIP model: it "
+            "needs a config.json with model_type clip or clip_vision_model and a "
+            f"model.safetensors ({type(error).__name__}: {error})."
+        ) from None
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    identity = EncoderIdentity(pretrained_model_name_or_path, dimension, digest)
+    return EncoderFiles(folder, identity, image_size, has_text)
+
+
+class Encoder:
+    """CLIP's image tower and, where the model has one, its text tower.
+
+    Args:
+        pretrained_model_name_or_path: a hub name or a folder in the format of transformers.
+        device: `auto`, `cpu` or `cuda[:n]`.
+        dtype: `auto` (bfloat16 where the hardware computes in it), `float32`, `bfloat16`,
+            `float16`.
+        batch_size: most pictures in one forward pass.
+
+    Raises:
+        ModelUnavailable: the model can't be found or downloaded.
+        ValueError: an unknown device or dtype.
+    """
+
+    def __init__(
+        self,
+        pretrained_model_name_or_path: str = "openai/clip-vit-base-patch32",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int = 32,
+    ) -> None:
+        self.device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
+        self.batch_size = batch_size
+        self.files = find_encoder(pretrained_model_name_or_path)
+        self._images = self._load(CLIPVision)
+        statistics = _read_statistics(self.files.folder)
+        self._mean, self._std = (torch.tensor(s, device=self.device) for s in statistics)
+
+    def encode_images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Encode pictures.
+
+        Args:
+            images: uint8 `[height, width, 3]` each, RGB, of any size; or all in one array.
+
+        Returns:
+            float32 `[len(images), dimension]`, L2-normalised.
+        """
+        batches = [
+            self._embed_images(images[start : start + self.batch_size])
+            for start in range(0, len(images), self.batch_size)
+        ]
+        return np.concatenate([np.zeros((0, self.files.identity.dimension), np.float32), *batches])
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts into the space of the pictures; what is over the tower's length is cut.
+
+        Returns:
+            float32 `[len(texts), dimension]`, L2-normalised.
+
+        Raises:
+            BadParameter: the model has no text tower.
+        """
+        if not self.files.has_text:
+            raise BadParameter(
+                f"The encoder {self.files.identity.name} has no text tower: search by a picture, "
+                "or set encoder.pretrained_model_name_or_path to a CLIP model that has one."
+            )
+        tokenizer, model = self._text_tower
+        tokens = tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=model.config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            return _normalised(model(**tokens.to(self.device)).text_embeds)
+
+    def preprocess(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
+        """Scale, cut the centre square and normalise, on the device.
+
+        The same as transformers' `CLIPImageProcessor`, within 2 of 255 grey levels: the scaled
+        pixels are rounded to whole levels in both, by different code.
+
+        Returns:
+            float32 `[len(images), 3, image_size, image_size]`.
+        """
+        squares = torch.stack(
+            [
+                scale_crop(
+                    torch.as_tensor(image, device=self.device),
+                    (0, 0, image.shape[1], image.shape[0]),
+                    self.files.image_size,
+                )
+                for image in images
+            ]
+        )
+        return ((squares.float() / 255 - self._mean) / self._std).permute(0, 3, 1, 2)
+
+    def _embed_images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            pixel_values = self.preprocess(images).to(self.dtype)
+            return _normalised(self._images(pixel_values=pixel_values).image_embeds)
+
+    @cached_property
+    def _text_tower(self) -> tuple:
+        # Loaded when the first text comes: replicas that only index never pay for it.
+        tokenizer = AutoTokenizer.from_pretrained(self.files.folder)
+        return tokenizer, self._load(CLIPText)
+
+    def _load(self, model_class: type[PreTrainedModel]) -> PreTrainedModel:
+        folder = self.files.folder
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if self.files.has_text:
+            # A tower read from a whole CLIP takes its own section, but not the shared dimension.
+            tower = config.text_config if model_class is CLIPText else config.vision_config
+            tower.projection_dim = config.projection_dim
+            config = tower
+        try:
+            model, report = model_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=self.dtype,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except Exception as error:
+            raise ModelUnavailable(f"The encoder in {folder} can't be loaded: {error}") from error
+        if report["missing_keys"]:
+            missing = ", ".join(sorted(report["missing_keys"]))
+            raise ModelUnavailable(f"The encoder in {folder} lacks weights: {missing}.")
+        return model.to(self.device).eval()
+
+
+def _normalised(embeddings: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu().numpy()
+
+
+def _read_statistics(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
+    file = folder / "preprocessor_config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    return config.get("image_mean", CLIP_MEAN), config.get("image_std", CLIP_STD)
+
+
+@serve.deployment(max_ongoing_requests=64, max_queued_requests=256)
+class EncoderDeployment:
+    """An `Encoder` behind batches limited by the number of crops.
+
+    It is bound twice, for photos and for queries, so that a search doesn't wait behind the crops
+    of the photos being indexed.
+    """
+
+    def __init__(self, settings: EncoderSettings, limits: ImageLimits) -> None:
+        self.limits = limits
+        self.encoder = Encoder(
+            settings.pretrained_model_name_or_path,
+            device=settings.device,
+            dtype=settings.dtype,
+            batch_size=settings.batch_size,
+        )
+        self._thread = compute_thread(settings.threads)
+        # The first forward pass is slow (memory, kernels): let it be no one's request.
+        size = self.encoder.files.image_size
+        self._thread.submit(
+            self.encoder.encode_images, np.zeros((1, size, size, 3), np.uint8)
+        ).result()
+        for batched in (self._encode_images, self._encode_texts):
+            batched.set_max_batch_size(settings.batch_size)
+            batched.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+
+    async def encode_photo(self, photo: SegmentedPhoto) -> EncodedPhoto:
+        """Replace a photo's crops by their vectors."""
+        # serve.batch refuses an item that is larger than a batch.
+        size = self.encoder.batch_size
+        pieces = [photo.crops[start : start + size] for start in range(0, len(photo.crops), size)]
+        vectors = await asyncio.gather(*map(self._encode_images, pieces))
+        return EncodedPhoto(
+            photo.width,
+            photo.height,
+            photo.media_type,
+            photo.animated,
+            photo.chunks,
+            np.concatenate(vectors),
+        )
+
+    async def encode_query(
+        self, data: bytes, box: tuple[float, float, float, float] | None
+    ) -> np.ndarray:
+        """Encode a picture, or a part of it, as its crop would be: float32 `[dimension]`.
+
+        Raises:
+            BadParameter: the box lies outside the picture.
+            TooLarge, NotAnImage, BrokenImage
+        """
+        crop = await asyncio.to_thread(self._cut_query, data, box)
+        vectors = await self._encode_images(crop[np.newaxis])
+        return vectors[0]
+
+    async def encode_text(self, text: str) -> np.ndarray:
+        """Encode a text: float32 `[dimension]`.
+
+        Raises:
+            BadParameter: the encoder has no text tower.
+        """
+        return await self._encode_texts(text)
+
+    async def ping(self) -> None:
+        """Answer, to show that it can."""
+
+    def _cut_query(self, data: bytes, box: tuple[float, float, float, float] | None) -> np.ndarray:
+        pixels = decode(data, self.limits).pixels
+        height, width = pixels.shape[:2]
+        if box is None:
+            box = (0, 0, width, height)
+        elif box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+            raise BadParameter(
+                f"The box {box} lies outside of the picture, which has {width} x {height} pixels."
+            )
+        return scale_crop(torch.from_numpy(pixels), box, self.encoder.files.image_size).numpy()
+
+    @serve.batch(batch_size_fn=lambda items: sum(map(len, items)))
+    async def _encode_images(self, crops: list[np.ndarray]) -> list[np.ndarray]:
+        loop = asyncio.get_running_loop()
+        vectors = await loop.run_in_executor(
+            self._thread, self.encoder.encode_images, np.concatenate(crops)
+        )
+        return np.split(vectors, np.cumsum([len(item) for item in crops])[:-1])
+
+    @serve.batch
+    async def _encode_texts(self, texts: list[str]) -> list[np.ndarray]:
+        loop = asyncio.get_running_loop()
+        return list(await loop.run_in_executor(self._thread, self.encoder.encode_texts, texts))

@@ -1,0 +1,112 @@
+"""Chunk matches to ranked photos."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.chunk_index import Neighbours
+from deployments.settings import RankerSettings
+
+AGGREGATIONS = {"min": np.min, "mean": np.mean, "max": np.max}
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPhoto:
+    """A photo among the answers.
+
+    Attributes:
+        id: the photo.
+        distance: its chunks' cosine distances, aggregated.
+        chunks: (number in the record, distance) of its matching chunks, nearest first.
+    """
+
+    id: str
+    distance: float
+    chunks: list[tuple[int, float]]
+
+
+class Ranker:
+    """Scores photos by their chunks and answers the true top `limit`.
+
+    A photo's matching chunks are those within `max_distance`; its score is the smallest distance
+    among them (`aggregation="min"`), or their mean or maximum. Equal scores are ordered by id.
+
+    Args:
+        aggregation: `min`, `mean` or `max`.
+        chunks_per_photo: how many chunks to fetch at first for each photo wanted. More are fetched
+            whenever they don't suffice.
+
+    Raises:
+        ValueError: an unknown aggregation.
+    """
+
+    def __init__(self, aggregation: str = "min", *, chunks_per_photo: int = 8) -> None:
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(
+                f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {aggregation!r}"
+            )
+        self.aggregate = AGGREGATIONS[aggregation]
+        self.chunks_per_photo = chunks_per_photo
+
+    async def rank(
+        self,
+        fetch: Callable[[int], Awaitable[Neighbours]],
+        limit: int,
+        max_distance: float = 2.0,
+    ) -> list[RankedPhoto]:
+        """Fetch nearest chunks until the best `limit` photos are certain.
+
+        Args:
+            fetch: searches the chunk index for the `k` nearest chunks.
+            limit: how many photos to answer at most.
+            max_distance: chunks beyond it don't count.
+        """
+        k = self.chunks_per_photo * limit
+        while True:
+            neighbours = await fetch(k)
+            photos = self._score(neighbours, max_distance)[:limit]
+            # All chunks of a photo not fetched lie at the horizon or beyond, so its smallest, mean
+            # and largest distance do too. At the horizon itself it could still win a tie by its id.
+            if neighbours.horizon > max_distance or (
+                len(photos) == limit and photos[-1].distance < neighbours.horizon
+            ):
+                return photos
+            k *= 4
+
+    def _score(self, neighbours: Neighbours, max_distance: float) -> list[RankedPhoto]:
+        photos = []
+        for photo, distances in zip(neighbours.photos, neighbours.distances, strict=True):
+            matching = np.flatnonzero(distances <= max_distance)
+            if len(matching):
+                nearest_first = matching[np.argsort(distances[matching], kind="stable")]
+                chunks = [(int(number), float(distances[number])) for number in nearest_first]
+                score = float(self.aggregate(distances[matching]))
+                photos.append(RankedPhoto(photo, score, chunks))
+        return sorted(photos, key=lambda photo: (photo.distance, photo.id))
+
+
+@serve.deployment(name="Ranker", max_ongoing_requests=256, ray_actor_options={"num_cpus": 0})
+class RankerDeployment:
+    """A `Ranker` that fetches from the chunk index through its handle."""
+
+    def __init__(self, settings: RankerSettings, chunk_index: DeploymentHandle) -> None:
+        self.ranker = Ranker(settings.aggregation)
+        self.chunk_index = chunk_index
+
+    async def rank(
+        self, query: np.ndarray, limit: int, max_distance: float, sequence: int
+    ) -> list[RankedPhoto]:
+        """Rank the photos for a query vector, as of the store's change `sequence` or later."""
+
+        async def fetch(k: int) -> Neighbours:
+            return await self.chunk_index.search.remote(query, k, sequence)
+
+        return await self.ranker.rank(fetch, limit, max_distance)
+
+    async def ping(self) -> None:
+        """Answer, to show that it can."""

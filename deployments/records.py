@@ -1,0 +1,164 @@
+"""What travels between the boxes, what the store keeps, and what the service answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+Box = Annotated[
+    tuple[int, int, int, int],
+    Field(description="x1, y1, x2, y2 in pixels of the upright original; x2 and y2 exclusive"),
+]
+Distance = Annotated[
+    float, Field(ge=0, le=2, description="cosine distance: 0 is the same direction, 2 the opposite")
+]
+
+
+class Chunk(BaseModel):
+    """A part of a photo that has a vector of its own."""
+
+    box: Box
+    source: Literal["detection", "whole"] = Field(
+        description="`detection`: an object the detector found; `whole`: the whole picture"
+    )
+    confidence: float | None = Field(
+        default=None, description="the detector's confidence, 0 to 1; null for the whole picture"
+    )
+    label: str | None = Field(
+        default=None, description="the detector's class name; null for the whole picture"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentedPhoto:
+    """A decoded photo as the segmenter leaves it.
+
+    Attributes:
+        width, height: size of the upright photo, pixels.
+        media_type: what the bytes really are, e.g. `image/jpeg`.
+        animated: it has more frames; only the first one is looked at.
+        chunks: the detections, most confident first, then the whole picture.
+        crops: uint8 `[len(chunks), s, s, 3]`, RGB, one for each chunk.
+    """
+
+    width: int
+    height: int
+    media_type: str
+    animated: bool
+    chunks: list[Chunk]
+    crops: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPhoto:
+    """A photo ready to be stored: `SegmentedPhoto` with vectors in the place of the crops.
+
+    Attributes:
+        vectors: float32 `[len(chunks), d]`, L2-normalised.
+    """
+
+    width: int
+    height: int
+    media_type: str
+    animated: bool
+    chunks: list[Chunk]
+    vectors: np.ndarray
+
+
+class Record(BaseModel):
+    """All that is known of a stored photo, but for its bytes and vectors."""
+
+    id: str
+    filename: str | None = Field(description="as the client named it; never used as a path")
+    media_type: str = Field(description="what the bytes are, whatever the client said they were")
+    bytes: int = Field(description="size of the original, bytes")
+    sha256: str = Field(description="SHA-256 of the original, hexadecimal")
+    width: int
+    height: int
+    animated: bool = Field(description="it has more frames; only the first one was indexed")
+    indexed_at: str = Field(description="UTC, ISO 8601")
+    sequence: int = Field(description="the store's sequence number of this change")
+    chunks: list[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderIdentity:
+    """Which encoder made a vector: vectors of two encoders can't be compared.
+
+    Attributes:
+        name: hub name or folder, for people.
+        dimension: length of a vector.
+        digest: SHA-256 of the weights file, hexadecimal; what decides.
+    """
+
+    name: str
+    dimension: int
+    digest: str
+
+
+class IndexedImage(Record):
+    """What became of an image sent to be indexed."""
+
+    status: Literal["created", "exists"] = Field(
+        description="`exists`: these very bytes were already stored under this id"
+    )
+
+
+class MatchedChunk(BaseModel):
+    """A part of a photo that resembles the query."""
+
+    box: Box
+    distance: Distance
+    label: str | None
+
+
+class Match(BaseModel):
+    """A photo that answers a query; `box` and `label` are those of its nearest chunk."""
+
+    id: str
+    distance: Distance
+    box: Box
+    label: str | None
+    chunks: list[MatchedChunk] = Field(description="all matching chunks, nearest first")
+    filename: str | None
+    width: int
+    height: int
+    url: str = Field(description="path of the original on this service")
+
+
+class IndexState(BaseModel):
+    """What one replica of the chunk index has loaded."""
+
+    photos: int
+    chunks: int
+    sequence: int = Field(description="the store's last change that it has seen")
+
+
+class StoreState(BaseModel):
+    """How much the store holds."""
+
+    photos: int
+    chunks: int
+    sequence: int = Field(description="number of the last change; 0 if there was none")
+    original_bytes: int = Field(description="size of all originals, bytes")
+    used_bytes: int = Field(description="size of all content on disk, bytes")
+    map_bytes: int = Field(description="size of the memory map, bytes; it grows when it is full")
+
+
+class EncoderState(BaseModel):
+    name: str
+    dimension: int
+    digest: str = Field(description="SHA-256 of the weights file")
+    text: bool = Field(description="`/search?text=` works")
+
+
+class Stats(BaseModel):
+    """Counts, model names and sequence numbers."""
+
+    store: StoreState
+    chunk_index: IndexState
+    encoder: EncoderState
+    segmenter: str = Field(description="name of the detector")

@@ -1,0 +1,123 @@
+"""Every knob of `serve_config.yaml`, validated once, at the door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from deployments.errors import StartupError
+from deployments.images import ImageLimits
+
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class SegmenterSettings(Section):
+    model_name_or_path: str = "yolov5s"
+    confidence_threshold: float = Field(0.3, ge=0, le=1)
+    iou_threshold: float = Field(0.45, ge=0, le=1)
+    image_size: int = Field(640, ge=32, le=4096, multiple_of=32)
+    batch_size: int = Field(32, ge=1, le=1024)
+    batch_wait_ms: float = Field(0, ge=0, le=10_000)
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    threads: int | None = Field(None, ge=1)
+
+
+class EncoderSettings(Section):
+    pretrained_model_name_or_path: str = "openai/clip-vit-base-patch32"
+    batch_size: int = Field(32, ge=1, le=4096)
+    batch_wait_ms: float = Field(0, ge=0, le=10_000)
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    threads: int | None = Field(None, ge=1)
+
+
+class ChunkIndexSettings(Section):
+    device: Device = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class RankerSettings(Section):
+    aggregation: Literal["min", "mean", "max"] = "min"
+
+
+class StoreSettings(Section):
+    path: str = "data"
+    max_bytes: int | None = Field(None, ge=2**20)
+
+
+class LimitSettings(Section):
+    max_image_bytes: int = Field(ImageLimits.max_bytes, ge=1)
+    max_request_bytes: int = Field(256 * 2**20, ge=1)
+    # Pillow itself refuses images beyond this.
+    max_pixels: int = Field(ImageLimits.max_pixels, ge=1, le=178_956_970)
+    timeout_s: float = Field(60, gt=0)
+
+    @property
+    def image(self) -> ImageLimits:
+        """What the decoder refuses."""
+        return ImageLimits(self.max_image_bytes, self.max_pixels)
+
+
+class Settings(Section):
+    """The `args` of the application; an unknown key or a wrong value is an error that names it."""
+
+    segmenter: SegmenterSettings = SegmenterSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    chunk_index: ChunkIndexSettings = ChunkIndexSettings()
+    ranker: RankerSettings = RankerSettings()
+    store: StoreSettings = StoreSettings()
+    limits: LimitSettings = LimitSettings()
+
+    @classmethod
+    def parse(cls, args: dict[str, Any], root: Path) -> Settings:
+        """Validate the arguments of the application.
+
+        Args:
+            args: as in `serve_config.yaml`.
+            root: what relative paths are relative to, whatever folder a replica runs in. A model
+                that isn't a path there stays a name.
+
+        Raises:
+            StartupError: one sentence for each key that is unknown or wrong.
+        """
+        try:
+            settings = cls.model_validate(args)
+        except ValidationError as error:
+            raise StartupError(
+                "serve_config.yaml, args: " + "; ".join(map(_sentence, error.errors()))
+            ) from None
+        detector = _located(root, settings.segmenter.model_name_or_path)
+        encoder = _located(root, settings.encoder.pretrained_model_name_or_path)
+        path = str(root / Path(settings.store.path).expanduser())
+        return settings.model_copy(
+            update={
+                "segmenter": settings.segmenter.model_copy(update={"model_name_or_path": detector}),
+                "encoder": settings.encoder.model_copy(
+                    update={"pretrained_model_name_or_path": encoder}
+                ),
+                "store": settings.store.model_copy(update={"path": path}),
+            }
+        )
+
+
+def _located(root: Path, name: str) -> str:
+    path = root / Path(name).expanduser()
+    return str(path) if path.exists() else name
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        section = Settings
+        for name in problem["loc"][:-1]:
+            section = type(section.model_fields[name].default)
+        return f"{where} is not an option (there are: {', '.join(section.model_fields)})"
+    return f"{where} = {problem['input']!r} is wrong: {problem['msg']}"

@@ -1,0 +1,102 @@
+"""Who may touch the files of a store: one process, and no reader while the map moves."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deployments.errors import StoreUnusable
+
+
+class MapGate:
+    """Many readers of the map, or one thread that moves it. A mover waiting holds back new readers.
+
+    Not reentrant: a thread inside must not enter again.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._readers = 0
+        self._closed = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._condition:
+            while self._closed:
+                self._condition.wait()
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._readers -= 1
+                if self._closed and not self._readers:
+                    self._condition.notify_all()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Only one thread may ask for this at a time."""
+        with self._condition:
+            self._closed = True
+            while self._readers:
+                self._condition.wait()
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._closed = False
+                self._condition.notify_all()
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder and what is missing above it; return what was made."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def sync_folders(folders: set[Path]) -> None:
+    """Make the entries of these folders durable: LMDB syncs its file, not the way to it."""
+    for folder in folders:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def take_ownership(path: Path, timeout_s: float) -> int:
+    """Lock the folder for this process; return the descriptor that holds the lock.
+
+    The kernel lets go of the lock when the process ends, however it ends. The process id in the
+    file is for people.
+    """
+    descriptor = os.open(path / "owner.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _wait_for_lock(descriptor, path, timeout_s)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _wait_for_lock(descriptor: int, path: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                raise StoreUnusable(
+                    f"The store in {path} is in use by process {owner or 'unknown'}, and a store "
+                    "has one owner: stop that process, or configure another folder."
+                ) from None
+        time.sleep(0.05)

@@ -1,0 +1,446 @@
+"""The YOLOv5 network (versions 6 and 7), and the geometry before and after it.
+
+Own code, written from the published architecture: a list of layers `[from, number, module, args]`
+in the checkpoint's yaml, whose depths and widths are scaled by two multiples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from deployments.checkpoint import Checkpoint, CheckpointRefused
+from deployments.images import resize
+
+PADDING_GREY = 114  # what the networks were trained with
+MAX_CANDIDATES = 4096
+MAX_DETECTIONS = 300
+
+
+class Conv(nn.Module):
+    """Convolution, batch normalisation, SiLU."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        padding = kernel // 2 if padding is None else padding
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.silu(self.bn(self.conv(x)), inplace=not self.training)
+
+
+class Bottleneck(nn.Module):
+    """Two convolutions, and a shortcut around them where the shapes allow it."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+    ) -> None:
+        super().__init__()
+        hidden = int(outputs * expansion)
+        self.cv1 = Conv(inputs, hidden)
+        self.cv2 = Conv(hidden, outputs, 3, groups=groups)
+        self.shortcut = shortcut and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.cv2(self.cv1(x))
+        return x + y if self.shortcut else y
+
+
+class C3(nn.Module):
+    """A cross-stage partial block: half of the channels through bottlenecks, half past them."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        number: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+    ) -> None:
+        super().__init__()
+        hidden = int(outputs * expansion)
+        self.cv1 = Conv(inputs, hidden)
+        self.cv2 = Conv(inputs, hidden)
+        self.cv3 = Conv(2 * hidden, outputs)
+        self.m = nn.Sequential(
+            *(Bottleneck(hidden, hidden, shortcut, groups, 1.0) for _ in range(number))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+class SPP(nn.Module):
+    """Spatial pyramid pooling: maxima over windows of several sizes, side by side."""
+
+    def __init__(self, inputs: int, outputs: int, kernels: tuple[int, ...] = (5, 9, 13)) -> None:
+        super().__init__()
+        hidden = inputs // 2
+        self.cv1 = Conv(inputs, hidden)
+        self.cv2 = Conv(hidden * (len(kernels) + 1), outputs)
+        self.kernels = tuple(kernels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.cv1(x)
+        pooled = [nn.functional.max_pool2d(x, kernel, 1, kernel // 2) for kernel in self.kernels]
+        return self.cv2(torch.cat((x, *pooled), 1))
+
+
+class SPPF(nn.Module):
+    """SPP's result with three small windows in a row: 5 after 5 sees 9, once more sees 13."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 5) -> None:
+        super().__init__()
+        hidden = inputs // 2
+        self.cv1 = Conv(inputs, hidden)
+        self.cv2 = Conv(hidden * 4, outputs)
+        self.kernel = kernel
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = [self.cv1(x)]
+        for _ in range(3):
+            pooled.append(nn.functional.max_pool2d(pooled[-1], self.kernel, 1, self.kernel // 2))
+        return self.cv2(torch.cat(pooled, 1))
+
+
+class Concat(nn.Module):
+    """Joins several layers' outputs, channel after channel."""
+
+    def __init__(self, dimension: int = 1) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+    def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(xs, self.dimension)
+
+
+class Detect(nn.Module):
+    """One 1 x 1 convolution for each head: 5 + classes numbers for each anchor and cell."""
+
+    def __init__(
+        self, inputs: list[int], classes: int, anchors: torch.Tensor, stride: list[int]
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.m = nn.ModuleList(nn.Conv2d(n, anchors.shape[1] * (5 + classes), 1) for n in inputs)
+        self.register_buffer("anchors", anchors / torch.tensor(stride).view(-1, 1, 1))
+
+    def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """Return float32 `[n, anchors, 5 + classes]`, see `YoloV5.forward`."""
+        heads = zip(xs, self.m, self.stride, self.anchors.float(), strict=True)
+        # bfloat16 has 8 bits: too few for a coordinate of up to 1280 pixels.
+        return torch.cat([decode_head(m(x).float(), a * s, s) for x, m, s, a in heads], 1)
+
+
+def decode_head(logits: torch.Tensor, anchors: torch.Tensor, stride: int) -> torch.Tensor:
+    """Turn one head's numbers into boxes, as YOLOv5 does since version 2.
+
+    xy = (2 sigmoid - 0.5 + cell) stride, wh = (2 sigmoid)^2 anchor.
+
+    Args:
+        logits: float32 `[n, a * (5 + classes), h, w]`.
+        anchors: float32 `[a, 2]`, width and height in input pixels.
+        stride: input pixels for one cell.
+
+    Returns:
+        float32 `[n, a * h * w, 5 + classes]`: centre x, y, width and height in input pixels,
+        objectness, probability of each class.
+    """
+    n, channels, height, width = logits.shape
+    a = len(anchors)
+    y = logits.view(n, a, channels // a, height, width).permute(0, 1, 3, 4, 2).sigmoid()
+    rows = torch.arange(height, device=logits.device, dtype=torch.float32)
+    columns = torch.arange(width, device=logits.device, dtype=torch.float32)
+    cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+    xy = (y[..., :2] * 2 - 0.5 + cells) * stride
+    wh = (y[..., 2:4] * 2) ** 2 * anchors.view(1, a, 1, 1, 2)
+    return torch.cat((xy, wh, y[..., 4:]), -1).view(n, a * height * width, channels // a)
+
+
+class YoloV5(nn.Module):
+    """The network a checkpoint describes.
+
+    Args:
+        architecture: the checkpoint's yaml.
+        anchors: float32 `[heads, anchors of a head, 2]`, pixels.
+        stride: of each head, pixels.
+
+    Raises:
+        CheckpointRefused: the yaml names a module that is not known here.
+    """
+
+    def __init__(
+        self, architecture: dict[str, Any], anchors: torch.Tensor, stride: list[int]
+    ) -> None:
+        super().__init__()
+        if architecture.get("activation", "nn.SiLU()") != "nn.SiLU()":
+            raise CheckpointRefused(
+                f"The model's activation is {architecture['activation']}; only SiLU is known here."
+            )
+        self.stride = max(stride)
+        self.sources, layers = _layers(architecture, anchors, stride)
+        self.spent = _spent(self.sources)
+        self.model = nn.ModuleList(layers)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Detect.
+
+        Args:
+            batch: RGB `[n, 3, h, w]`, uint8, or floating point between 0 and 1; h and w are
+                multiples of `stride`.
+
+        Returns:
+            float32 `[n, anchors, 5 + classes]`: centre x, y, width and height in pixels of the
+            batch, objectness, probability of each class.
+        """
+        dtype = self.model[-1].m[0].weight.dtype
+        x = batch.to(dtype) / 255 if batch.dtype == torch.uint8 else batch.to(dtype)
+        outputs = {-1: x}
+        for index, (layer, sources) in enumerate(zip(self.model, self.sources, strict=True)):
+            inputs = [outputs[source] for source in sources]
+            x = layer(inputs if isinstance(layer, Concat | Detect) else inputs[0])
+            outputs[index] = x
+            for source in self.spent[index]:
+                del outputs[source]
+        return x
+
+
+def _spent(sources: list[list[int]]) -> list[list[int]]:
+    """Return, for each layer, the outputs that no later layer needs: their memory is given back."""
+    last_use = {source: index for index, used in enumerate(sources) for source in used}
+    return [[source for source, last in last_use.items() if last == i] for i in range(len(sources))]
+
+
+def _layers(
+    architecture: dict[str, Any], anchors: torch.Tensor, stride: list[int]
+) -> tuple[list[list[int]], list[nn.Module]]:
+    """Build the layers of a yaml; return where each takes its input from, and the layers."""
+    classes = architecture["nc"]
+    channels = [architecture.get("ch", 3)]  # of the input, then of each layer
+    sources, layers = [], []
+    entries = architecture["backbone"] + architecture["head"]
+    for index, (source, number, name, args) in enumerate(entries):
+        name = name.removeprefix("nn.").removeprefix("models.common.")
+        relative = [source] if isinstance(source, int) else source
+        absolute = [index + s if s < 0 else s for s in relative]
+        inputs = [channels[s + 1] for s in absolute]
+        number = max(round(number * architecture["depth_multiple"]), 1) if number > 1 else number
+        if name in BLOCKS:
+            outputs = _width(args[0], architecture["width_multiple"], anchors.shape[1], classes)
+            layer = _block(name, inputs[0], outputs, number, [_value(a) for a in args[1:]])
+        elif name == "Upsample":
+            layer, outputs = nn.Upsample(*(_value(a) for a in args)), inputs[0]
+        elif name == "Concat":
+            layer, outputs = Concat(*args), sum(inputs)
+        elif name == "Detect":
+            layer, outputs = Detect(inputs, classes, anchors, stride), 0
+        else:
+            known = ", ".join([*BLOCKS, "Upsample", "Concat", "Detect"])
+            raise CheckpointRefused(
+                f"Layer {index} of the model is a {name!r}, which is not known here. Known are "
+                f"{known}: the modules of the detection models of YOLOv5 6 and 7."
+            )
+        sources.append(absolute)
+        layers.append(layer)
+        channels.append(outputs)
+    return sources, layers
+
+
+BLOCKS = {"Conv": Conv, "Bottleneck": Bottleneck, "C3": C3, "SPP": SPP, "SPPF": SPPF}
+
+
+def _block(name: str, inputs: int, outputs: int, number: int, args: list[Any]) -> nn.Module:
+    if name == "C3":
+        return C3(inputs, outputs, number, *args)
+    blocks = [BLOCKS[name](inputs, outputs, *args) for _ in range(number)]
+    return blocks[0] if number == 1 else nn.Sequential(*blocks)
+
+
+def _width(channels: int, multiple: float, anchors: int, classes: int) -> int:
+    # YOLOv5 takes a layer of exactly this many channels for an output and leaves it as it is.
+    if channels == anchors * (classes + 5):
+        return channels
+    return math.ceil(channels * multiple / 8) * 8
+
+
+def _value(argument: Any) -> Any:
+    """Return an argument of the yaml, in which some constants are written as words."""
+    words = {"None": None, "True": True, "False": False}
+    return words.get(argument, argument) if isinstance(argument, str) else argument
+
+
+def load_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> YoloV5:
+    """Build the checkpoint's network, ready for inference.
+
+    Raises:
+        CheckpointRefused: an unknown module, or weights that don't fit the architecture.
+    """
+    try:
+        network = YoloV5(checkpoint.architecture, checkpoint.anchors, checkpoint.stride)
+        network.load_state_dict(checkpoint.state)
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointRefused(
+            f"The checkpoint's weights and architecture don't fit together: {error}"
+        ) from error
+    network = fuse(network.eval()).requires_grad_(False)
+    # Convolutions of channels_last tensors are the faster ones, on CPUs and on tensor cores.
+    return network.to(device, dtype, memory_format=torch.channels_last)
+
+
+def fuse(network: nn.Module) -> nn.Module:
+    """Fold every batch normalisation into the convolution before it, in place.
+
+    Batch normalisation at inference is y = (x - mean) gamma / sqrt(var + eps) + beta: a factor
+    and an offset for each channel, which the convolution's weights and bias can carry.
+    """
+    for module in network.modules():
+        if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
+            module.conv = _fused(module.conv, module.bn)
+            module.bn = nn.Identity()
+    return network
+
+
+def _fused(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+    factor = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+    conv.weight = nn.Parameter((conv.weight * factor.view(-1, 1, 1, 1)).detach())
+    conv.bias = nn.Parameter((bn.bias - bn.running_mean * factor).detach())
+    return conv
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """An image scaled and laid centred on a grey canvas.
+
+    Attributes:
+        image: height and width of the image, pixels.
+        scaled: height and width it is scaled to.
+        canvas: height and width of the canvas.
+    """
+
+    image: tuple[int, int]
+    scaled: tuple[int, int]
+    canvas: tuple[int, int]
+
+    @property
+    def top(self) -> int:
+        return (self.canvas[0] - self.scaled[0]) // 2
+
+    @property
+    def left(self) -> int:
+        return (self.canvas[1] - self.scaled[1]) // 2
+
+    def boxes_on_image(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Map boxes back, clipped to the image.
+
+        Args:
+            boxes: float32 `[n, 4]`, x1, y1, x2, y2 in pixels of the canvas.
+
+        Returns:
+            float32 `[n, 4]` in pixels of the image.
+        """
+        height, width = self.image
+        # The two scales differ a little, because the scaled size is whole pixels.
+        x_scale, y_scale = width / self.scaled[1], height / self.scaled[0]
+        offset = boxes.new_tensor([self.left, self.top, self.left, self.top])
+        mapped = (boxes - offset) * boxes.new_tensor([x_scale, y_scale, x_scale, y_scale])
+        return mapped.clamp(boxes.new_zeros(4), boxes.new_tensor([width, height, width, height]))
+
+
+def letterbox(height: int, width: int, image_size: int, stride: int) -> Letterbox:
+    """Scale so that the longer side is `image_size`; pad both to the next multiple of `stride`.
+
+    The canvas depends on this image alone, so neither does what is found in it depend on others.
+    """
+    scale = image_size / max(height, width)
+    scaled = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return Letterbox(
+        (height, width), scaled, tuple(math.ceil(side / stride) * stride for side in scaled)
+    )
+
+
+def square_letterbox(height: int, width: int, image_size: int) -> Letterbox:
+    """Scale so that the longer side is `image_size`; pad to a square."""
+    fitted = letterbox(height, width, image_size, stride=1)
+    return Letterbox(fitted.image, fitted.scaled, (image_size, image_size))
+
+
+def lay_on_canvas(pixels: torch.Tensor, place: Letterbox) -> torch.Tensor:
+    """Scale an image and lay it on its canvas: uint8 `[h, w, 3]` to uint8 `[*canvas, 3]`."""
+    canvas = pixels.new_full((*place.canvas, 3), PADDING_GREY)
+    height, width = place.scaled
+    scaled = pixels if place.scaled == place.image else resize(pixels, place.scaled, "bilinear")
+    canvas[place.top : place.top + height, place.left : place.left + width] = scaled
+    return canvas
+
+
+def candidates(
+    prediction: torch.Tensor, threshold: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Select what may be an object: each anchor with its most probable class.
+
+    Args:
+        prediction: float32 `[anchors, 5 + classes]`, as `YoloV5.forward` returns for one image.
+        threshold: objectness times class probability must be larger.
+
+    Returns:
+        Boxes float32 `[n, 4]` (x1, y1, x2, y2), confidences float32 `[n]` and classes int64
+        `[n]`, most confident first (of equal ones the first anchor), at most `MAX_CANDIDATES`.
+    """
+    rows = prediction[prediction[:, 4] > threshold]  # a probability can't raise the product
+    confidences, classes = (rows[:, 5:] * rows[:, 4:5]).max(1)
+    chosen = (confidences > threshold).nonzero().squeeze(1)
+    order = confidences[chosen].sort(descending=True, stable=True).indices[:MAX_CANDIDATES]
+    chosen = chosen[order]
+    centres, half = rows[chosen, :2], rows[chosen, 2:4] / 2
+    return torch.cat((centres - half, centres + half), 1), confidences[chosen], classes[chosen]
+
+
+def non_maximum_suppression(
+    boxes: torch.Tensor, classes: torch.Tensor, iou_threshold: float
+) -> torch.Tensor:
+    """Drop every box that overlaps a more confident box of its class.
+
+    Args:
+        boxes: float32 `[n, 4]`, x1, y1, x2, y2, most confident first; on the CPU.
+        classes: int64 `[n]`.
+        iou_threshold: intersection over union must be larger for a box to be dropped.
+
+    Returns:
+        int64 `[k]`: the indices of the boxes that stay, ascending, at most `MAX_DETECTIONS`.
+    """
+    kept: list[int] = []
+    left = torch.arange(len(boxes))
+    while len(left) and len(kept) < MAX_DETECTIONS:
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        overlap = intersection_over_union(boxes[best], boxes[left]) > iou_threshold
+        left = left[~(overlap & (classes[left] == classes[best]))]
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def intersection_over_union(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Return float32 `[n]` between 0 and 1 for a box `[4]` and boxes `[n, 4]`; 0 without area."""
+    top_left = torch.maximum(box[:2], boxes[:, :2])
+    bottom_right = torch.minimum(box[2:], boxes[:, 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(1)
+    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - intersection
+    return torch.where(union > 0, intersection / union, torch.zeros_like(union))

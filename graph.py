@@ -1,0 +1,58 @@
+"""The picture of the system: what is bound to what.
+
+    index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
+    search   bytes ─► QueryEncoder ─► Ranker ◄─► ChunkIndex;  Ranker ─► Store ─► answer
+
+`serve run serve_config.yaml` calls `build` with the `args` of the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray.serve import Application
+
+from deployments.chunk_index import ChunkIndexDeployment
+from deployments.detectors import find_detector
+from deployments.encoder import EncoderDeployment, find_encoder
+from deployments.ingress import IngressDeployment
+from deployments.ranker import RankerDeployment
+from deployments.segmenter import SegmenterDeployment
+from deployments.settings import Settings
+from deployments.store import StoreDeployment
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Compose the index DAG and the search DAG.
+
+    Raises:
+        StartupError: an option is unknown or wrong, or a model can't be had.
+    """
+    settings = Settings.parse(args, root=Path(__file__).parent)
+    find_detector(settings.segmenter.model_name_or_path)
+    encoder = find_encoder(settings.encoder.pretrained_model_name_or_path)
+    limits = settings.limits
+
+    segmenter = SegmenterDeployment.bind(settings.segmenter, encoder.image_size, limits.image)
+    index_encoder = EncoderDeployment.options(name="IndexEncoder").bind(
+        settings.encoder, limits.image
+    )
+    query_encoder = EncoderDeployment.options(name="QueryEncoder").bind(
+        settings.encoder, limits.image
+    )
+    store = StoreDeployment.bind(settings.store, encoder.identity)
+    chunk_index = ChunkIndexDeployment.bind(settings.chunk_index, encoder.identity.dimension, store)
+    ranker = RankerDeployment.bind(settings.ranker, chunk_index)
+
+    return IngressDeployment.bind(
+        segmenter=segmenter,
+        index_encoder=index_encoder,
+        query_encoder=query_encoder,
+        ranker=ranker,
+        chunk_index=chunk_index,
+        store=store,
+        encoder=encoder.state,
+        detector=settings.segmenter.model_name_or_path,
+        limits=limits,
+    )
