@@ -20,6 +20,7 @@ from deployments.ingress import IngressDeployment
 from deployments.ranker import RankerDeployment
 from deployments.segmenter import SegmenterDeployment
 from deployments.settings import Settings
+from deployments.startup import ending_serve_run
 from deployments.store import StoreDeployment
 
 
@@ -29,20 +30,24 @@ def build(args: dict[str, Any]) -> Application:
     Raises:
         StartupError: an option is unknown or wrong, or a model can't be had.
     """
-    settings = Settings.parse(args, root=Path(__file__).parent)
-    find_detector(settings.segmenter.model_name_or_path)
-    encoder = find_encoder(settings.encoder.pretrained_model_name_or_path)
-    limits = settings.limits
+    with ending_serve_run():
+        settings = Settings.parse(args, root=Path(__file__).parent)
+        find_detector(settings.segmenter.model_name_or_path)
+        encoder = find_encoder(settings.encoder.pretrained_model_name_or_path)
+    limits, dimension = settings.limits, encoder.identity.dimension
 
-    segmenter = SegmenterDeployment.bind(settings.segmenter, encoder.image_size, limits.image)
+    # The segmenter and the index encoder work at the same time, so each takes half of the cores.
+    segmenter = SegmenterDeployment.bind(
+        settings.segmenter, encoder.image_size, limits.image, share=1 / 2
+    )
     index_encoder = EncoderDeployment.options(name="IndexEncoder").bind(
-        settings.encoder, limits.image
+        settings.encoder, limits.image, share=1 / 2
     )
     query_encoder = EncoderDeployment.options(name="QueryEncoder").bind(
-        settings.encoder, limits.image
+        settings.encoder, limits.image, share=1
     )
     store = StoreDeployment.bind(settings.store, encoder.identity)
-    chunk_index = ChunkIndexDeployment.bind(settings.chunk_index, encoder.identity.dimension, store)
+    chunk_index = ChunkIndexDeployment.bind(settings.chunk_index, dimension, store)
     ranker = RankerDeployment.bind(settings.ranker, chunk_index)
 
     return IngressDeployment.bind(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.device import DTYPES, compute_thread, resolve_device
-from deployments.records import IndexState
+from deployments.records import IndexState, Neighbours
 from deployments.settings import ChunkIndexSettings
 
 logger = logging.getLogger(__name__)
@@ -21,22 +20,6 @@ logger = logging.getLogger(__name__)
 # How long the store holds the answer when nothing changes: less than any timeout on the way.
 POLL_S = 10
 RETRY_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """What one query found: photos, each with all of its chunks.
-
-    Attributes:
-        photos: ids of the photos that own the nearest chunks, in no order.
-        distances: for each photo the cosine distances of all its chunks, float64 `[n]`, in the
-            order of its record.
-        horizon: no chunk of any other photo is nearer than this; infinite when there is no other.
-    """
-
-    photos: list[str]
-    distances: list[np.ndarray]
-    horizon: float
 
 
 class ChunkIndex:

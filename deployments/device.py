@@ -62,15 +62,25 @@ def _computes_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def compute_thread(threads: int | None) -> ThreadPoolExecutor:
+# For replicas that compute: several of them share the cores, and OpenMP threads that spin while
+# they wait for work take the cores from the others (measured: half of the indexing rate). It has to
+# be in the environment before torch is loaded.
+COMPUTING_REPLICA = {
+    "num_cpus": 0,
+    "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
+}
+
+
+def compute_thread(threads: int | None, *, share: float = 1) -> ThreadPoolExecutor:
     """Return the one thread from which a replica runs its network.
 
     An event loop that waits for it stays free for other requests and for health checks; and torch
     keeps one team of threads for each thread that calls it, so there should be only one.
 
     Args:
-        threads: size of torch's team on the CPU; None: all cores. Without this Ray would set it
-            to the replica's `num_cpus`, which is a share for scheduling, not a limit.
+        threads: size of torch's team on the CPU. Without this Ray would set it to the replica's
+            `num_cpus`, which is a share for scheduling, not a limit.
+        share: of all cores, when `threads` is None; at least one core.
     """
-    count = threads or os.cpu_count()
+    count = threads or max(1, int((os.cpu_count() or 1) * share))
     return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(count,))

@@ -18,10 +18,16 @@ from transformers import CLIPTextModelWithProjection as CLIPText
 from transformers import CLIPVisionModelWithProjection as CLIPVision
 from transformers.utils import logging as transformers_logging
 
-from deployments.device import compute_thread, resolve_device, resolve_dtype
+from deployments.device import COMPUTING_REPLICA, compute_thread, resolve_device, resolve_dtype
 from deployments.errors import BadParameter, ModelUnavailable
-from deployments.images import ImageLimits, decode, scale_crop
-from deployments.records import EncodedPhoto, EncoderIdentity, EncoderState, SegmentedPhoto
+from deployments.images import decode, scale_crop
+from deployments.records import (
+    EncodedPhoto,
+    EncoderIdentity,
+    EncoderState,
+    ImageLimits,
+    SegmentedPhoto,
+)
 from deployments.settings import EncoderSettings
 from deployments.weights import hub_folder
 
@@ -228,15 +234,20 @@ def _read_statistics(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     return config.get("image_mean", CLIP_MEAN), config.get("image_std", CLIP_STD)
 
 
-@serve.deployment(max_ongoing_requests=64, max_queued_requests=256)
+@serve.deployment(
+    max_ongoing_requests=64, max_queued_requests=256, ray_actor_options=COMPUTING_REPLICA
+)
 class EncoderDeployment:
     """An `Encoder` behind batches limited by the number of crops.
 
     It is bound twice, for photos and for queries, so that a search doesn't wait behind the crops
     of the photos being indexed.
+
+    Args:
+        share: of the cores, unless `settings.threads` says how many.
     """
 
-    def __init__(self, settings: EncoderSettings, limits: ImageLimits) -> None:
+    def __init__(self, settings: EncoderSettings, limits: ImageLimits, share: float) -> None:
         self.limits = limits
         self.encoder = Encoder(
             settings.pretrained_model_name_or_path,
@@ -244,7 +255,7 @@ class EncoderDeployment:
             dtype=settings.dtype,
             batch_size=settings.batch_size,
         )
-        self._thread = compute_thread(settings.threads)
+        self._thread = compute_thread(settings.threads, share=share)
         # The first forward pass is slow (memory, kernels): let it be no one's request.
         size = self.encoder.files.image_size
         self._thread.submit(

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from deployments.errors import BadParameter, InsetError, NotAnImage, TooLarge, Unavailable
 from deployments.records import IndexedImage, Match, Record, Stats
-from deployments.store import ID_PATTERN
+from deployments.store_format import ID_PATTERN
 
 if TYPE_CHECKING:
     from deployments.ingress import Inset

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch.nn import functional
 
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
+from deployments.records import ImageLimits
 
 # Everything Pillow decodes by itself. EPS would run Ghostscript on the bytes, WMF needs Windows,
 # and the others are stubs that need a foreign handler.
@@ -20,19 +21,6 @@ FORMATS = sorted(set(Image.OPEN) - {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"
 
 # Shown for transparent pixels, as every browser's page does.
 BACKGROUND = (255, 255, 255)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What is refused before it is decoded.
-
-    Attributes:
-        max_bytes: size of the encoded image.
-        max_pixels: width times height. A decoded image takes three bytes a pixel.
-    """
-
-    max_bytes: int = 32 * 2**20
-    max_pixels: int = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,17 +18,17 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import BadParameter, Unavailable
 from deployments.http_api import BodyLimit, build_app
-from deployments.ranker import RankedPhoto
 from deployments.records import (
     EncoderState,
     IndexedImage,
     Match,
     MatchedChunk,
+    RankedPhoto,
     Record,
     Stats,
 )
 from deployments.settings import LimitSettings
-from deployments.store import check_id
+from deployments.store_format import check_id
 
 MAX_LIMIT = 1000
 

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.chunk_index import Neighbours
+from deployments.records import Neighbours, RankedPhoto
 from deployments.settings import RankerSettings
 
 AGGREGATIONS = {"min": np.min, "mean": np.mean, "max": np.max}
-
-
-@dataclass(frozen=True, slots=True)
-class RankedPhoto:
-    """A photo among the answers.
-
-    Attributes:
-        id: the photo.
-        distance: its chunks' cosine distances, aggregated.
-        chunks: (number in the record, distance) of its matching chunks, nearest first.
-    """
-
-    id: str
-    distance: float
-    chunks: list[tuple[int, float]]
 
 
 class Ranker:

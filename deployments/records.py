@@ -33,6 +33,19 @@ class Chunk(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is refused before it is decoded.
+
+    Attributes:
+        max_bytes: size of the encoded image.
+        max_pixels: width times height. A decoded image takes three bytes a pixel.
+    """
+
+    max_bytes: int = 32 * 2**20
+    max_pixels: int = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentedPhoto:
     """A decoded photo as the segmenter leaves it.
 
@@ -97,6 +110,37 @@ class EncoderIdentity:
     name: str
     dimension: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What one query found: photos, each with all of its chunks.
+
+    Attributes:
+        photos: ids of the photos that own the nearest chunks, in no order.
+        distances: for each photo the cosine distances of all its chunks, float64 `[n]`, in the
+            order of its record.
+        horizon: no chunk of any other photo is nearer than this; infinite when there is no other.
+    """
+
+    photos: list[str]
+    distances: list[np.ndarray]
+    horizon: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPhoto:
+    """A photo among the answers.
+
+    Attributes:
+        id: the photo.
+        distance: its chunks' cosine distances, aggregated.
+        chunks: (number in the record, distance) of its matching chunks, nearest first.
+    """
+
+    id: str
+    distance: float
+    chunks: list[tuple[int, float]]
 
 
 class IndexedImage(Record):

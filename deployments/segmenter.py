@@ -11,10 +11,10 @@ import torch
 from ray import serve
 
 from deployments.detectors import Detections, load_detector
-from deployments.device import compute_thread, resolve_device, resolve_dtype
+from deployments.device import COMPUTING_REPLICA, compute_thread, resolve_device, resolve_dtype
 from deployments.errors import BadParameter, InsetError
-from deployments.images import DecodedImage, ImageLimits, decode, outer_box, scale_crop
-from deployments.records import Chunk, SegmentedPhoto
+from deployments.images import DecodedImage, decode, outer_box, scale_crop
+from deployments.records import Chunk, ImageLimits, SegmentedPhoto
 from deployments.settings import SegmenterSettings
 
 DECODING_THREADS = 4
@@ -159,11 +159,22 @@ def _require(condition: bool, name: str, rule: str) -> None:
         raise ValueError(f"{name} must be {rule}")
 
 
-@serve.deployment(name="Segmenter", max_ongoing_requests=16, ray_actor_options={"num_cpus": 0})
+@serve.deployment(
+    name="Segmenter",
+    max_ongoing_requests=16,
+    max_queued_requests=256,
+    ray_actor_options=COMPUTING_REPLICA,
+)
 class SegmenterDeployment:
-    """A `Segmenter` behind batches of photos."""
+    """A `Segmenter` behind batches of photos.
 
-    def __init__(self, settings: SegmenterSettings, crop_size: int, limits: ImageLimits) -> None:
+    Args:
+        share: of the cores, unless `settings.threads` says how many.
+    """
+
+    def __init__(
+        self, settings: SegmenterSettings, crop_size: int, limits: ImageLimits, share: float
+    ) -> None:
         self.segmenter = Segmenter(
             settings.model_name_or_path,
             confidence_threshold=settings.confidence_threshold,
@@ -175,7 +186,7 @@ class SegmenterDeployment:
             crop_size=crop_size,
             limits=limits,
         )
-        self._thread = compute_thread(settings.threads)
+        self._thread = compute_thread(settings.threads, share=share)
         self._segment.set_max_batch_size(settings.batch_size)
         self._segment.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
 

@@ -35,6 +35,7 @@ from deployments.errors import (
 )
 from deployments.records import EncodedPhoto, EncoderIdentity, Record, StoreState
 from deployments.settings import StoreSettings
+from deployments.startup import ending_serve_run
 from deployments.store_access import MapGate, make_folder, sync_folders, take_ownership
 from deployments.store_format import (
     CHECKSUM_BYTES,
@@ -544,7 +545,8 @@ class StoreDeployment:
     """A `Store` whose writers share transactions: while one syncs, the next group gathers."""
 
     def __init__(self, settings: StoreSettings, encoder: EncoderIdentity) -> None:
-        self.store = Store(settings.path, encoder, max_size=settings.max_bytes)
+        with ending_serve_run(EncoderMismatch):
+            self.store = Store(settings.path, encoder, max_size=settings.max_bytes)
         self._sequence = self.store.sequence
         self._changed = asyncio.Condition()
 

@@ -238,7 +238,7 @@ def hub_folder(name: str) -> Path:
             folder = _snapshot(name, weights)
     except Exception as error:  # dozens of kinds: no network, no such model, not allowed, ...
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-        raise ModelUnavailable(_hub_sentence(name, _first_line(reason or error))) from error
+        raise ModelUnavailable(_hub_sentence(name, _first_line(reason or error))) from None
     if not any(folder.glob(weights[0])):
         raise ModelUnavailable(_hub_sentence(name, "no weights came"))
     return folder

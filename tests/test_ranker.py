@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.chunk_index import ChunkIndex, Neighbours
+from deployments.chunk_index import ChunkIndex
 from deployments.ranker import AGGREGATIONS, Ranker
+from deployments.records import Neighbours
 
 # Distances come from a few values, so ties between photos and at the horizon are common.
 collections = st.dictionaries(

@@ -1,0 +1,57 @@
+"""Ending `serve run` with one sentence when the service can't start as it is configured."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deployments.errors import StartupError
+
+# Until what a worker prints has reached the terminal of `serve run`.
+PRINTING_S = 2
+# More than `serve run` takes to end, and this process with it.
+ENDING_S = 20
+
+
+@contextmanager
+def ending_serve_run(kind: type[StartupError] = StartupError) -> Iterator[None]:
+    """Print an error of this kind, and end the `serve run` that waits for this application.
+
+    `serve run CONFIG` itself would wait for ever for an application that can't be built. A cluster
+    that was started otherwise (`ray start`) goes on, and `serve status` shows the error.
+    """
+    try:
+        yield
+    except kind as error:
+        print(f"\nInset can't start: {error}\n", file=sys.stderr, flush=True)
+        driver = _find_serve_run()
+        if driver is not None:
+            time.sleep(PRINTING_S)
+            os.kill(driver, signal.SIGINT)
+            time.sleep(ENDING_S)  # or Ray would print the stack below, several times
+        raise
+
+
+def _find_serve_run() -> int | None:
+    """Return the id of the `serve run` process among the ancestors of this process, if any."""
+    process = os.getppid()
+    while process > 1:
+        status = subprocess.run(
+            ["ps", "-o", "ppid=,args=", "-p", str(process)], capture_output=True, text=True
+        ).stdout.split(maxsplit=1)
+        if len(status) < 2:
+            return None
+        parent, command = status
+        words = command.split()
+        if any(
+            os.path.basename(word) == "serve" and words[position + 1 : position + 2] == ["run"]
+            for position, word in enumerate(words)
+        ):
+            return process
+        process = int(parent)
+    return None
