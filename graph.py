@@ -19,7 +19,7 @@ from deployments.encoder import EncoderDeployment, find_encoder
 from deployments.ingress import IngressDeployment
 from deployments.ranker import RankerDeployment
 from deployments.segmenter import SegmenterDeployment
-from deployments.settings import Settings
+from deployments.settings import Settings, display_name
 from deployments.startup import ending_serve_run
 from deployments.store import StoreDeployment
 
@@ -58,6 +58,6 @@ def build(args: dict[str, Any]) -> Application:
         chunk_index=chunk_index,
         store=store,
         encoder=encoder.state,
-        detector=settings.segmenter.model_name_or_path,
+        detector=display_name(settings.segmenter.model_name_or_path),
         limits=limits,
     )

@@ -28,7 +28,7 @@ from deployments.records import (
     ImageLimits,
     SegmentedPhoto,
 )
-from deployments.settings import EncoderSettings
+from deployments.settings import EncoderSettings, display_name
 from deployments.weights import hub_folder
 
 # Each of our models is one tower of a file that may hold two: transformers would list the other
@@ -93,7 +93,7 @@ def find_encoder(pretrained_model_name_or_path: str) -> EncoderFiles:
         ) from None
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    identity = EncoderIdentity(pretrained_model_name_or_path, dimension, digest)
+    identity = EncoderIdentity(display_name(pretrained_model_name_or_path), dimension, digest)
     return EncoderFiles(folder, identity, image_size, has_text)
 
 

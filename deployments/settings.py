@@ -108,6 +108,12 @@ class Settings(Section):
         )
 
 
+def display_name(model: str) -> str:
+    """Return a model's name for people: of a path its last two parts, other names as they are."""
+    path = Path(model)
+    return "/".join(path.parts[-2:]) if path.is_absolute() else model
+
+
 def _located(root: Path, name: str) -> str:
     path = root / Path(name).expanduser()
     return str(path) if path.exists() else name

@@ -140,8 +140,8 @@ def find(files: list[Path]) -> bool:
     print(f"Searched in {milliseconds:.0f} ms:\n{table(matches)}")
     draw(URL, QUERY, matches, PICTURE)
     print(f"Drawn in {PICTURE.name}.")
-    encoder = httpx.get(f"{URL}/stats", timeout=60).json()["encoder"]
-    print(f"Encoder: {encoder['name']}, {encoder['dimension']} dimensions.")
+    encoder = httpx.get(f"{URL}/stats", timeout=60).json()["encoder"]["name"]
+    print(f"Encoder: {encoder}{describe(ROOT / encoder)}")
     found = bool(matches) and matches[0]["id"] == record["id"]
     print(
         "The photo it was cut from came first."
@@ -151,15 +151,24 @@ def find(files: list[Path]) -> bool:
     return found
 
 
+def describe(encoder: Path) -> str:
+    """Return what the model card of an encoder in this repository says first."""
+    card = encoder / "README.md"
+    return ": " + card.read_text().splitlines()[2] if card.is_file() else ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, help="photos of your own")
     parser.add_argument("--once", action="store_true", help="stop the service at the end")
     arguments = parser.parse_args()
-    folder = arguments.folder or Path(skimage.__file__).parent / "data"
-    files = find_images([folder])
+    if arguments.folder:
+        files = find_images([arguments.folder])
+    else:
+        wheel = Path(skimage.__file__).parent / "data"
+        files = sorted([*wheel.glob("*.png"), *wheel.glob("*.jpg")])
     if not files:
-        parser.error(f"no images in {folder}")
+        parser.error(f"no images in {arguments.folder}")
 
     service = None
     try:

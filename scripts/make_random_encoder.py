@@ -26,6 +26,16 @@ CONFIG = CLIPVisionConfig(
     projection_dim=256,
 )
 
+CARD = f"""# compact
+
+A CLIP image tower with random weights (seed {SEED}): it has learnt nothing.
+
+It holds the place of the encoder that is to be trained for Inset, so that the service runs without
+a download. It tells pictures apart by their colours and their layout: it finds a crop again that is
+nearly one of a photo's chunks, and little else. Written by `scripts/make_random_encoder.py`; ours,
+under Apache-2.0.
+"""
+
 
 def main() -> None:
     torch.manual_seed(SEED)
@@ -46,6 +56,7 @@ def main() -> None:
         "image_std": CLIP_STD,
     }
     (FOLDER / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n")
+    (FOLDER / "README.md").write_text(CARD)
     print(f"{FOLDER}: {sum(p.numel() for p in model.parameters()):,} random weights, seed {SEED}")
 
 

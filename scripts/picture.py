@@ -53,7 +53,7 @@ def _tile(photo: Image.Image, boxes: list, title: str, caption: str, colour: str
         x1, y1, x2, y2 = (side * scale for side in box)
         corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
         draw.rectangle(corners, outline=OTHER if rank else colour, width=1 if rank else 4)
-    tile.paste(small, ((TILE - small.width) // 2, (TILE - small.height) // 2))
+    tile.paste(small, (0, TILE - small.height))
     draw = ImageDraw.Draw(tile)
     font = ImageFont.load_default(15)
     draw.text((0, TILE + 4), _fitted(title, font), fill=colour, font=font)
