@@ -157,16 +157,20 @@ class ChunkIndexDeployment:
             pass  # a search that comes before everything is loaded would miss photos
         self._follower = asyncio.create_task(self._follow())
 
-    async def search(self, query: np.ndarray, k: int, sequence: int) -> Neighbours:
+    async def search(self, query: np.ndarray, k: int, sequence: int) -> tuple[Neighbours, int]:
         """Search one query among others, once the store's change `sequence` is known here.
 
         Args:
             query: float32 `[dimension]`, L2-normalised.
             k: how many chunks to fetch.
+
+        Returns:
+            What was found, and the change up to which everything was known.
         """
         async with self._moved:
             await self._moved.wait_for(lambda: self.sequence >= sequence)
-        return await self._search((query, k))
+            known = self.sequence
+        return await self._search((query, k)), known
 
     async def stats(self) -> IndexState:
         """Return what is loaded."""

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from deployments.errors import BadParameter, InsetError, NotAnImage, TooLarge, Unavailable
 from deployments.records import IndexedImage, Match, Record, Stats
@@ -196,9 +197,9 @@ def build_app(service: "Inset") -> FastAPI:
         """Find the photos that contain a picture: the body, `?text=`, or `?id=` of a stored one."""
         query = parameters.model_dump()
         if parameters.box is not None:
-            query["box"] = _parse_box(parameters.box)
+            query["box"] = tuple(map(float, parameters.box.split(",")))
         data = None
-        if "content-type" in request.headers or await _has_body(request):
+        if _has_body(request):
             images = await _read_images(request, service.limits.max_image_bytes)
             if len(images) > 1:
                 raise BadParameter("Send one image to search by, not several.")
@@ -234,7 +235,8 @@ def build_app(service: "Inset") -> FastAPI:
             # The type is what the decoder found, so no browser has to guess.
             "X-Content-Type-Options": "nosniff",
         }
-        if headers["ETag"] in request.headers.get("if-none-match", ""):
+        tags = request.headers.get("if-none-match", "")
+        if headers["ETag"] in tags or tags.strip() == "*":
             return Response(status_code=304, headers=headers)
         return Response(data, media_type=record.media_type, headers=headers)
 
@@ -276,6 +278,8 @@ class BodyLimit:
 
     async def __call__(self, scope: Any, receive: Callable, send: Callable) -> None:
         count = 0
+        if scope.get("method") == "HEAD":  # GET, whose body the server in front leaves out
+            scope = {**scope, "method": "GET"}
 
         async def limited() -> dict[str, Any]:
             nonlocal count
@@ -293,10 +297,9 @@ class BodyLimit:
 Image = tuple[str | None, Callable[[], Awaitable[bytes]]]
 
 
-async def _has_body(request: Request) -> bool:
-    if "content-length" in request.headers:
-        return request.headers["content-length"] != "0"
-    return "transfer-encoding" in request.headers
+def _has_body(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in request.headers
 
 
 async def _read_images(request: Request, max_bytes: int) -> list[Image]:
@@ -316,7 +319,15 @@ async def _read_images(request: Request, max_bytes: int) -> list[Image]:
             "named file."
         )
     # Starlette keeps parts of more than a megabyte in temporary files, not in memory.
-    form = await request.form(max_files=MAX_PARTS, max_fields=MAX_PARTS)
+    parser = _Multipart(
+        request.headers, request.stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise BadParameter(f"The multipart body can't be read: {error.message}") from None
+    if not parser.ended:
+        raise BadParameter("The multipart body ends early: its last boundary is missing.")
     strangers = {name for name, part in form.multi_items() if name != "file"}
     if strangers:
         raise BadParameter(
@@ -328,6 +339,15 @@ async def _read_images(request: Request, max_bytes: int) -> list[Image]:
     if not all(isinstance(part, UploadFile) for part in parts):
         raise BadParameter("A part named 'file' has no filename: send it as a file.")
     return [(part.filename or None, _part_reader(part, max_bytes)) for part in parts]
+
+
+class _Multipart(MultiPartParser):
+    """Starlette's parser, which drops a part that is cut off without a word."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
@@ -350,13 +370,6 @@ def _part_reader(part: UploadFile, max_bytes: int) -> Callable[[], Awaitable[byt
 
 def _too_many_bytes(max_bytes: int) -> TooLarge:
     return TooLarge(f"The image has more than {max_bytes:,} bytes: send a smaller one.")
-
-
-def _parse_box(text: str) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = map(float, text.split(","))
-    if x2 <= x1 or y2 <= y1:
-        raise BadParameter(f"box={text} is empty: it is x1,y1,x2,y2 with x1 < x2 and y1 < y2.")
-    return x1, y1, x2, y2
 
 
 def _problem(error: InsetError) -> Problem:

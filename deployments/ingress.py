@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import isfinite
 
 from ray import serve
 from ray.exceptions import RayActorError
@@ -137,6 +138,10 @@ class Inset:
             )
         if box is not None and text is not None:
             raise BadParameter("A box is a part of a picture: it does not go with ?text=.")
+        if box is not None and not (
+            box[0] < box[2] and box[1] < box[3] and all(map(isfinite, box))
+        ):
+            raise BadParameter(f"box {box} is empty: it is x1, y1, x2, y2 with x1 < x2, y1 < y2.")
         if not 1 <= limit <= MAX_LIMIT:
             raise BadParameter(f"limit must be from 1 to {MAX_LIMIT}, not {limit}.")
         if not 0 <= max_distance <= 2:
@@ -149,12 +154,12 @@ class Inset:
                 vector = self.query_encoder.encode_query.remote(picture, box)
             sequence = max(min_sequence, self._sequence)
             while True:
-                ranked = await self.ranker.rank.remote(vector, limit, max_distance, sequence)
+                ranked, seen = await self.ranker.rank.remote(vector, limit, max_distance, sequence)
                 records, newer = await self.store.records.remote([photo.id for photo in ranked])
-                # A photo deleted between the two calls makes room for another: rank again, without
-                # it. One that is missing though nothing has changed is damaged; the store's log
+                # A photo that was deleted or replaced since it was ranked makes room for another:
+                # rank again. One that is missing though nothing has changed is damaged; the log
                 # says so, and the others are still worth having.
-                if all(records) or newer <= sequence:
+                if newer <= seen or all(record and record.sequence <= seen for record in records):
                     return [
                         _match(photo, record)
                         for photo, record in zip(ranked, records, strict=True)

@@ -84,13 +84,21 @@ class RankerDeployment:
 
     async def rank(
         self, query: np.ndarray, limit: int, max_distance: float, sequence: int
-    ) -> list[RankedPhoto]:
-        """Rank the photos for a query vector, as of the store's change `sequence` or later."""
+    ) -> tuple[list[RankedPhoto], int]:
+        """Rank the photos for a query vector, as of the store's change `sequence` or later.
+
+        Returns:
+            The photos, and the change as of which they were ranked.
+        """
+        seen = []
 
         async def fetch(k: int) -> Neighbours:
-            return await self.chunk_index.search.remote(query, k, sequence)
+            neighbours, change = await self.chunk_index.search.remote(query, k, sequence)
+            seen.append(change)
+            return neighbours
 
-        return await self.ranker.rank(fetch, limit, max_distance)
+        ranked = await self.ranker.rank(fetch, limit, max_distance)
+        return ranked, min(seen)
 
     async def ping(self) -> None:
         """Answer, to show that it can."""

@@ -54,10 +54,10 @@ class StoreSettings(Section):
 
 
 class LimitSettings(Section):
-    max_image_bytes: int = Field(ImageLimits.max_bytes, ge=1)
+    max_image_bytes: int = Field(ImageLimits().max_bytes, ge=1)
     max_request_bytes: int = Field(256 * 2**20, ge=1)
     # Pillow itself refuses images beyond this.
-    max_pixels: int = Field(ImageLimits.max_pixels, ge=1, le=178_956_970)
+    max_pixels: int = Field(ImageLimits().max_pixels, ge=1, le=178_956_970)
     timeout_s: float = Field(60, gt=0)
 
     @property

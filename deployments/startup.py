@@ -41,9 +41,13 @@ def _find_serve_run() -> int | None:
     """Return the id of the `serve run` process among the ancestors of this process, if any."""
     process = os.getppid()
     while process > 1:
-        status = subprocess.run(
-            ["ps", "-o", "ppid=,args=", "-p", str(process)], capture_output=True, text=True
-        ).stdout.split(maxsplit=1)
+        listing = ["ps", "-ww", "-o", "ppid=,args=", "-p", str(process)]
+        try:
+            status = subprocess.run(listing, capture_output=True, text=True).stdout.split(
+                maxsplit=1
+            )
+        except OSError:  # small container images have no ps
+            return None
         if len(status) < 2:
             return None
         parent, command = status

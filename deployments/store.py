@@ -64,7 +64,7 @@ from deployments.store_format import (
 logger = logging.getLogger(__name__)
 
 # Deleting needs a few free pages before it gives any back (LMDB never overwrites a page in use),
-# so deletions may grow the map by this much beyond `max_size`; puts may not.
+# so deletions may grow the map by this much beyond `max_bytes`; puts may not.
 DELETE_RESERVE = 4 * 2**20
 # What a change costs in `Store.changes` besides its vectors, so that deletions count as well.
 CHANGE_OVERHEAD = 256
@@ -119,8 +119,8 @@ class Store:
     Args:
         path: folder of the store; made if it is missing.
         encoder: what made the vectors. A new store remembers it, an existing one insists on it.
-        initial_size: size of the map to begin with, bytes. It doubles when it is full.
-        max_size: largest map for puts, bytes; None for as much as the disk holds.
+        initial_bytes: size of the map to begin with, bytes. It doubles when it is full.
+        max_bytes: largest map for puts, bytes; None for as much as the disk holds.
         lock_timeout_s: how long to wait for another process to let go of the folder, seconds.
 
     Raises:
@@ -133,18 +133,18 @@ class Store:
         path: str | Path,
         encoder: EncoderIdentity,
         *,
-        initial_size: int = 64 * 2**20,
-        max_size: int | None = None,
+        initial_bytes: int = 64 * 2**20,
+        max_bytes: int | None = None,
         lock_timeout_s: float = 10,
     ) -> None:
         self.path = Path(path)
         self._dimension = encoder.dimension
-        self._max_size = max_size
+        self._max_bytes = max_bytes
         self._writing = threading.Lock()
         self._map_gate = MapGate()
         self._env: lmdb.Environment | None = None
         self._owner_lock: int | None = None
-        size = initial_size if max_size is None else min(initial_size, max_size)
+        size = initial_bytes if max_bytes is None else min(initial_bytes, max_bytes)
         try:
             made = make_folder(self.path)
             self._owner_lock = take_ownership(self.path, lock_timeout_s)
@@ -250,8 +250,8 @@ class Store:
                 except lmdb.MapFullError as error:
                     if not self._grow_map(limit):
                         raise _NoRoomError(
-                            f"The store has reached its largest size, {self._max_size:,} bytes",
-                            "Delete photos or raise max_size",
+                            f"The store has reached its largest size, {self._max_bytes:,} bytes",
+                            "Delete photos or raise max_bytes",
                         ) from error
         except lmdb.Error as error:
             if not self._is_disk_full(error, operations):
@@ -275,10 +275,10 @@ class Store:
 
     def _map_limit(self, operations: Sequence[Prepared]) -> int | None:
         """How large the map may become for these operations, bytes; None for no limit."""
-        if self._max_size is None or any(isinstance(op, PreparedPut) for op in operations):
-            return self._max_size
-        # A store filled under a larger max_size has a map beyond it: that must not bar deleting.
-        return max(self._max_size, self._map_size()) + DELETE_RESERVE
+        if self._max_bytes is None or any(isinstance(op, PreparedPut) for op in operations):
+            return self._max_bytes
+        # A store filled under a larger max_bytes has a map beyond it: that must not bar deleting.
+        return max(self._max_bytes, self._map_size()) + DELETE_RESERVE
 
     def _map_size(self) -> int:
         return self._env.info()["map_size"]
@@ -293,10 +293,10 @@ class Store:
         return True
 
     def _take_back_reserve(self, size_before: int) -> None:
-        """Undo growth beyond `max_size`, which is for deletions; LMDB keeps the pages in use."""
-        if self._max_size is None:
+        """Undo growth beyond `max_bytes`, which is for deletions; LMDB keeps the pages in use."""
+        if self._max_bytes is None:
             return
-        size = max(size_before, self._max_size)
+        size = max(size_before, self._max_bytes)
         if self._map_size() > size:
             self._set_map_size(size)
 
@@ -546,7 +546,7 @@ class StoreDeployment:
 
     def __init__(self, settings: StoreSettings, encoder: EncoderIdentity) -> None:
         with ending_serve_run(EncoderMismatch):
-            self.store = Store(settings.path, encoder, max_size=settings.max_bytes)
+            self.store = Store(settings.path, encoder, max_bytes=settings.max_bytes)
         self._sequence = self.store.sequence
         self._changed = asyncio.Condition()
 
@@ -580,7 +580,7 @@ class StoreDeployment:
 
     async def records(self, ids: list[str]) -> tuple[list[Record | None], int]:
         """Return records, and the sequence number as of which one that is missing is gone."""
-        return self.store.records(ids), self._sequence
+        return self.store.records(ids), self.store.sequence
 
     async def get(self, id: str) -> tuple[Record, bytes]:
         """See `Store.original`."""

@@ -136,7 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         # So small that groups run into the end of the map.
-        self.store = Store(self.folder, ENCODER, initial_size=2**16)
+        self.store = Store(self.folder, ENCODER, initial_bytes=2**16)
 
     @rule()
     def reopen(self) -> None:
@@ -329,7 +329,7 @@ def test_replica_ahead_of_the_store_is_told(store: Store) -> None:
 
 
 def test_map_grows_under_readers(folder: Path) -> None:
-    store = Store(folder, ENCODER, initial_size=2**17)
+    store = Store(folder, ENCODER, initial_bytes=2**17)
     store.apply([put("first", b"1" * 10_000)])
     done = threading.Event()
     failures: list[BaseException] = []
@@ -363,14 +363,14 @@ def test_map_grows_under_readers(folder: Path) -> None:
 
 
 def test_full_store(folder: Path) -> None:
-    max_size = 2 * 2**20
-    store = Store(folder, ENCODER, initial_size=2**17, max_size=max_size)
+    max_bytes = 2 * 2**20
+    store = Store(folder, ENCODER, initial_bytes=2**17, max_bytes=max_bytes)
     photos = {f"{i:03}": bytes([i]) * 60_000 for i in range(60)}
     held: dict[str, bytes] = {}
     for id, data in photos.items():
         (result,) = store.apply([put(id, data)])
         if isinstance(result, StoreFull):
-            assert "max_size" in result.detail
+            assert "max_bytes" in result.detail
             assert "Nothing of this request was stored" in result.detail
             break
         held[id] = data
@@ -398,21 +398,21 @@ def test_full_store(folder: Path) -> None:
     for id, data in held.items():
         assert_whole(store, id, data)
     assert_counts(store, held)
-    assert (folder / "data.mdb").stat().st_size <= max_size + 2**18
+    assert (folder / "data.mdb").stat().st_size <= max_bytes + 2**18
     # Everything can be deleted from a full store.
     assert all(isinstance(result, int) for result in store.apply([Delete(id) for id in held]))
     store.close()
-    # A store opened under a smaller max_size can be read and emptied.
-    store = Store(folder, ENCODER, max_size=2**16)
+    # A store opened under a smaller max_bytes can be read and emptied.
+    store = Store(folder, ENCODER, max_bytes=2**16)
     assert store.stats().photos == 0
     store.close()
 
 
-def test_delete_after_max_size_was_lowered(folder: Path) -> None:
+def test_delete_after_max_bytes_was_lowered(folder: Path) -> None:
     store = Store(folder, ENCODER)
     store.apply([put(f"{i}", os.urandom(100_000)) for i in range(20)])
     store.close()
-    store = Store(folder, ENCODER, max_size=2**20)
+    store = Store(folder, ENCODER, max_bytes=2**20)
     (full,) = store.apply([put("new", b"x" * 100_000)])
     assert isinstance(full, StoreFull)
     map_bytes = store.stats().map_bytes
@@ -619,7 +619,7 @@ from deployments.store import Put, Store
 from tests.test_store import ENCODER, put
 
 folder, prefix = sys.argv[1:]
-store = Store(folder, ENCODER, initial_size=2**18)
+store = Store(folder, ENCODER, initial_bytes=2**18)
 print("open", flush=True)
 generator = random.Random(prefix)
 for number in range(100_000):
