@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.routing import Match as RouteMatch
 
 from deployments.errors import BadParameter, InsetError, NotAnImage, TooLarge, Unavailable
 from deployments.records import IndexedImage, Match, Record, Stats
@@ -410,6 +411,12 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Resp
     title = HTTPStatus(error.status_code).phrase
     response = _respond(Problem(title=title, status=error.status_code, detail=detail))
     response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette names those of the first route of this path only.
+        routes = [
+            r for r in request.app.routes if r.matches(request.scope)[0] is not RouteMatch.NONE
+        ]
+        response.headers["Allow"] = ", ".join(sorted({m for r in routes for m in r.methods}))
     return response
 
 

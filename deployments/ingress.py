@@ -10,11 +10,7 @@ from math import isfinite
 
 from ray import serve
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    ReplicaUnavailableError,
-)
+from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import BadParameter, Unavailable
@@ -147,6 +143,12 @@ class Inset:
         if not 0 <= max_distance <= 2:
             raise BadParameter(f"max_distance must be from 0 to 2, not {max_distance}.")
         async with self._patience():
+            if min_sequence > self._sequence:
+                _, last = await self.store.records.remote([])
+                if min_sequence > last:
+                    raise BadParameter(
+                        f"min_sequence={min_sequence} has not happened: the last change is {last}."
+                    )
             if text is not None:
                 vector = self.query_encoder.encode_text.remote(text)
             else:
@@ -257,7 +259,7 @@ class Inset:
             raise Unavailable(
                 "The queue is full. Try again, with fewer requests at once."
             ) from None
-        except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError):
+        except (RayActorError, RayServeException):  # a replica died, or one that it waited for
             raise Unavailable("A part of the service is being restarted. Try again.") from None
 
 

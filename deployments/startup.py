@@ -32,9 +32,16 @@ def ending_serve_run(kind: type[StartupError] = StartupError) -> Iterator[None]:
         driver = _find_serve_run()
         if driver is not None:
             time.sleep(PRINTING_S)
-            os.kill(driver, signal.SIGINT)
+            os.kill(driver, signal.SIGTERM if _ignores_interrupts(driver) else signal.SIGINT)
             time.sleep(ENDING_S)  # or Ray would print the stack below, several times
         raise
+
+
+def _ignores_interrupts(process: int) -> bool:
+    """Whether SIGINT means nothing to it, as in the background of a shell's script (`&`)."""
+    listing = ["ps", "-o", "ignored=", "-p", str(process)]
+    mask = subprocess.run(listing, capture_output=True, text=True).stdout
+    return bool(int(mask.strip() or "0", 16) & 1 << (signal.SIGINT - 1))
 
 
 def _find_serve_run() -> int | None:
