@@ -17,8 +17,8 @@ from deployments.settings import ChunkIndexSettings
 
 logger = logging.getLogger(__name__)
 
-# How long the store holds the answer when nothing changes: less than any timeout on the way.
-POLL_S = 10
+# How long the store holds the answer when nothing changes. Stopping the service waits for it.
+POLL_S = 2
 RETRY_S = 0.5
 
 

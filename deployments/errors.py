@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 
 class InsetError(Exception):
     """An error that the person who sent the request should read.
@@ -81,3 +83,13 @@ class EncoderMismatch(StartupError):
 
 class StoreUnusable(StartupError):
     """The store can't be opened: it is locked, of another format, or not a store."""
+
+
+def _is_unforeseen(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, InsetError)
+
+
+# Ray Serve logs every exception that leaves a replica, with its stack. Ours are answers: the one
+# who asked gets them, and a photo that isn't there yet is no event for the terminal.
+logging.getLogger("ray.serve").addFilter(_is_unforeseen)
