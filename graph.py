@@ -1,7 +1,9 @@
 """The picture of the system: what is bound to what.
 
     index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
-    search   bytes ─► QueryEncoder ─► Ranker ◄─► ChunkIndex;  Ranker ─► Store ─► answer
+    search   bytes ─► QueryEncoder ─► Ranker ◄─► ChunkIndex, then Store ─► answer
+
+The Ingress walks both ways; crops and vectors go from box to box, not through it.
 
 `serve run serve_config.yaml` calls `build` with the `args` of the file.
 """

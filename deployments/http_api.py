@@ -271,7 +271,9 @@ def build_app(service: "Inset") -> FastAPI:
 
 
 class BodyLimit:
-    """ASGI middleware: stop reading a request once its body is over the limit."""
+    """ASGI middleware: stop reading a request once its body is over the limit, and let every GET
+    answer HEAD too.
+    """
 
     def __init__(self, app: FastAPI, max_bytes: int) -> None:
         self.app = app
