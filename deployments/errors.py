@@ -27,6 +27,10 @@ class BadParameter(InsetError):
     title = "Bad parameter"
 
 
+class UnknownSequence(BadParameter):
+    """A search must know a change that the store has never made, or no longer has."""
+
+
 class UnknownId(InsetError):
     status = 404
     title = "Unknown id"

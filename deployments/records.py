@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 Box = Annotated[
     tuple[int, int, int, int],
@@ -15,6 +15,9 @@ Box = Annotated[
 Distance = Annotated[
     float, Field(ge=0, le=2, description="cosine distance: 0 is the same direction, 2 the opposite")
 ]
+
+# What a client says about a photo, and what searches can be filtered by.
+Metadata = dict[str, StrictBool | StrictInt | StrictFloat | StrictStr]
 
 
 class Chunk(BaseModel):
@@ -94,6 +97,7 @@ class Record(BaseModel):
     animated: bool = Field(description="it has more frames; only the first one was indexed")
     indexed_at: str = Field(description="UTC, ISO 8601")
     sequence: int = Field(description="the store's sequence number of this change")
+    metadata: Metadata = Field(default={}, description="as the client gave it")
     chunks: list[Chunk]
 
 
@@ -110,6 +114,57 @@ class EncoderIdentity:
     name: str
     dimension: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened to a photo.
+
+    Attributes:
+        sequence: sequence number of the change.
+        vectors: float16 `[n, d]`, read-only, in the place of all this photo had before; None if
+            the photo was removed.
+        metadata: empty if the photo was removed.
+    """
+
+    sequence: int
+    id: str
+    vectors: np.ndarray | None
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a follower of the store's log has come. The store makes it; the follower returns it.
+
+    Attributes:
+        history: which life of the store the numbers belong to: restoring a backup begins another.
+        sequence: the changes up to this one are known.
+        base: the store's last change when the follower began with nothing. Whatever was removed up
+            to then it has never heard of, so it needs no word of those removals.
+    """
+
+    history: str
+    sequence: int
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The next changes for a follower of the store's log.
+
+    Attributes:
+        anew: they begin with nothing: the follower must forget all it knows before it applies
+            them, for it comes from another history, or from before the log was cut.
+        changes: in the order of their sequence numbers.
+        position: where the follower is once it has applied them.
+        last: the store's last change.
+    """
+
+    anew: bool
+    changes: list[Change]
+    position: Position
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
