@@ -28,7 +28,7 @@ from deployments.records import (
     ImageLimits,
     SegmentedPhoto,
 )
-from deployments.settings import EncoderSettings, display_name
+from deployments.settings import HEALTH_CHECK_S, EncoderSettings, display_name
 from deployments.weights import hub_folder
 
 # Each of our models is one tower of a file that may hold two: transformers would list the other
@@ -235,7 +235,10 @@ def _read_statistics(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
 
 
 @serve.deployment(
-    max_ongoing_requests=64, max_queued_requests=256, ray_actor_options=COMPUTING_REPLICA
+    max_ongoing_requests=64,
+    max_queued_requests=256,
+    health_check_period_s=HEALTH_CHECK_S,
+    ray_actor_options=COMPUTING_REPLICA,
 )
 class EncoderDeployment:
     """An `Encoder` behind batches limited by the number of crops.

@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.routing import Match as RouteMatch
 
 from deployments.errors import BadParameter, InsetError, NotAnImage, TooLarge, Unavailable
+from deployments.metadata import (
+    CONDITION_PATTERN,
+    KEY_PATTERN,
+    MAX_CONDITION,
+    MAX_CONDITIONS,
+    MAX_KEYS,
+    MAX_TEXT,
+    parse_metadata,
+)
 from deployments.records import IndexedImage, Match, Record, Stats
 from deployments.store_format import ID_PATTERN
 
@@ -29,6 +38,24 @@ logger = logging.getLogger(__name__)
 PARTS_IN_FLIGHT = 16
 MAX_PARTS = 1000
 RETRY_AFTER_S = 2
+SEQUENCE_HEADER = "Inset-Sequence"
+
+# What JSON Schema can say of metadata and filters; `metadata` itself says what is wrong with one.
+METADATA_SCHEMA = {
+    "type": "string",
+    "contentMediaType": "application/json",
+    "contentSchema": {
+        "type": "object",
+        "maxProperties": MAX_KEYS,
+        "propertyNames": {"pattern": f"^{KEY_PATTERN}$"},
+        "additionalProperties": {"type": ["string", "number", "boolean"], "maxLength": MAX_TEXT},
+    },
+}
+FILTER_SCHEMA = {
+    "type": "array",
+    "items": {"type": "string", "pattern": CONDITION_PATTERN, "maxLength": MAX_CONDITION},
+    "maxItems": MAX_CONDITIONS,
+}
 
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="id of a stored photo")]
 
@@ -81,6 +108,11 @@ class IndexParameters(Parameters):
     confidence_threshold: float | None = Field(
         None, ge=0, le=1, description="for these photos instead of the configured one"
     )
+    metadata: Annotated[str | None, WithJsonSchema(METADATA_SCHEMA)] = Field(
+        None,
+        description="what searches can filter these photos by: a flat JSON object of strings, "
+        "numbers and booleans",
+    )
 
 
 class SearchParameters(Parameters):
@@ -100,6 +132,13 @@ class SearchParameters(Parameters):
         ge=0,
         lt=2**63,
         description="the answer must know the store's changes up to this one (`sequence`)",
+    )
+    filter: Annotated[list[str], WithJsonSchema(FILTER_SCHEMA)] = Field(
+        [],
+        description="only photos with such metadata: `NAME OP VALUE` with `=`, `!=`, `<`, `<=`, "
+        '`>` or `>=`, as `year>=2020`, `flash=true`, `camera=Canon EOS` or `lot="007"`. Of '
+        "several, all must hold; none holds for a photo without that key, or with a value of "
+        "another type",
     )
 
 
@@ -122,7 +161,7 @@ _BINARY = {"type": "string", "format": "binary"}
 
 
 def _body(parts: dict[str, Any], *, required: bool) -> dict[str, Any]:
-    form = {"type": "object", "properties": {"file": parts}, "required": ["file"]}
+    form = {"type": "object", "properties": parts, "required": ["file"]}
     return {
         "requestBody": {
             "required": required,
@@ -148,7 +187,13 @@ def build_app(service: "Inset") -> FastAPI:
         "/index",
         status_code=201,
         responses=_problems(400, 409, 413, 415, 422, 507),
-        openapi_extra=_body({"type": "array", "items": _BINARY, "minItems": 1}, required=True),
+        openapi_extra=_body(
+            {
+                "file": {"type": "array", "items": _BINARY, "minItems": 1},
+                "metadata": {**METADATA_SCHEMA, "description": "in the place of ?metadata="},
+            },
+            required=True,
+        ),
     )
     async def index(
         request: Request, parameters: Annotated[IndexParameters, Query()]
@@ -158,9 +203,15 @@ def build_app(service: "Inset") -> FastAPI:
         Of several parts, one that is bad is answered with `status: failed` and the others are
         kept; when all are bad, the answer is the error of the first.
         """
-        images = await _read_images(request, service.limits.max_image_bytes)
+        images, fields = await _read_images(
+            request, service.limits.max_image_bytes, fields=frozenset({"metadata"})
+        )
         if parameters.id is not None and len(images) > 1:
             raise BadParameter("?id= names one photo: send one image with it.")
+        if parameters.metadata is not None and "metadata" in fields:
+            raise BadParameter("There is metadata in the URL and in the body: send it once.")
+        given = fields.get("metadata", parameters.metadata)
+        metadata = None if given is None else parse_metadata(given)
         gate = asyncio.Semaphore(PARTS_IN_FLIGHT)
 
         async def index_one(filename: str | None, read: Callable[[], Awaitable[bytes]]) -> Any:
@@ -171,6 +222,7 @@ def build_app(service: "Inset") -> FastAPI:
                         id=parameters.id,
                         filename=filename or parameters.filename,
                         confidence_threshold=parameters.confidence_threshold,
+                        metadata=metadata,
                     )
                 except InsetError as error:
                     return error
@@ -190,7 +242,7 @@ def build_app(service: "Inset") -> FastAPI:
     @app.post(
         "/search",
         responses=_problems(400, 404, 413, 415, 422),
-        openapi_extra=_body(_BINARY, required=False),
+        openapi_extra=_body({"file": _BINARY}, required=False),
     )
     async def search(
         request: Request, parameters: Annotated[SearchParameters, Query()]
@@ -201,7 +253,7 @@ def build_app(service: "Inset") -> FastAPI:
             query["box"] = tuple(map(float, parameters.box.split(",")))
         data = None
         if _has_body(request):
-            images = await _read_images(request, service.limits.max_image_bytes)
+            images, _ = await _read_images(request, service.limits.max_image_bytes)
             if len(images) > 1:
                 raise BadParameter("Send one image to search by, not several.")
             data = await images[0][1]()
@@ -246,10 +298,28 @@ def build_app(service: "Inset") -> FastAPI:
         """Return what is known of a photo."""
         return await service.record(id)
 
-    @app.delete("/images/{id}", status_code=204, responses=_problems(400, 404, 507))
-    async def delete_image(id: Id) -> None:
+    @app.delete(
+        "/images/{id}",
+        status_code=204,
+        response_class=Response,
+        responses={
+            204: {
+                "description": "Removed",
+                "headers": {
+                    SEQUENCE_HEADER: {
+                        "description": "the store's sequence number of this change",
+                        "schema": {"type": "integer"},
+                        "required": True,
+                    }
+                },
+            },
+            **_problems(400, 404, 507),
+        },
+    )
+    async def delete_image(id: Id) -> Response:
         """Remove a photo everywhere: no search that starts after the answer finds it."""
-        await service.delete(id)
+        sequence = await service.delete(id)
+        return Response(status_code=204, headers={SEQUENCE_HEADER: str(sequence)})
 
     @app.get("/healthz", responses=_problems())
     async def health() -> Health:
@@ -305,8 +375,12 @@ def _has_body(request: Request) -> bool:
     return length != "0" or "transfer-encoding" in request.headers
 
 
-async def _read_images(request: Request, max_bytes: int) -> list[Image]:
-    """Return (filename, how to read it) of the image in the body, or of those in its parts."""
+async def _read_images(
+    request: Request, max_bytes: int, fields: frozenset[str] = frozenset()
+) -> tuple[list[Image], dict[str, str]]:
+    """Return (filename, how to read it) of the image in the body, or of those in its parts; and
+    what the parts named as `fields` say.
+    """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type.startswith("image/"):
         data = await _read_body(request, max_bytes)
@@ -314,7 +388,7 @@ async def _read_images(request: Request, max_bytes: int) -> list[Image]:
         async def whole() -> bytes:
             return data
 
-        return [(None, whole)]
+        return [(None, whole)], {}
     if media_type != "multipart/form-data":
         raise NotAnImage(
             f"The content type is {media_type or 'missing'}: send the bytes of one image with "
@@ -331,7 +405,7 @@ async def _read_images(request: Request, max_bytes: int) -> list[Image]:
         raise BadParameter(f"The multipart body can't be read: {error.message}") from None
     if not parser.ended:
         raise BadParameter("The multipart body ends early: its last boundary is missing.")
-    strangers = {name for name, part in form.multi_items() if name != "file"}
+    strangers = {name for name in form if name not in fields | {"file"}}
     if strangers:
         raise BadParameter(
             f"There are parts named {', '.join(sorted(map(repr, strangers)))}: name each 'file'."
@@ -341,7 +415,17 @@ async def _read_images(request: Request, max_bytes: int) -> list[Image]:
         raise BadParameter("There is no part named 'file' in the body.")
     if not all(isinstance(part, UploadFile) for part in parts):
         raise BadParameter("A part named 'file' has no filename: send it as a file.")
-    return [(part.filename or None, _part_reader(part, max_bytes)) for part in parts]
+    images = [(part.filename or None, _part_reader(part, max_bytes)) for part in parts]
+    return images, {name: _read_field(form, name) for name in fields & form.keys()}
+
+
+def _read_field(form: FormData, name: str) -> str:
+    parts = form.getlist(name)
+    if len(parts) > 1:
+        raise BadParameter(f"There are {len(parts)} parts named {name!r}: send one.")
+    if not isinstance(parts[0], str):
+        raise BadParameter(f"The part named {name!r} has a filename: send it without one.")
+    return parts[0]
 
 
 class _Multipart(MultiPartParser):

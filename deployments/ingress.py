@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import isfinite
 
@@ -13,8 +13,9 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import BadParameter, Unavailable
+from deployments.errors import BadParameter, Unavailable, UnknownSequence
 from deployments.http_api import BodyLimit, build_app
+from deployments.metadata import Filter, Value, check_metadata
 from deployments.records import (
     EncoderState,
     IndexedImage,
@@ -24,7 +25,7 @@ from deployments.records import (
     Record,
     Stats,
 )
-from deployments.settings import LimitSettings
+from deployments.settings import HEALTH_CHECK_S, LimitSettings
 from deployments.store_format import check_id
 
 MAX_LIMIT = 1000
@@ -73,6 +74,7 @@ class Inset:
         id: str | None = None,
         filename: str | None = None,
         confidence_threshold: float | None = None,
+        metadata: Mapping[str, Value] | None = None,
     ) -> IndexedImage:
         """Store a photo so that searches find it; when this returns it is on disk.
 
@@ -81,6 +83,9 @@ class Inset:
             id: the photo's id; the SHA-256 of the bytes unless given.
             filename: kept with the photo, for people.
             confidence_threshold: for this photo instead of the segmenter's own, 0 to 1.
+            metadata: what searches can filter by: strings, numbers and booleans by key, as
+                `deployments.metadata.check_metadata` says. A photo that is stored already keeps
+                what it has.
 
         Raises:
             BadParameter, IdTaken, TooLarge, NotAnImage, BrokenImage, StoreFull, Unavailable
@@ -89,6 +94,7 @@ class Inset:
             raise BadParameter(
                 f"confidence_threshold must be from 0 to 1, not {confidence_threshold}."
             )
+        metadata = check_metadata({} if metadata is None else metadata)
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         id = digest if id is None else check_id(id)
         async with self._patience():
@@ -98,7 +104,7 @@ class Inset:
             # The responses are passed on unawaited: crops and vectors go from replica to replica.
             segmented = self.segmenter.segment.remote(data, confidence_threshold)
             encoded = self.index_encoder.encode_photo.remote(segmented)
-            stored = await self.store.put.remote(id, data, filename, encoded)
+            stored = await self.store.put.remote(id, data, filename, encoded, metadata)
         self._sequence = max(self._sequence, stored.record.sequence)
         return IndexedImage(status="created" if stored.created else "exists", **dict(stored.record))
 
@@ -112,6 +118,7 @@ class Inset:
         limit: int = 10,
         max_distance: float = 2.0,
         min_sequence: int = 0,
+        filter: str | Sequence[str] = (),
     ) -> list[Match]:
         """Find the photos that contain a picture, nearest first, each once.
 
@@ -124,9 +131,13 @@ class Inset:
             max_distance: chunks beyond this cosine distance don't count, 0 to 2.
             min_sequence: the answer must know the store's changes up to this one. What was
                 changed through this replica of the ingress it knows anyway.
+            filter: a condition on the metadata, as `year>=2020`, or several, all of which must
+                hold; `deployments.metadata.Filter` says more. Photos of which they aren't true
+                don't count towards the limit.
 
         Raises:
             BadParameter, UnknownId, TooLarge, NotAnImage, BrokenImage, Unavailable
+            UnknownSequence: `min_sequence` has not happened.
         """
         if sum(query is not None for query in (data, text, id)) != 1:
             raise BadParameter(
@@ -142,13 +153,9 @@ class Inset:
             raise BadParameter(f"limit must be from 1 to {MAX_LIMIT}, not {limit}.")
         if not 0 <= max_distance <= 2:
             raise BadParameter(f"max_distance must be from 0 to 2, not {max_distance}.")
+        conditions = [filter] if isinstance(filter, str) else filter
+        wanted = Filter.parse(conditions) if conditions else None
         async with self._patience():
-            if min_sequence > self._sequence:
-                _, last = await self.store.records.remote([])
-                if min_sequence > last:
-                    raise BadParameter(
-                        f"min_sequence={min_sequence} has not happened: the last change is {last}."
-                    )
             if text is not None:
                 vector = self.query_encoder.encode_text.remote(text)
             else:
@@ -156,7 +163,19 @@ class Inset:
                 vector = self.query_encoder.encode_query.remote(picture, box)
             sequence = max(min_sequence, self._sequence)
             while True:
-                ranked, seen = await self.ranker.rank.remote(vector, limit, max_distance, sequence)
+                try:
+                    ranked, seen = await self.ranker.rank.remote(
+                        vector, limit, max_distance, sequence, wanted
+                    )
+                except UnknownSequence:
+                    if sequence == min_sequence:
+                        raise
+                    # The store was restored to an older state than we remember. What has been done
+                    # since through here is among the changes that it has now.
+                    _, last = await self.store.records.remote([])
+                    self._sequence = min(self._sequence, last)
+                    sequence = max(min_sequence, self._sequence)
+                    continue
                 records, newer = await self.store.records.remote([photo.id for photo in ranked])
                 # A photo that was deleted or replaced since it was ranked makes room for another:
                 # rank again. One that is missing though nothing has changed is damaged; the log
@@ -283,7 +302,12 @@ def _match(photo: RankedPhoto, record: Record) -> Match:
     )
 
 
-@serve.deployment(name="Ingress", max_ongoing_requests=256, ray_actor_options={"num_cpus": 0})
+@serve.deployment(
+    name="Ingress",
+    max_ongoing_requests=256,
+    health_check_period_s=HEALTH_CHECK_S,
+    ray_actor_options={"num_cpus": 0},
+)
 @serve.ingress()
 class IngressDeployment(Inset):
     """The service on Ray Serve: HTTP from the proxy, and the same operations for handles."""

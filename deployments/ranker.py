@@ -8,8 +8,9 @@ import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.metadata import Filter
 from deployments.records import Neighbours, RankedPhoto
-from deployments.settings import RankerSettings
+from deployments.settings import HEALTH_CHECK_S, RankerSettings
 
 AGGREGATIONS = {"min": np.min, "mean": np.mean, "max": np.max}
 
@@ -22,20 +23,17 @@ class Ranker:
 
     Args:
         aggregation: `min`, `mean` or `max`.
-        chunks_per_photo: how many chunks to fetch at first for each photo wanted. More are fetched
-            whenever they don't suffice.
 
     Raises:
         ValueError: an unknown aggregation.
     """
 
-    def __init__(self, aggregation: str = "min", *, chunks_per_photo: int = 8) -> None:
+    def __init__(self, aggregation: str = "min") -> None:
         if aggregation not in AGGREGATIONS:
             raise ValueError(
                 f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {aggregation!r}"
             )
         self.aggregate = AGGREGATIONS[aggregation]
-        self.chunks_per_photo = chunks_per_photo
 
     async def rank(
         self,
@@ -43,16 +41,16 @@ class Ranker:
         limit: int,
         max_distance: float = 2.0,
     ) -> list[RankedPhoto]:
-        """Fetch nearest chunks until the best `limit` photos are certain.
+        """Fetch nearest photos until the best `limit` are certain.
 
         Args:
-            fetch: searches the chunk index for the `k` nearest chunks.
+            fetch: searches the chunk index for the `count` photos with the nearest chunks.
             limit: how many photos to answer at most.
             max_distance: chunks beyond it don't count.
         """
-        k = self.chunks_per_photo * limit
+        count = limit
         while True:
-            neighbours = await fetch(k)
+            neighbours = await fetch(count)
             photos = self._score(neighbours, max_distance)[:limit]
             # All chunks of a photo not fetched lie at the horizon or beyond, so its smallest, mean
             # and largest distance do too. At the horizon itself it could still win a tie by its id.
@@ -60,7 +58,7 @@ class Ranker:
                 len(photos) == limit and photos[-1].distance < neighbours.horizon
             ):
                 return photos
-            k *= 4
+            count *= 4
 
     def _score(self, neighbours: Neighbours, max_distance: float) -> list[RankedPhoto]:
         photos = []
@@ -74,7 +72,12 @@ class Ranker:
         return sorted(photos, key=lambda photo: (photo.distance, photo.id))
 
 
-@serve.deployment(name="Ranker", max_ongoing_requests=256, ray_actor_options={"num_cpus": 0})
+@serve.deployment(
+    name="Ranker",
+    max_ongoing_requests=256,
+    health_check_period_s=HEALTH_CHECK_S,
+    ray_actor_options={"num_cpus": 0},
+)
 class RankerDeployment:
     """A `Ranker` that fetches from the chunk index through its handle."""
 
@@ -83,17 +86,27 @@ class RankerDeployment:
         self.chunk_index = chunk_index
 
     async def rank(
-        self, query: np.ndarray, limit: int, max_distance: float, sequence: int
+        self,
+        query: np.ndarray,
+        limit: int,
+        max_distance: float,
+        sequence: int,
+        filter: Filter | None,
     ) -> tuple[list[RankedPhoto], int]:
-        """Rank the photos for a query vector, as of the store's change `sequence` or later.
+        """Rank the photos that match a filter, as of the store's change `sequence` or later.
 
         Returns:
             The photos, and the change as of which they were ranked.
+
+        Raises:
+            UnknownSequence: the store has no such change.
         """
         seen = []
 
-        async def fetch(k: int) -> Neighbours:
-            neighbours, change = await self.chunk_index.search.remote(query, k, sequence)
+        async def fetch(count: int) -> Neighbours:
+            neighbours, change = await self.chunk_index.search.remote(
+                query, count, sequence, filter
+            )
             seen.append(change)
             return neighbours
 

@@ -234,6 +234,10 @@ class IndexState(BaseModel):
     photos: int
     chunks: int
     sequence: int = Field(description="the store's last change that it has seen")
+    digest: str = Field(description="what all ids and vectors amount to, for `scripts/store.py`")
+    waiting: int = Field(description="chunks that are compared one by one, for now")
+    removed: int = Field(description="chunks of removed photos that still take memory")
+    snapshot: int | None = Field(description="the last change in its snapshot; null: it has none")
 
 
 class StoreState(BaseModel):

@@ -15,7 +15,7 @@ from deployments.device import COMPUTING_REPLICA, compute_thread, resolve_device
 from deployments.errors import BadParameter, InsetError
 from deployments.images import DecodedImage, decode, outer_box, scale_crop
 from deployments.records import Chunk, ImageLimits, SegmentedPhoto
-from deployments.settings import SegmenterSettings
+from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
 
 DECODING_THREADS = 4
 
@@ -163,6 +163,7 @@ def _require(condition: bool, name: str, rule: str) -> None:
     name="Segmenter",
     max_ongoing_requests=16,
     max_queued_requests=256,
+    health_check_period_s=HEALTH_CHECK_S,
     ray_actor_options=COMPUTING_REPLICA,
 )
 class SegmenterDeployment:

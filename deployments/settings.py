@@ -13,6 +13,9 @@ from deployments.records import ImageLimits
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+# How often Serve asks each replica whether it is well. It finds out then that one has died.
+HEALTH_CHECK_S = 2
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -40,8 +43,11 @@ class EncoderSettings(Section):
 
 
 class ChunkIndexSettings(Section):
+    engine: Literal["auto", "exact", "approximate"] = "auto"
     device: Device = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float16"
+    expansion: int = Field(160, ge=16, le=4096)
+    path: str | None = None
 
 
 class RankerSettings(Section):
@@ -96,14 +102,16 @@ class Settings(Section):
             ) from None
         detector = _located(root, settings.segmenter.model_name_or_path)
         encoder = _located(root, settings.encoder.pretrained_model_name_or_path)
-        path = str(root / Path(settings.store.path).expanduser())
+        path = root / Path(settings.store.path).expanduser()
+        snapshots = root / Path(settings.chunk_index.path or path / "index").expanduser()
         return settings.model_copy(
             update={
                 "segmenter": settings.segmenter.model_copy(update={"model_name_or_path": detector}),
                 "encoder": settings.encoder.model_copy(
                     update={"pretrained_model_name_or_path": encoder}
                 ),
-                "store": settings.store.model_copy(update={"path": path}),
+                "chunk_index": settings.chunk_index.model_copy(update={"path": str(snapshots)}),
+                "store": settings.store.model_copy(update={"path": str(path)}),
             }
         )
 

@@ -2,7 +2,7 @@
 
 One LMDB environment in one folder, owned by one process. A photo's bytes, record, vectors and log
 entry are committed in one transaction, so after any crash a photo is either all there or not at
-all. `store_format` says what lies where.
+all. `store_format` says what lies where; `store_reader` reads it.
 """
 
 from __future__ import annotations
@@ -10,36 +10,43 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 import numpy as np
 from ray import serve
 
-from deployments.errors import (
-    BadParameter,
-    CorruptRecord,
-    EncoderMismatch,
-    InsetError,
-    StoreFull,
-    StoreUnusable,
+from deployments.errors import BadParameter, EncoderMismatch, InsetError, StoreFull
+from deployments.metadata import check_metadata
+from deployments.records import (
+    Changes,
+    EncodedPhoto,
+    EncoderIdentity,
+    Metadata,
+    Position,
+    Record,
+    StoreState,
 )
-from deployments.records import EncodedPhoto, EncoderIdentity, Record, StoreState
-from deployments.settings import StoreSettings
+from deployments.settings import HEALTH_CHECK_S, StoreSettings
 from deployments.startup import ending_serve_run
-from deployments.store_access import MapGate, make_folder, sync_folders, take_ownership
+from deployments.store_access import (
+    DISK_FULL,
+    MAX_READERS,
+    make_folder,
+    sync_folders,
+    take_ownership,
+)
+from deployments.store_followers import Followers
 from deployments.store_format import (
-    CHECKSUM_BYTES,
-    DELETE,
     FORMAT,
     VECTOR_DTYPE,
     Databases,
@@ -50,31 +57,35 @@ from deployments.store_format import (
     Stored,
     Writer,
     check_id,
-    corrupt,
-    decode_or_log,
-    decode_record,
-    is_intact,
-    key_of,
-    last_sequence,
-    read_totals,
-    require_same_content,
-    sequence_key,
+    cut_log,
+    make_store,
+    open_databases,
+    read_encoder,
+    read_format,
+    read_meta,
+    upgrade_store,
 )
+from deployments.store_reader import StoreReader
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # Deleting needs a few free pages before it gives any back (LMDB never overwrites a page in use),
-# so deletions may grow the map by this much beyond `max_bytes`; puts may not.
-DELETE_RESERVE = 4 * 2**20
-# What a change costs in `Store.changes` besides its vectors, so that deletions count as well.
-CHANGE_OVERHEAD = 256
+# so what makes room may grow the map by this much beyond `max_bytes`; puts may not.
+RESERVE = 4 * 2**20
 
 # Most requests in one transaction: larger groups were measured to be slower for each of them.
 GROUP_SIZE = 16
 # Vectors in one answer to a replica of the chunk index that loads or follows.
 CHANGES_BYTES = 16 * 2**20
 
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Most log entries that a transaction which cuts the log looks at, and how long writers then go
+# first, seconds.
+CUT_ENTRIES = 10_000
+CUT_PAUSE_S = 0.01
+# Fewer deletions in the log than this aren't worth a cut.
+CUT_WORTH = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,39 +96,24 @@ class Put:
         data: the original, as it was sent.
         filename: as the client named it.
         photo: at least one chunk; its vectors are float32 `[len(chunks), d]`, all finite.
+        metadata: as the client gave it.
     """
 
     id: str
     data: bytes
     filename: str | None
     photo: EncodedPhoto
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What happened to a photo.
-
-    Attributes:
-        sequence: sequence number of the change.
-        vectors: float16 `[n, d]`, read-only, in the place of all this photo had before; None if
-            the photo was removed.
-    """
-
-    sequence: int
-    id: str
-    vectors: np.ndarray | None
+    metadata: Metadata = field(default_factory=dict)
 
 
 Operation = Put | Delete
 
 
-class Store:
+class Store(StoreReader):
     """Photos in LMDB. Every method may be called from any thread.
 
-    Reads run beside each other and beside the one writer, each on its own snapshot.
-
     Args:
-        path: folder of the store; made if it is missing.
+        path: folder of the store; made if it is missing. A store of an older format is upgraded.
         encoder: what made the vectors. A new store remembers it, an existing one insists on it.
         initial_bytes: size of the map to begin with, bytes. It doubles when it is full.
         max_bytes: largest map for puts, bytes; None for as much as the disk holds.
@@ -137,39 +133,17 @@ class Store:
         max_bytes: int | None = None,
         lock_timeout_s: float = 10,
     ) -> None:
-        self.path = Path(path)
-        self._dimension = encoder.dimension
+        self._configured = encoder
+        self._initial_bytes = initial_bytes
         self._max_bytes = max_bytes
+        self._lock_timeout_s = lock_timeout_s
         self._writing = threading.Lock()
-        self._map_gate = MapGate()
-        self._env: lmdb.Environment | None = None
-        self._owner_lock: int | None = None
-        size = initial_bytes if max_bytes is None else min(initial_bytes, max_bytes)
-        try:
-            made = make_folder(self.path)
-            self._owner_lock = take_ownership(self.path, lock_timeout_s)
-            try:
-                self._env = lmdb.open(str(self.path), map_size=size, max_dbs=5, max_readers=1024)
-                self._open_databases(encoder)
-                sync_folders({self.path, *(folder.parent for folder in made)})
-            except BaseException:
-                self.close()
-                raise
-        except (lmdb.Error, OSError) as error:
-            raise StoreUnusable(
-                f"The store in {self.path} can't be opened ({error}). Check that the folder is a "
-                "store, readable and writable, and that its disk is neither full nor broken."
-            ) from error
+        super().__init__(path)
 
     def close(self) -> None:
         """Wait for what is running, then let another process have the store."""
-        with self._writing, self._map_gate.exclusive():
-            if self._env is not None:
-                self._env.close()
-            # Not unlinked: a process already waiting for this very file would lock nothing.
-            if self._owner_lock is not None:
-                os.close(self._owner_lock)
-            self._owner_lock = None
+        with self._writing:
+            super().close()
 
     # Writing
 
@@ -191,20 +165,43 @@ class Store:
         with self._writing:
             try:
                 return self._commit(prepared)
-            except _NoRoomError:
+            except StoreFull:
                 return [self._commit_alone(operation) for operation in prepared]
+
+    def cut_log(self, sequence: int) -> int:
+        """Remove the deletions up to a change from the log, a portion at a time.
+
+        Whoever follows the log from before that change must then begin anew. The log's last entry
+        stays, for it says which change was the last.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            StoreFull: a portion doesn't fit on the disk; those before it are removed.
+        """
+        removed, more = 0, True
+        while more:
+            with self._writing:
+                count, more = self._write(
+                    lambda txn: cut_log(txn, self.dbs, sequence, CUT_ENTRIES), added_bytes=None
+                )
+            removed += count
+            if more:
+                time.sleep(CUT_PAUSE_S)  # or this thread would have the lock again at once
+        return removed
 
     def _prepare(self, operation: Operation) -> PreparedPut | Delete | BadParameter:
         """All that can be done for an operation before the transaction."""
         try:
             check_id(operation.id)
+            return operation if isinstance(operation, Delete) else self._prepare_put(operation)
         except BadParameter as error:
             return error
-        return operation if isinstance(operation, Delete) else self._prepare_put(operation)
 
     def _prepare_put(self, put: Put) -> PreparedPut:
         photo = put.photo
-        expected = (len(photo.chunks), self._dimension)
+        expected = (len(photo.chunks), self.encoder.dimension)
         if not photo.chunks or photo.vectors.shape != expected:
             raise ValueError(
                 f"photo {put.id!r}: vectors of shape {photo.vectors.shape}, must be {expected} "
@@ -224,6 +221,7 @@ class Store:
             animated=photo.animated,
             indexed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             sequence=0,
+            metadata=check_metadata(put.metadata),
             chunks=photo.chunks,
         )
         return PreparedPut(record, put.data, vectors.tobytes())
@@ -231,54 +229,65 @@ class Store:
     def _commit_alone(self, operation: Prepared) -> Result:
         try:
             return self._commit([operation])[0]
-        except _NoRoomError as error:
-            return StoreFull(f"{error.reason}. Nothing of this request was stored. {error.remedy}.")
+        except StoreFull as error:
+            return error
 
     def _commit(self, operations: Sequence[Prepared]) -> list[Result]:
+        sizes = [len(op.data) for op in operations if isinstance(op, PreparedPut)]
+        return self._write(
+            lambda txn: Writer(txn, self.dbs, self.encoder.dimension).carry_out(operations),
+            added_bytes=sum(sizes) if sizes else None,
+        )
+
+    def _write(self, change: Callable[[lmdb.Transaction], T], added_bytes: int | None) -> T:
         """One transaction. On a full map: abort, double the map, do it all again.
 
+        Args:
+            change: writes, and returns what this returns.
+            added_bytes: size of the originals it adds; None if it adds none: then it may use the
+                reserve.
+
         Raises:
-            _NoRoomError: the map may not grow any more, or the disk is full; nothing was stored.
+            StoreFull: the map may not grow any more, or the disk is full; nothing was written.
         """
         size = self._map_size()
-        limit = self._map_limit(operations)
+        limit = self._map_limit(adds=added_bytes is not None)
         try:
             while True:
                 try:
                     with self._env.begin(write=True) as txn:
-                        return Writer(txn, self._dbs, self._dimension).carry_out(operations)
+                        return change(txn)
                 except lmdb.MapFullError as error:
                     if not self._grow_map(limit):
-                        raise _NoRoomError(
-                            f"The store has reached its largest size, {self._max_bytes:,} bytes",
-                            "Delete photos or raise max_bytes",
+                        raise StoreFull(
+                            f"The store has reached its largest size, {self._max_bytes:,} bytes. "
+                            "Nothing of this request was stored. Delete photos or raise max_bytes."
                         ) from error
         except lmdb.Error as error:
-            if not self._is_disk_full(error, operations):
+            if not self._is_disk_full(error, added_bytes or 0):
                 raise
-            raise _NoRoomError(
-                f"The disk of the store is full ({error.reason})",
-                "Free space on the disk, or delete photos",
+            raise StoreFull(
+                f"The disk of the store is full ({error.reason}). Nothing of this request was "
+                "stored. Free space on the disk, or delete photos."
             ) from error
         finally:
             self._take_back_reserve(size)
 
-    def _is_disk_full(self, error: lmdb.Error, operations: Sequence[Prepared]) -> bool:
+    def _is_disk_full(self, error: lmdb.Error, added_bytes: int) -> bool:
         if error.code == errno.EIO:
             # LMDB's name for a write cut short, which is how a disk that fills up looks as well.
-            needed = 2**20 + sum(len(op.data) for op in operations if isinstance(op, PreparedPut))
             disk = os.statvfs(self.path)
-            return disk.f_bavail * disk.f_frsize < needed
+            return disk.f_bavail * disk.f_frsize < 2**20 + added_bytes
         return error.code in DISK_FULL
 
     # The map
 
-    def _map_limit(self, operations: Sequence[Prepared]) -> int | None:
-        """How large the map may become for these operations, bytes; None for no limit."""
-        if self._max_bytes is None or any(isinstance(op, PreparedPut) for op in operations):
+    def _map_limit(self, adds: bool) -> int | None:
+        """How large the map may become for a transaction, bytes; None for no limit."""
+        if self._max_bytes is None or adds:
             return self._max_bytes
         # A store filled under a larger max_bytes has a map beyond it: that must not bar deleting.
-        return max(self._max_bytes, self._map_size()) + DELETE_RESERVE
+        return max(self._max_bytes, self._map_size()) + RESERVE
 
     def _map_size(self) -> int:
         return self._env.info()["map_size"]
@@ -305,230 +314,47 @@ class Store:
         with self._map_gate.exclusive():
             self._env.set_mapsize(size)
 
-    # Reading
-
-    def record(self, id: str) -> Record:
-        """What is known of a photo.
-
-        Raises:
-            BadParameter, UnknownId, CorruptRecord
-        """
-        key = key_of(id)
-        with self._reading() as txn:
-            value = txn.get(key, db=self._dbs.records)
-        return decode_record(id, value)
-
-    def find(self, id: str, sha256: str) -> Record | None:
-        """The record if this content is stored under this id; None if the id is free.
-
-        Raises:
-            BadParameter, CorruptRecord
-            IdTaken: other content is stored under it.
-        """
-        with self._reading() as txn:
-            value = txn.get(key_of(id), db=self._dbs.records)
-        return None if value is None else require_same_content(decode_record(id, value), sha256)
-
-    def records(self, ids: Sequence[str]) -> list[Record | None]:
-        """The records of many photos as of one moment.
-
-        None for a photo that is gone. Also for one whose record is damaged, which is logged: it
-        must not take away the answer about the others.
-        """
-        keys = [key_of(id) for id in ids]
-        with self._reading() as txn:
-            values = [txn.get(key, db=self._dbs.records) for key in keys]
-        return [decode_or_log(id, value) for id, value in zip(ids, values, strict=True)]
-
-    def original(self, id: str) -> tuple[Record, bytes]:
-        """A photo's record and its bytes as they were sent.
-
-        Raises:
-            BadParameter, UnknownId
-            CorruptRecord: the bytes are not those that were sent.
-        """
-        key = key_of(id)
-        with self._reading() as txn:
-            value = txn.get(key, db=self._dbs.records)
-            data = txn.get(key, db=self._dbs.originals)
-        record = decode_record(id, value)
-        if data is None or hashlib.sha256(data).hexdigest() != record.sha256:
-            raise corrupt(id, "original")
-        return record, data
-
-    def vectors(self, id: str) -> np.ndarray:
-        """A photo's vectors, float16 `[n, d]`, read-only; n is the number of its chunks.
-
-        Raises:
-            BadParameter, UnknownId, CorruptRecord
-        """
-        key = key_of(id)
-        with self._reading() as txn:
-            value = txn.get(key, db=self._dbs.records)
-            vectors = txn.get(key, db=self._dbs.vectors)
-        return self._decode_vectors(decode_record(id, value), vectors)
-
-    def page(self, after: str | None, limit: int) -> list[Record]:
-        """At most `limit` records in id order (ASCII), of the ids greater than `after`.
-
-        A damaged record is left out, and logged. Fewer than `limit` records: there are no more.
-
-        Raises:
-            BadParameter: `after` is no id.
-        """
-        start = b"" if after is None else key_of(after) + b"\0"
-        found: list[Record] = []
-        with self._reading() as txn:
-            cursor = txn.cursor(db=self._dbs.records)
-            more = cursor.set_range(start)
-            while more and len(found) < limit:
-                record = decode_or_log(cursor.key().decode(), cursor.value())
-                if record is not None:
-                    found.append(record)
-                more = cursor.next()
-        return found
-
-    def changes(self, after: int, max_bytes: int) -> tuple[list[Change], int]:
-        """The net changes after a sequence number, in order.
-
-        A photo that has since been removed or replaced is skipped as a put: the later entry says
-        what became of it. So from 0 on, this is the whole content. A damaged photo comes as
-        removed, and is logged: it must not keep the others from being found.
-
-        Args:
-            after: the sequence number up to which the caller knows everything.
-            max_bytes: stop after about so many bytes of vectors, but not before the first change.
-
-        Returns:
-            The changes, and the sequence number reached: the next `after`. It is smaller than
-            `after` if this store never got that far, e.g. when it is an older copy; then start
-            again from 0.
-        """
-        found: list[Change] = []
-        size = 0
-        with self._reading() as txn:
-            reached = min(after, last_sequence(txn, self._dbs.log))
-            cursor = txn.cursor(db=self._dbs.log)
-            more = cursor.set_range(sequence_key(after + 1))
-            while more and (size < max_bytes or not found):
-                reached = int.from_bytes(cursor.key(), "big")
-                change = self._change(txn, reached, cursor.value())
-                if change is not None:
-                    found.append(change)
-                    size += CHANGE_OVERHEAD
-                    size += change.vectors.nbytes if change.vectors is not None else 0
-                more = cursor.next()
-        return found, reached
-
-    def _change(self, txn: lmdb.Transaction, sequence: int, entry: bytes) -> Change | None:
-        """The change that a log entry stands for; None for a put that is no longer true."""
-        id = entry[1:].decode()
-        if entry[:1] == DELETE:
-            return Change(sequence, id, None)
-        value = txn.get(entry[1:], db=self._dbs.records)
-        if value is None:
-            return None
-        try:
-            record = decode_record(id, value)
-            if record.sequence != sequence:
-                return None
-            vectors = self._decode_vectors(record, txn.get(entry[1:], db=self._dbs.vectors))
-        except CorruptRecord as error:
-            logger.error("%s", error.detail)
-            return Change(sequence, id, None)
-        return Change(sequence, id, vectors)
-
-    def stats(self) -> StoreState:
-        """Counts and sizes, without a scan."""
-        with self._reading() as txn:
-            totals = read_totals(txn, self._dbs.meta)
-            pages = [txn.stat(db) for db in self._dbs]
-            return StoreState(
-                photos=txn.stat(self._dbs.records)["entries"],
-                chunks=totals.chunks,
-                original_bytes=totals.original_bytes,
-                used_bytes=sum(
-                    stat["psize"]
-                    * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
-                    for stat in pages
-                ),
-                map_bytes=self._map_size(),
-                sequence=last_sequence(txn, self._dbs.log),
-            )
-
-    @property
-    def sequence(self) -> int:
-        """Number of the last change, 0 if there was none."""
-        with self._reading() as txn:
-            return last_sequence(txn, self._dbs.log)
-
-    @contextmanager
-    def _reading(self) -> Iterator[lmdb.Transaction]:
-        with self._map_gate.shared(), self._env.begin() as txn:
-            yield txn
-
-    def _decode_vectors(self, record: Record, value: bytes | None) -> np.ndarray:
-        rows = len(record.chunks)
-        size = CHECKSUM_BYTES + rows * self._dimension * VECTOR_DTYPE.itemsize
-        if value is None or len(value) != size or not is_intact(record.id, value):
-            raise corrupt(record.id, "vectors")
-        vectors = np.frombuffer(value, dtype=VECTOR_DTYPE, offset=CHECKSUM_BYTES)
-        return vectors.reshape(rows, self._dimension)
-
     # Opening
 
-    def _open_databases(self, encoder: EncoderIdentity) -> None:
-        with self._env.begin() as txn:
-            is_new = txn.stat()["entries"] == 0
-        if not is_new:
-            self._check_format()
-        # One transaction, so that a crash leaves either no store or a whole one.
-        with self._env.begin(write=True) as txn:
-            self._dbs = Databases(
-                *(self._env.open_db(name.encode(), txn=txn) for name in Databases._fields)
-            )
-            if is_new:
-                txn.put(b"format", json.dumps(FORMAT).encode(), db=self._dbs.meta)
-                txn.put(b"encoder", json.dumps(asdict(encoder)).encode(), db=self._dbs.meta)
-        self._check_encoder(encoder)
+    def _open(self) -> None:
+        made = make_folder(self.path)
+        self._locks.append(take_ownership(self.path, self._lock_timeout_s))
+        size = min(self._initial_bytes, self._max_bytes or self._initial_bytes)
+        self._env = lmdb.open(
+            str(self.path),
+            map_size=size,
+            max_dbs=len(Databases._fields),
+            max_readers=MAX_READERS,
+        )
+        found = read_format(self._env, self.path)
+        if found is not None:
+            self._check_encoder()
+        # One transaction, so that a crash leaves either no store or a whole one, of one format.
+        self.dbs = self._write(lambda txn: self._make_or_upgrade(txn, found), added_bytes=None)
+        with self.reading() as txn:
+            self.encoder = read_encoder(txn, self.dbs.meta)
+            self.history = read_meta(txn, self.dbs.meta, "history")
+        sync_folders({self.path, *(folder.parent for folder in made)})
 
-    def _check_format(self) -> None:
-        try:
-            meta = self._env.open_db(b"meta", create=False)
-            with self._env.begin() as txn:
-                found = json.loads(txn.get(b"format", b"null", db=meta))
-        except (lmdb.Error, ValueError):
-            found = None
+    def _make_or_upgrade(self, txn: lmdb.Transaction, found: int | None) -> Databases:
+        dbs = open_databases(self._env, txn)
         if found is None:
-            raise StoreUnusable(
-                f"{self.path} holds an LMDB database that is not a store of this service: "
-                "configure another folder."
-            )
-        if found != FORMAT:
-            raise StoreUnusable(
-                f"The store in {self.path} has format {found}, this version reads format {FORMAT}: "
-                "use the version that wrote it, or index into a new folder."
-            )
+            make_store(txn, dbs, self._configured)
+        elif found < FORMAT:
+            upgrade_store(txn, dbs)
+        return dbs
 
-    def _check_encoder(self, configured: EncoderIdentity) -> None:
+    def _check_encoder(self) -> None:
+        meta = self._env.open_db(b"meta", create=False)
         with self._env.begin() as txn:
-            stored = EncoderIdentity(**json.loads(txn.get(b"encoder", db=self._dbs.meta)))
+            stored = read_encoder(txn, meta)
         # The same weights may lie under another name, e.g. in a local folder.
-        if replace(stored, name=configured.name) != configured:
+        if replace(stored, name=self._configured.name) != self._configured:
             raise EncoderMismatch(
                 f"The store in {self.path} holds vectors of the encoder {_describe(stored)}, but "
-                f"the encoder configured is {_describe(configured)}. Vectors of two encoders can't "
-                "be compared: configure the old encoder, or index into a new folder."
+                f"the encoder configured is {_describe(self._configured)}. Vectors of two encoders "
+                "can't be compared: configure the old encoder, or index into a new folder."
             )
-
-
-class _NoRoomError(Exception):
-    """A transaction doesn't fit: why, and what a person can do."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy
 
 
 def _printable(filename: str | None) -> str | None:
@@ -540,7 +366,12 @@ def _describe(encoder: EncoderIdentity) -> str:
     return f"{encoder.name} (dimension {encoder.dimension}, weights {encoder.digest[:12]})"
 
 
-@serve.deployment(name="Store", max_ongoing_requests=512, ray_actor_options={"num_cpus": 0})
+@serve.deployment(
+    name="Store",
+    max_ongoing_requests=512,
+    health_check_period_s=HEALTH_CHECK_S,
+    ray_actor_options={"num_cpus": 0},
+)
 class StoreDeployment:
     """A `Store` whose writers share transactions: while one syncs, the next group gathers."""
 
@@ -549,14 +380,23 @@ class StoreDeployment:
             self.store = Store(settings.path, encoder, max_bytes=settings.max_bytes)
         self._sequence = self.store.sequence
         self._changed = asyncio.Condition()
+        self._followers = Followers()
+        self._cutting: asyncio.Task | None = None
 
-    async def put(self, id: str, data: bytes, filename: str | None, photo: EncodedPhoto) -> Stored:
+    async def put(
+        self,
+        id: str,
+        data: bytes,
+        filename: str | None,
+        photo: EncodedPhoto,
+        metadata: Metadata | None = None,
+    ) -> Stored:
         """Store a photo; when this returns it is on disk.
 
         Raises:
-            IdTaken, StoreFull, CorruptRecord
+            BadParameter, IdTaken, StoreFull, CorruptRecord
         """
-        return await self._apply_one(Put(id, data, filename, photo))
+        return await self._apply_one(Put(id, data, filename, photo, metadata or {}))
 
     async def delete(self, id: str) -> int:
         """Remove a photo; returns the sequence number of the change.
@@ -595,17 +435,29 @@ class StoreDeployment:
         """See `Store.page`."""
         return await asyncio.to_thread(self.store.page, after, limit)
 
-    async def changes(self, after: int, wait_s: float) -> tuple[list[Change], int]:
-        """See `Store.changes`; when there are none, wait for one, but no longer than `wait_s`."""
-        changes, reached = await asyncio.to_thread(self.store.changes, after, CHANGES_BYTES)
-        if reached == after and wait_s > 0:
+    async def changes(
+        self, position: Position | None, wait_s: float, follower: str, kept: Position | None
+    ) -> Changes:
+        """See `Store.changes`; when there are none, wait for one, but no longer than `wait_s`.
+
+        Args:
+            follower: a name of the caller that nobody else has.
+            kept: where it would go on if it were restarted; None: it would begin with nothing.
+        """
+        changes = await asyncio.to_thread(self.store.changes, position, CHANGES_BYTES)
+        if not changes.anew and changes.position == position and wait_s > 0:
             async with self._changed:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(
-                        self._changed.wait_for(lambda: self._sequence > after), wait_s
+                        self._changed.wait_for(lambda: self._sequence > position.sequence), wait_s
                     )
-            changes, reached = await asyncio.to_thread(self.store.changes, after, CHANGES_BYTES)
-        return changes, reached
+            changes = await asyncio.to_thread(self.store.changes, position, CHANGES_BYTES)
+        known = changes.position if changes.anew else position
+        self._followers.heard(follower, known, kept)
+        floor = self._followers.cut_now()
+        if floor is not None:
+            self._cutting = asyncio.create_task(asyncio.to_thread(self._cut_log, floor))
+        return changes
 
     async def stats(self) -> StoreState:
         """See `Store.stats`."""
@@ -627,3 +479,11 @@ class StoreDeployment:
             self._sequence = self.store.sequence
             self._changed.notify_all()
         return results
+
+    def _cut_log(self, sequence: int) -> None:
+        try:
+            if self.store.deletions >= CUT_WORTH:
+                removed = self.store.cut_log(sequence)
+                logger.info("%d deletions were cut from the log", removed)
+        except Exception:  # nothing is lost: the log is longer than it need be
+            logger.warning("the log can't be cut, trying again later", exc_info=True)

@@ -1,7 +1,8 @@
-"""Who may touch the files of a store: one process, and no reader while the map moves."""
+"""Who may touch the files of a store: one owner, readers beside it, none while they are moved."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -10,7 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deployments.errors import StoreUnusable
+import lmdb
+
+from deployments.errors import StoreFull, StoreUnusable
+
+DATA = "data.mdb"  # LMDB's name for the file
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+MAX_READERS = 1024  # transactions at a time; who comes first decides for all
 
 
 class MapGate:
@@ -35,13 +42,14 @@ class MapGate:
         finally:
             with self._condition:
                 self._readers -= 1
-                if self._closed and not self._readers:
+                if not self._readers:
                     self._condition.notify_all()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Only one thread may ask for this at a time."""
         with self._condition:
+            while self._closed:
+                self._condition.wait()
             self._closed = True
             while self._readers:
                 self._condition.wait()
@@ -51,6 +59,35 @@ class MapGate:
             with self._condition:
                 self._closed = False
                 self._condition.notify_all()
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Say in one sentence that a store can't be opened.
+
+    Raises:
+        StoreUnusable
+    """
+    try:
+        yield
+    except (lmdb.Error, OSError, StoreFull) as error:
+        raise StoreUnusable(
+            f"The store in {path} can't be opened ({error}). Check that the folder is a store, "
+            "readable and writable, and that its disk is neither full nor broken."
+        ) from error
+
+
+def require_store(path: Path) -> None:
+    """Check that a folder holds a database.
+
+    Raises:
+        StoreUnusable
+    """
+    if not (path / DATA).is_file():
+        raise StoreUnusable(
+            f"There is no store in {path}: give the folder that the service is configured with "
+            "(store.path)."
+        )
 
 
 def make_folder(path: Path) -> list[Path]:
@@ -81,6 +118,31 @@ def take_ownership(path: Path, timeout_s: float) -> int:
         _wait_for_lock(descriptor, path, timeout_s)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def hold_files(path: Path, *, alone: bool) -> int:
+    """Lock the files of a store in place, for a reader, or `alone`, to replace them.
+
+    LMDB's readers and writers must all see the same file. Owners needn't ask: who replaces the
+    files owns the store as well. The lock is on the folder itself, so that reading makes no file.
+
+    Returns:
+        The descriptor that holds the lock.
+
+    Raises:
+        StoreUnusable: a reader is there, or somebody who replaces the files.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        who = "being read by another process" if alone else "being compacted"
+        raise StoreUnusable(f"The store in {path} is {who}: try again when that is done.") from None
     except BaseException:
         os.close(descriptor)
         raise

@@ -2,14 +2,18 @@
 
 Named databases, and what they hold:
 
-    meta       "format", "encoder", "totals"          JSON
+    meta       "format", "encoder", "history",        JSON
+               "totals", "cut"
     originals  id                                     the bytes as they were sent
     records    id                                     checksum, `Record` as JSON
     vectors    id                                     checksum, float16 [chunks, d], little-endian
     log        sequence number, 8 bytes big-endian    operation (1 byte), id
 
-The log has one entry for each stored photo and one for each deletion ever made; deleting a photo
-takes away the entry that put it. Its last key is the store's sequence number.
+The log has one entry for each stored photo, and one for each deletion after the change "cut";
+deleting a photo takes away the entry that put it. Its last key is the store's sequence number, so
+the last entry is never cut.
+
+A store of format 1 has neither a history nor a cut, and its records have no metadata.
 """
 
 from __future__ import annotations
@@ -18,19 +22,29 @@ import hashlib
 import json
 import logging
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import lmdb
 import numpy as np
 
-from deployments.errors import BadParameter, CorruptRecord, IdTaken, InsetError, UnknownId
-from deployments.records import Record
+from deployments.errors import (
+    BadParameter,
+    CorruptRecord,
+    IdTaken,
+    InsetError,
+    StoreUnusable,
+    UnknownId,
+)
+from deployments.records import EncoderIdentity, Record
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, FORMAT)
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,199}$"  # an LMDB key has at most 511 bytes
 VECTOR_DTYPE = np.dtype("<f2")
 CHECKSUM_BYTES = 16
@@ -85,7 +99,7 @@ class Databases(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Totals:
+class Totals:
     """What LMDB doesn't count itself: chunks, and the size of all originals in bytes."""
 
     chunks: int = 0
@@ -102,7 +116,7 @@ class Writer:
     def __init__(self, txn: lmdb.Transaction, dbs: Databases, dimension: int) -> None:
         self._txn = txn
         self._dbs = dbs
-        self._row_bytes = dimension * VECTOR_DTYPE.itemsize
+        self._dimension = dimension
         self._totals = read_totals(txn, dbs.meta)
         self._sequence = last_sequence(txn, self._dbs.log)
 
@@ -110,8 +124,7 @@ class Writer:
         before = self._sequence
         results = [self._result(operation) for operation in operations]
         if self._sequence != before:
-            totals = json.dumps(asdict(self._totals)).encode()
-            self._txn.put(b"totals", totals, db=self._dbs.meta)
+            write_meta(self._txn, self._dbs.meta, "totals", asdict(self._totals))
         return results
 
     def _result(self, operation: Prepared) -> Result:
@@ -150,23 +163,121 @@ class Writer:
             raise unknown(id)
         data = self._txn.pop(key, db=self._dbs.originals) or b""
         vectors = self._txn.pop(key, db=self._dbs.vectors) or b""
-        self._totals.chunks -= len(vectors) // self._row_bytes
+        self._totals.chunks -= count_chunks(vectors, self._dimension)
         self._totals.original_bytes -= len(data)
         self._forget_put(id, value)
         return self._log(DELETE, key)
 
     def _forget_put(self, id: str, value: bytes) -> None:
-        """Take the put out of the log; it can stay there if the record is too damaged to say."""
+        """Take the put out of the log, also if the record is too damaged to say where it is."""
         try:
-            sequence = decode_record(id, value).sequence
+            keys = [sequence_key(decode_record(id, value).sequence)]
         except CorruptRecord:
-            return
-        self._txn.delete(sequence_key(sequence), db=self._dbs.log)
+            entry = PUT + id.encode()
+            keys = [key for key, found in self._txn.cursor(db=self._dbs.log) if found == entry]
+        for key in keys:
+            self._txn.delete(key, db=self._dbs.log)
 
     def _log(self, operation: bytes, key: bytes) -> int:
         self._sequence += 1
         self._txn.put(sequence_key(self._sequence), operation + key, db=self._dbs.log)
         return self._sequence
+
+
+def open_databases(env: lmdb.Environment, txn: lmdb.Transaction | None = None) -> Databases:
+    """Open the databases; a write transaction makes those that are missing."""
+    options = {"create": False} if txn is None else {"txn": txn}
+    return Databases(*(env.open_db(name.encode(), **options) for name in Databases._fields))
+
+
+def make_store(txn: lmdb.Transaction, dbs: Databases, encoder: EncoderIdentity) -> None:
+    """Write what an empty store holds."""
+    write_meta(txn, dbs.meta, "encoder", asdict(encoder))
+    _begin_format_2(txn, dbs)
+
+
+def upgrade_store(txn: lmdb.Transaction, dbs: Databases) -> None:
+    """Bring a store of format 1 to this format. The records stay: they read as without metadata."""
+    _begin_format_2(txn, dbs)
+
+
+def begin_history(txn: lmdb.Transaction, dbs: Databases) -> None:
+    """Make it a store of its own, whose sequence numbers mean nothing to those who knew another."""
+    write_meta(txn, dbs.meta, "history", uuid.uuid4().hex)
+
+
+def _begin_format_2(txn: lmdb.Transaction, dbs: Databases) -> None:
+    begin_history(txn, dbs)
+    write_meta(txn, dbs.meta, "cut", 0)
+    write_meta(txn, dbs.meta, "format", FORMAT)
+
+
+def read_format(env: lmdb.Environment, path: Path) -> int | None:
+    """Return the format of the store in an environment; None if there is nothing in it yet.
+
+    Raises:
+        StoreUnusable: something else is in it, or a store of a format that this version can't read.
+    """
+    with env.begin() as txn:
+        if not txn.stat()["entries"]:
+            return None
+    try:
+        meta = env.open_db(b"meta", create=False)
+        with env.begin() as txn:
+            found = read_meta(txn, meta, "format")
+    except (lmdb.Error, ValueError):
+        found = None
+    if found is None:
+        raise StoreUnusable(
+            f"{path} holds an LMDB database that is not a store of this service: choose another "
+            "path."
+        )
+    if found not in READABLE_FORMATS:
+        raise StoreUnusable(
+            f"The store in {path} has format {found}, this version reads format {FORMAT}: "
+            "use the version that wrote it, or index into a new folder."
+        )
+    return found
+
+
+def read_meta(txn: lmdb.Transaction, meta: lmdb._Database, key: str, default: Any = None) -> Any:
+    value = txn.get(key.encode(), db=meta)
+    return default if value is None else json.loads(value)
+
+
+def write_meta(txn: lmdb.Transaction, meta: lmdb._Database, key: str, value: Any) -> None:
+    txn.put(key.encode(), json.dumps(value).encode(), db=meta)
+
+
+def read_encoder(txn: lmdb.Transaction, meta: lmdb._Database) -> EncoderIdentity:
+    return EncoderIdentity(**read_meta(txn, meta, "encoder"))
+
+
+def cut_log(txn: lmdb.Transaction, dbs: Databases, sequence: int, most: int) -> tuple[int, bool]:
+    """Remove the deletions up to a change from the log; look at no more than `most` entries.
+
+    Returns:
+        How many were removed, and whether there is more to look at.
+    """
+    cut = reached = read_meta(txn, dbs.meta, "cut")
+    end = min(sequence, last_sequence(txn, dbs.log) - 1)
+    cursor = txn.cursor(db=dbs.log)
+    cursor.set_range(sequence_key(cut + 1))
+    removed = 0
+    for _ in range(most):
+        # The last entry is never cut, so there is always one under the cursor here.
+        if reached >= end or sequence_of(cursor.key()) > end:
+            reached = max(cut, end)
+            break
+        reached = sequence_of(cursor.key())
+        if cursor.value()[:1] == DELETE:
+            cursor.delete()  # and go to the next
+            removed += 1
+        else:
+            cursor.next()
+    if reached > cut:
+        write_meta(txn, dbs.meta, "cut", reached)
+    return removed, reached < end
 
 
 def key_of(id: str) -> bytes:
@@ -177,13 +288,17 @@ def sequence_key(sequence: int) -> bytes:
     return sequence.to_bytes(8, "big")
 
 
+def sequence_of(key: bytes) -> int:
+    return int.from_bytes(key, "big")
+
+
 def last_sequence(txn: lmdb.Transaction, log: lmdb._Database) -> int:
     cursor = txn.cursor(db=log)
-    return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+    return sequence_of(cursor.key()) if cursor.last() else 0
 
 
-def read_totals(txn: lmdb.Transaction, meta: lmdb._Database) -> _Totals:
-    return _Totals(**json.loads(txn.get(b"totals", b"{}", db=meta)))
+def read_totals(txn: lmdb.Transaction, meta: lmdb._Database) -> Totals:
+    return Totals(**read_meta(txn, meta, "totals", {}))
 
 
 def _checksum(id: str, payload: bytes | memoryview) -> bytes:
@@ -191,6 +306,19 @@ def _checksum(id: str, payload: bytes | memoryview) -> bytes:
     digest = hashlib.blake2b(id.encode() + b"\0", digest_size=CHECKSUM_BYTES)
     digest.update(payload)
     return digest.digest()
+
+
+def content_hash(id: str, vectors: np.ndarray) -> int:
+    """A number for what an index holds of a photo, from 0 to 2**64 - 1.
+
+    Their sum modulo 2**64 over all photos tells whether two indexes hold the same.
+
+    Args:
+        vectors: float `[n, d]`; rounded to float16, as they are stored.
+    """
+    digest = hashlib.blake2b(id.encode() + b"\0", digest_size=8)
+    digest.update(np.ascontiguousarray(vectors, dtype=VECTOR_DTYPE))
+    return int.from_bytes(digest.digest(), "big")
 
 
 def is_intact(id: str, value: bytes) -> bool:
@@ -211,6 +339,25 @@ def decode_or_log(id: str, value: bytes | None) -> Record | None:
     except CorruptRecord as error:
         logger.error("%s", error.detail)
         return None
+
+
+def decode_vectors(record: Record, value: bytes | None, dimension: int) -> np.ndarray:
+    """Return float16 `[chunks, dimension]`, read-only.
+
+    Raises:
+        CorruptRecord
+    """
+    rows = len(record.chunks)
+    size = CHECKSUM_BYTES + rows * dimension * VECTOR_DTYPE.itemsize
+    if value is None or len(value) != size or not is_intact(record.id, value):
+        raise corrupt(record.id, "vectors")
+    vectors = np.frombuffer(value, dtype=VECTOR_DTYPE, offset=CHECKSUM_BYTES)
+    return vectors.reshape(rows, dimension)
+
+
+def count_chunks(value: bytes, dimension: int) -> int:
+    """How many vectors a stored value holds, damaged or not."""
+    return max(0, len(value) - CHECKSUM_BYTES) // (dimension * VECTOR_DTYPE.itemsize)
 
 
 def require_same_content(stored: Record, sha256: str) -> Record:

@@ -1,9 +1,10 @@
 """Index folders of photos: several requests in flight, a progress bar, resumable.
 
-    scripts/index.py FOLDER...
+    scripts/index.py FOLDER... [--metadata '{"year": 2024}']
 
-A photo whose bytes are stored already is not sent again, so an interrupted run goes on where it
-was when the same command is given again. Exit status 1 if any photo failed.
+A photo whose bytes are stored already is not sent again, and keeps the metadata it has; so an
+interrupted run goes on where it was when the same command is given again. Exit status 1 if any
+photo failed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +21,10 @@ from pathlib import Path
 import httpx
 from PIL import Image
 from tqdm import tqdm
+
+from deployments.errors import BadParameter
+from deployments.metadata import parse_metadata
+from deployments.records import Metadata
 
 IN_FLIGHT = 8
 ATTEMPTS = 5
@@ -51,8 +57,13 @@ def find_images(folders: list[Path]) -> list[Path]:
     return files
 
 
-async def index_files(url: str, files: list[Path], in_flight: int = IN_FLIGHT) -> Summary:
+async def index_files(
+    url: str, files: list[Path], in_flight: int = IN_FLIGHT, metadata: Metadata | None = None
+) -> Summary:
     """Index files through the service at `url`, with a progress bar.
+
+    Args:
+        metadata: of all of them.
 
     Returns:
         The summary, also of what was done before an interruption (`asyncio.CancelledError`).
@@ -66,7 +77,7 @@ async def index_files(url: str, files: list[Path], in_flight: int = IN_FLIGHT) -
             async def work() -> None:
                 for file in queue:
                     try:
-                        summary.counts[await index_file(client, file)] += 1
+                        summary.counts[await index_file(client, file, metadata)] += 1
                     except (Failed, OSError) as error:
                         summary.counts["failed"] += 1
                         summary.failures.append((file, str(error)))
@@ -79,7 +90,9 @@ async def index_files(url: str, files: list[Path], in_flight: int = IN_FLIGHT) -
     return summary
 
 
-async def index_file(client: httpx.AsyncClient, file: Path) -> str:
+async def index_file(
+    client: httpx.AsyncClient, file: Path, metadata: Metadata | None = None
+) -> str:
     """Index one file unless it is stored already; returns `created` or `exists`.
 
     Raises:
@@ -95,7 +108,7 @@ async def index_file(client: httpx.AsyncClient, file: Path) -> str:
         client,
         "POST",
         "/index",
-        params={"filename": file.name},
+        params={"filename": file.name, "metadata": json.dumps(metadata or {})},
         content=data,
         headers={"Content-Type": "image/*"},
     )
@@ -134,12 +147,26 @@ def explain(response: httpx.Response) -> str:
         return f"{response.status_code}: {response.text[:200]}"
 
 
+def read_metadata(text: str) -> Metadata:
+    """Return what `--metadata` says; a mistake in it ends the run before the first photo."""
+    try:
+        return parse_metadata(text)
+    except BadParameter as error:
+        raise argparse.ArgumentTypeError(error.detail) from None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="or single files")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service (%(default)s)")
     parser.add_argument(
         "--in-flight", type=int, default=IN_FLIGHT, help="requests at a time (%(default)s)"
+    )
+    parser.add_argument(
+        "--metadata",
+        type=read_metadata,
+        metavar="JSON",
+        help="of all photos of this run: what searches can filter by, as '{\"year\": 2024}'",
     )
     arguments = parser.parse_args()
 
@@ -157,7 +184,9 @@ def main() -> int:
         return 1
 
     try:
-        summary = asyncio.run(index_files(arguments.url, files, arguments.in_flight))
+        summary = asyncio.run(
+            index_files(arguments.url, files, arguments.in_flight, arguments.metadata)
+        )
     except KeyboardInterrupt:
         print("\nInterrupted. What was counted is stored; the same command goes on from there.")
         return 130

@@ -1,12 +1,13 @@
 """Search by a picture: prints a table of the photos that contain it, and draws them.
 
-scripts/search.py PICTURE [--limit 10] [--picture OUT.png]
+scripts/search.py PICTURE [--limit 10] [--filter 'year>=2020'] [--picture OUT.png]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ class SearchFailed(Exception):
     """The service refused the picture or can't be reached; the message says why."""
 
 
-def search(url: str, data: bytes, limit: int, max_distance: float = 2.0) -> list[dict[str, Any]]:
+def search(
+    url: str, data: bytes, limit: int, max_distance: float = 2.0, filter: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Return the matches of a picture, nearest first.
+
+    Args:
+        filter: conditions on the photos' metadata, all of which must hold.
 
     Raises:
         SearchFailed
@@ -28,7 +34,7 @@ def search(url: str, data: bytes, limit: int, max_distance: float = 2.0) -> list
     try:
         response = httpx.post(
             f"{url}/search",
-            params={"limit": limit, "max_distance": max_distance},
+            params={"limit": limit, "max_distance": max_distance, "filter": filter},
             content=data,
             headers={"Content-Type": "image/*"},
             timeout=130,
@@ -65,12 +71,22 @@ def main() -> int:
     parser.add_argument("image", type=Path, metavar="PICTURE")
     parser.add_argument("--limit", type=int, default=10, help="how many photos (%(default)s)")
     parser.add_argument("--max-distance", type=float, default=2.0, help="0 to 2 (%(default)s)")
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="COND",
+        help="only photos with such metadata, as 'year>=2020' or 'camera=Canon EOS'; of several "
+        "--filter all must hold",
+    )
     parser.add_argument("--picture", type=Path, metavar="OUT.png", help="draw the answer there")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service (%(default)s)")
     arguments = parser.parse_args()
     try:
         data = arguments.image.read_bytes()
-        matches = search(arguments.url, data, arguments.limit, arguments.max_distance)
+        matches = search(
+            arguments.url, data, arguments.limit, arguments.max_distance, arguments.filter
+        )
     except (OSError, SearchFailed) as error:
         print(error, file=sys.stderr)
         return 1

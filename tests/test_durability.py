@@ -1,14 +1,12 @@
-"""What was acknowledged stays, whatever is killed; and what can't start says why and ends."""
+"""Overload harms nothing, the end is clean; and what can't start says why and ends.
+
+What kills do is in `test_crashtest.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import random
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -19,81 +17,11 @@ from deployments.records import EncoderIdentity
 from deployments.store import Store
 
 PNG = {"Content-Type": "image/png"}
-IN_FLIGHT = 4
-RECOVERY_S = 90
 START_FAILURE_S = 60
 
 
 def identity(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-class Indexing:
-    """Indexes pictures with several requests in flight, each until it is acknowledged.
-
-    Attributes:
-        acknowledged: pictures by id, as their 201 comes.
-    """
-
-    def __init__(self, url: str, pictures: list[bytes]) -> None:
-        self.acknowledged: dict[str, bytes] = {}
-        self._url = url
-        self._pictures = iter(pictures)
-        self._next = threading.Lock()
-        self._stopped = threading.Event()
-
-    @contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Index while the block runs, and go on until all is done, unless `stop` was called."""
-        with ThreadPoolExecutor(IN_FLIGHT) as threads:
-            workers = [threads.submit(self._work) for _ in range(IN_FLIGHT)]
-            try:
-                yield
-            except BaseException:
-                self.stop()
-                raise
-        for worker in workers:
-            worker.result()
-
-    def stop(self) -> None:
-        """Begin no other request, and try none again."""
-        self._stopped.set()
-
-    def wait_for(self, count: int) -> None:
-        """Return when so many are acknowledged."""
-        wait_until(lambda: len(self.acknowledged) >= count, f"{count} photos", RECOVERY_S)
-
-    def _work(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=60) as client:
-            while not self._stopped.is_set():
-                with self._next:
-                    data = next(self._pictures, None)
-                if data is None:
-                    return
-                self._index(client, data)
-
-    def _index(self, client: httpx.Client, data: bytes) -> None:
-        deadline = time.monotonic() + RECOVERY_S
-        while not self._stopped.is_set():
-            assert time.monotonic() < deadline, "the service doesn't recover"
-            with suppress(httpx.TransportError):
-                response = client.post("/index", content=data, headers=PNG)
-                if response.status_code == 201:
-                    self.acknowledged[response.json()["images"][0]["id"]] = data
-                    return
-                assert response.status_code == 503, response.text
-                assert response.json()["detail"]
-            self._stopped.wait(0.3)
-
-
-def kill(service: Service, *deployments: str) -> None:
-    """SIGKILL the replicas of deployments at a random moment."""
-    time.sleep(random.uniform(0, 0.3))
-    for deployment in deployments:
-        replicas = service.replicas(deployment)
-        assert replicas, f"there is no replica of {deployment}"
-        for replica in replicas:
-            replica.kill()
 
 
 def listed(client: httpx.Client) -> list[str]:
@@ -113,7 +41,7 @@ def assert_whole(client: httpx.Client, photos: dict[str, bytes]) -> None:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that may be killed, with short queues."""
+    """A service with short queues that may be stopped."""
     queues = {"max_ongoing_requests": 2, "max_queued_requests": 6}
     service = Service(
         tmp_path_factory.mktemp("own"),
@@ -154,49 +82,6 @@ def test_an_overloaded_service_says_so_and_harms_nothing(own, client):
             assert sorted(listed(client)) == sorted(map(identity, stored))
     assert client.get("/healthz").status_code == 200
     assert_whole(client, {identity(data): data for data in stored})
-
-
-def test_any_replica_may_be_killed_while_photos_are_indexed(own, client):
-    """The service recovers by itself; each photo is stored once, and found."""
-    before = set(listed(client))
-    sequence = client.get("/stats").json()["store"]["sequence"]
-    pictures = [picture(f"kill {number}") for number in range(24)]
-    indexing = Indexing(own.url, pictures)
-    with indexing.going_on():
-        indexing.wait_for(3)
-        kill(own, "Store")
-        indexing.wait_for(9)
-        kill(own, "ChunkIndex", "IndexEncoder")
-        indexing.wait_for(15)
-        kill(own, "Store", "QueryEncoder", "Segmenter")
-    assert set(indexing.acknowledged) == set(map(identity, pictures))
-    own.wait_until_ready()
-
-    found = listed(client)
-    assert len(found) == len(set(found))
-    assert set(found) - before == set(indexing.acknowledged)
-    # Each photo was put once, though requests were repeated.
-    assert client.get("/stats").json()["store"]["sequence"] == sequence + len(pictures)
-    assert_whole(client, indexing.acknowledged)
-
-
-def test_what_was_acknowledged_survives_the_death_of_everything(own, client):
-    before = set(listed(client))
-    pictures = {identity(data): data for data in (picture(f"death {n}") for n in range(200))}
-    indexing = Indexing(own.url, list(pictures.values()))
-    with indexing.going_on():
-        indexing.wait_for(6)
-        indexing.stop()
-        own.kill_everything()
-    assert len(indexing.acknowledged) < len(pictures)
-
-    own.start()
-    found = set(listed(client))
-    assert found >= before | set(indexing.acknowledged)
-    # One that was stored but not acknowledged is as whole as the others.
-    assert found <= before | set(pictures)
-    assert_whole(client, {id: pictures[id] for id in found - before})
-    assert client.get("/stats").json()["chunk_index"]["photos"] == len(found)
 
 
 def test_ctrl_c_stops_everything_and_lets_go_of_the_store(own, client):

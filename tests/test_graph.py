@@ -40,14 +40,18 @@ from deployments.errors import (
     TooLarge,
     Unavailable,
     UnknownId,
+    UnknownSequence,
 )
 from deployments.http_api import build_app
 from deployments.ingress import Inset
+from deployments.metadata import Filter
 from deployments.records import (
+    Changes,
     Chunk,
     EncodedPhoto,
     EncoderState,
     Neighbours,
+    Position,
     RankedPhoto,
     Record,
 )
@@ -243,6 +247,26 @@ def test_a_deleted_photo_is_gone_at_once(inset, pictures):
         call(inset.get, id)
 
 
+def test_metadata_is_kept_and_filtered_by(inset, pictures):
+    """Before the limit: the only photo that fits is found, though others are nearer."""
+    data = part(pictures["motorcycle"], (0, 0, 150, 150))
+    metadata = {"year": 2024, "camera": "Canon EOS", "flash": False}
+    created = call(inset.index, data, id="meta", metadata=metadata)
+    assert created.metadata == call(inset.record, "meta").metadata == metadata
+    again = call(inset.index, data, id="meta", metadata={"year": 1999})
+    assert (again.status, again.metadata) == ("exists", metadata)
+    assert call(inset.record, "coffee").metadata == {}
+
+    def found(filter):
+        return [match.id for match in call(inset.search, id="coffee", limit=1, filter=filter)]
+
+    assert found(()) == ["coffee"]
+    assert found("year>=2024") == found(["camera=Canon EOS", "flash=false"]) == ["meta"]
+    assert found(["year>=2024", "flash=true"]) == found("lens!=x") == []
+    call(inset.delete, "meta")
+    assert found("year>=2024") == []
+
+
 def test_stats_say_what_is_loaded(inset, pictures):
     call(inset.check)
     stats = call(inset.stats)
@@ -260,6 +284,8 @@ def test_stats_say_what_is_loaded(inset, pictures):
         ("index", [b"x"], {"id": "not/an/id"}, BadParameter),
         ("index", [b"x"], {"confidence_threshold": 1.5}, BadParameter),
         ("index", [b"x"], {"confidence_threshold": float("nan")}, BadParameter),
+        ("index", [b"x"], {"metadata": {"year": None}}, BadParameter),
+        ("index", [b"x"], {"metadata": "year"}, BadParameter),
         ("index", [b"x"], {"id": "coffee"}, IdTaken),
         ("search", [], {}, BadParameter),
         ("search", [b"x"], {"id": "coffee"}, BadParameter),
@@ -271,6 +297,10 @@ def test_stats_say_what_is_loaded(inset, pictures):
         ("search", [], {"id": "coffee", "limit": 0}, BadParameter),
         ("search", [], {"id": "coffee", "limit": 1001}, BadParameter),
         ("search", [], {"id": "coffee", "max_distance": 2.1}, BadParameter),
+        ("search", [], {"id": "coffee", "filter": "year"}, BadParameter),
+        ("search", [], {"id": "coffee", "filter": ""}, BadParameter),
+        ("search", [], {"id": "coffee", "filter": ["a=1"] * 17}, BadParameter),
+        ("search", [], {"id": "coffee", "min_sequence": 10**6}, UnknownSequence),
         ("get", ["nobody"], {}, UnknownId),
         ("get", ["../coffee"], {}, BadParameter),
         ("record", ["nobody"], {}, UnknownId),
@@ -544,9 +574,9 @@ def test_threads(eight_cores, tmp_path, name, section, share):
 
 
 class EmptyStore:
-    async def changes(self, after, wait_s):
+    async def changes(self, position, wait_s, follower, kept):
         await asyncio.sleep(wait_s)
-        return [], after
+        return Changes(position is None, [], Position("history", 0, 0), 0)
 
 
 def chunk_index(folder, **options):
@@ -556,7 +586,8 @@ def chunk_index(folder, **options):
         made = deployment.func_or_class.__new__(deployment.func_or_class)
         await made.__init__(settings, dimension, Handle(EmptyStore()))
         await made.check_health()
-        made._follower.cancel()
+        for task in made._tasks:
+            task.cancel()
         return made.index
 
     return asyncio.run(start())
@@ -565,29 +596,32 @@ def chunk_index(folder, **options):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_dtype_of_the_chunk_index(tmp_path, dtype):
     """What is remembered of a vector is as exact as the number format, and no more."""
-    index = chunk_index(tmp_path, dtype=dtype)
+    index = chunk_index(tmp_path, engine="exact", dtype=dtype)
     vector = np.random.default_rng(0).standard_normal(index.dimension).astype(np.float32)
-    vector /= np.linalg.norm(vector)
+    vector = (vector / np.linalg.norm(vector)).astype(np.float16)  # as it comes from the store
     index.put("a", vector[None])
-    remembered = index._vectors[0]
-    assert remembered.dtype == getattr(torch, dtype)
-    error = (remembered.float().numpy() - vector).max()
-    assert (error == 0) == (dtype == "float32")
+    assert index._engine.dtype == getattr(torch, dtype)
+    (remembered,) = index._engine.vectors(np.array([0]))
+    error = np.abs(remembered - vector).max()
+    assert (error == 0) == (dtype != "bfloat16")
 
 
 def test_device_of_the_chunk_index(tmp_path):
+    def device(name):
+        return chunk_index(tmp_path, engine="exact", device=name)._engine.device.type
+
     if torch.cuda.is_available():
-        assert chunk_index(tmp_path, device="cuda").device.type == "cuda"
+        assert device("cuda") == "cuda"
     else:
         with pytest.warns(UserWarning, match="device 'cuda' was asked for"):
-            assert chunk_index(tmp_path, device="cuda").device.type == "cpu"
-    assert chunk_index(tmp_path, device="cpu").device.type == "cpu"
+            assert device("cuda") == "cpu"
+    assert device("cpu") == "cpu"
 
 
 class TwoPhotos:
     """One with a chunk that is near and one that is far, one with two between them."""
 
-    async def search(self, query, k, sequence):
+    async def search(self, query, count, sequence, filter):
         distances = [np.array([0.1, 0.9]), np.array([0.3, 0.4])]
         return Neighbours(["extreme", "moderate"], distances, float("inf")), 7
 
@@ -605,7 +639,7 @@ def test_aggregation(tmp_path, aggregation, expected):
 
     async def rank():
         ranker = deployment.func_or_class(deployment.init_args[0], Handle(TwoPhotos()))
-        return await ranker.rank(np.zeros(4), 2, 2.0, 0)
+        return await ranker.rank(np.zeros(4), 2, 2.0, 0, None)
 
     ranked, seen = asyncio.run(rank())
     assert [(photo.id, pytest.approx(photo.distance)) for photo in ranked] == expected
@@ -771,12 +805,16 @@ class Moving:
         self.events = list(events)
         self.damaged = set(damaged)
         self.asked = []
+        self.filters = []
 
     async def encode_query(self, data, box):
         return np.zeros(4)
 
-    async def rank(self, vector, limit, max_distance, sequence):
+    async def rank(self, vector, limit, max_distance, sequence, filter):
         self.asked.append(sequence)
+        self.filters.append(filter)
+        if sequence > self.sequence:
+            raise UnknownSequence(f"The change {sequence} has not happened.")
         if sequence > self.index[1]:  # a search waits for what it must know, and sees no more
             self.index = dict(self.store), self.sequence
         photos, _ = self.index
@@ -871,6 +909,60 @@ def test_a_photo_replaced_meanwhile_is_ranked_anew(tmp_path):
     moving.events = [replacement("a", chunks=1)]
     assert search(tmp_path, moving, 2) == ["a", "b"]
     assert moving.asked == [0, 4]
+
+
+def restoration(content):
+    """The store becomes an older copy of itself, with fewer changes."""
+
+    def happen(moving):
+        moving.store = {id: record(id, number + 1) for number, id in enumerate(content)}
+        moving.sequence = len(content)
+        moving.index = {}, 0
+
+    return happen
+
+
+def test_a_store_that_was_restored_is_searched_as_it_is_now(tmp_path):
+    """What went through the ingress before is forgotten, but not what went through it since."""
+
+    async def run():
+        moving = Moving("abcdef")
+        inset = ingress(tmp_path, **dict.fromkeys(HANDLES, moving))
+        await inset.delete("a")
+        restoration("xyz")(moving)
+        await inset.delete("x")
+        first = await inset.search(b"x")
+        second = await inset.search(b"x")
+        return moving.asked, [[match.id for match in matches] for matches in (first, second)]
+
+    asked, found = asyncio.run(run())
+    assert found == [["y", "z"]] * 2
+    assert asked == [7, 4, 4]
+
+
+def test_a_store_may_be_restored_during_a_search(tmp_path):
+    moving = Moving("abcd", [lambda moving: (deletion("a")(moving), restoration("x")(moving))])
+    moving.index = {}, 0
+    assert search(tmp_path, moving, 2, deleted="b") == ["x"]
+
+
+def test_what_a_client_must_know_is_not_forgotten(tmp_path):
+    moving = Moving("abcd")
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, moving))
+    for min_sequence in (5, 10**6):
+        with pytest.raises(UnknownSequence, match=f"{min_sequence} has not happened"):
+            asyncio.run(inset.search(b"x", min_sequence=min_sequence))
+    assert asyncio.run(inset.search(b"x", min_sequence=4))
+    assert moving.asked == [5, 10**6, 4]
+
+
+def test_the_ranker_gets_the_filter(tmp_path):
+    moving = Moving("abcd")
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, moving))
+    for filter in ("k=1", ["k=1", "l=x"], (), []):
+        asyncio.run(inset.search(b"x", filter=filter))
+    one, two = Filter.parse(["k=1"]), Filter.parse(["k=1", "l=x"])
+    assert moving.filters == [one, two, None, None]
 
 
 def test_a_photo_that_is_missing_is_gone_as_of_the_sequence_number(tmp_path):

@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import json
 from http import HTTPStatus
+from types import MappingProxyType
 
 import httpx
 import pytest
@@ -38,7 +40,7 @@ PROBLEMS = {
 }
 
 
-def known(id, filename=None):
+def known(id, filename=None, metadata=MappingProxyType({})):
     return Record(
         id=id,
         filename=filename,
@@ -50,6 +52,7 @@ def known(id, filename=None):
         animated=False,
         indexed_at="2026-01-01T00:00:00.000+00:00",
         sequence=1,
+        metadata=metadata,
         chunks=[Chunk(box=BOX, source="whole")],
     )
 
@@ -70,11 +73,13 @@ class Service:
         if self.error is not None:
             raise self.error
 
-    async def index(self, data, *, id, filename, confidence_threshold):
-        self.remember("index", data, id, filename, confidence_threshold)
+    async def index(self, data, *, id, filename, confidence_threshold, metadata):
+        self.remember("index", data, id, filename, confidence_threshold, metadata)
         if data in self.bad:
             raise self.bad[data]
-        return IndexedImage(status="created", **dict(known(id or "generated", filename)))
+        return IndexedImage(
+            status="created", **dict(known(id or "generated", filename, metadata or {}))
+        )
 
     async def search(self, data, **query):
         self.remember("search", data, query)
@@ -103,7 +108,9 @@ class Service:
         sizes = {"original_bytes": 1, "used_bytes": 1, "map_bytes": 1}
         return Stats(
             store=StoreState(photos=1, chunks=1, sequence=1, **sizes),
-            chunk_index=IndexState(photos=1, chunks=1, sequence=1),
+            chunk_index=IndexState(
+                photos=1, chunks=1, sequence=1, digest="0" * 16, waiting=0, removed=0, snapshot=None
+            ),
             encoder=EncoderState(name="clip", dimension=4, digest="0" * 64, text=False),
             segmenter="yolov5s",
         )
@@ -207,7 +214,7 @@ def test_a_raw_body_is_one_image(client, service):
     (image,) = response.json()["images"]
     assert (image["id"], image["status"], image["filename"]) == ("mine", "created", "a.png")
     assert image["chunks"][0]["box"] == list(BOX)
-    assert service.calls == [("index", PICTURE, "mine", "a.png", 0.5)]
+    assert service.calls == [("index", PICTURE, "mine", "a.png", 0.5, None)]
 
 
 def test_parts_bring_their_own_names(client, service):
@@ -224,7 +231,7 @@ def test_parts_bring_their_own_names(client, service):
 
 def test_one_part_may_have_an_id(client, service):
     assert client.post("/index?id=x", files={"file": ("a", b"1")}).status_code == 201
-    assert service.calls == [("index", b"1", "x", "a", None)]
+    assert service.calls == [("index", b"1", "x", "a", None, None)]
     response = client.post("/index?id=x", files=[("file", ("a", b"1"))] * 2)
     assert "?id= names one photo" in assert_problem(response, 400)
     assert len(service.calls) == 1
@@ -335,6 +342,78 @@ def test_parameters_of_a_content_type_are_allowed(client, service):
     assert service.calls[0][1] == PICTURE
 
 
+# Metadata
+
+METADATA = {"camera": "Canon EOS", "year": 2024, "flash": False, "note": "é\u0000=&+"}
+
+
+def part(name, content, *headers):
+    lines = [b'Content-Disposition: form-data; name="%b"' % name, *headers, b"", content]
+    return b"\r\n".join(lines)
+
+
+def test_metadata_comes_as_a_parameter_or_as_a_part(client, service):
+    """For all photos of the request, wherever the part is."""
+    text = json.dumps(METADATA, ensure_ascii=False)
+    field = part(b"metadata", text.encode())
+    typed = part(b"metadata", text.encode(), b"Content-Type: application/json; charset=utf-8")
+    parameters = {"params": {"metadata": text}}
+    responses = [
+        client.post("/index", content=PICTURE, headers=PNG, **parameters),
+        client.post("/index", **multipart(FILE, FILE), **parameters),
+        client.post("/index", **multipart(field, FILE, FILE)),
+        client.post("/index", **multipart(FILE, typed, FILE)),
+        client.post("/index", files=[("file", ("a.png", b"x"))] * 2, data={"metadata": text}),
+    ]
+    for response in responses:
+        assert response.status_code == 201
+        for image in response.json()["images"]:
+            assert (image["metadata"], image["sequence"]) == (METADATA, 1)
+    assert [call[-1] for call in service.calls] == [METADATA] * 9
+
+
+def test_without_metadata_there_is_none(client, service):
+    response = client.post("/index", content=PICTURE, headers=PNG)
+    assert response.json()["images"][0]["metadata"] == {}
+    assert service.calls[0][-1] is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "parts", "sentence"),
+    [
+        ({"metadata": '{"year": 2024'}, [FILE], "is no JSON"),
+        ({"metadata": ""}, [FILE], "is no JSON"),
+        ({"metadata": '{"year": null}'}, [FILE], "metadata's 'year' must be a string"),
+        ({}, [FILE, part(b"metadata", b'{"a b": 1}')], "'a b' can't be a key"),
+        ({}, [part(b"metadata", b""), FILE], "is no JSON"),
+        ({"metadata": "{}"}, [FILE, part(b"metadata", b"{}")], "send it once"),
+        ({}, [FILE, *[part(b"metadata", b"{}")] * 2], "2 parts named 'metadata': send one"),
+        ({}, [FILE, part(b'metadata"; filename="m.json', b"{}")], "send it without one"),
+        ({}, [part(b"metadata", b"{}")], "no part named 'file'"),
+    ],
+)
+def test_wrong_metadata_is_a_problem(client, service, parameters, parts, sentence):
+    response = client.post("/index", params=parameters, **multipart(*parts))
+    assert sentence in assert_problem(response, 400, "Bad parameter")
+    assert service.calls == []
+
+
+def test_a_search_takes_no_metadata(client, service):
+    response = client.post("/search", **multipart(FILE, part(b"metadata", b"{}")))
+    assert "'metadata'" in assert_problem(response, 400)
+    assert "no parameter metadata" in assert_problem(client.post("/search?id=a&metadata={}"), 400)
+    assert service.calls == []
+
+
+def test_filters_are_passed_on(client, service):
+    client.post("/search?id=a&filter=year>=2020&filter=camera=Canon+EOS")
+    client.post("/search?id=a&filter=year%3C%3D2020")
+    assert [query["filter"] for _, _, query in service.calls] == [
+        ["year>=2020", "camera=Canon EOS"],
+        ["year<=2020"],
+    ]
+
+
 # How much is read
 
 
@@ -422,6 +501,7 @@ def test_a_query_is_a_picture_a_text_or_a_stored_photo(client, service):
         "limit": 10,
         "max_distance": 2,
         "min_sequence": 0,
+        "filter": [],
     }
     photo = {"id": "a", "box": (1, 2, 3.5, 4), "limit": 3, "max_distance": 0.5, "min_sequence": 7}
     assert service.calls == [
@@ -535,9 +615,10 @@ def test_head_is_get_without_the_body(client, path):
     assert head.headers == get.headers
 
 
-def test_a_deletion_has_nothing_to_say(client, service):
+def test_a_deletion_says_its_sequence_number_and_no_more(client, service):
     response = client.delete("/images/a")
     assert (response.status_code, response.content) == (204, b"")
+    assert response.headers["inset-sequence"] == "2"
     assert service.calls == [("delete", "a")]
 
 
@@ -614,6 +695,24 @@ def test_every_reference_leads_somewhere(description):
         node = description
         for name in reference.removeprefix("#/").split("/"):
             node = node[name]
+
+
+def test_metadata_and_filters_are_described(description):
+    def parameter(operation, name):
+        parameters = described(description, operation)["parameters"]
+        (found,) = [parameter for parameter in parameters if parameter["name"] == name]
+        assert found["in"] == "query"
+        assert not found["required"]
+        assert found["description"]
+        return found["schema"]
+
+    metadata, filters = parameter("index", "metadata"), parameter("search", "filter")
+    assert metadata["contentMediaType"] == "application/json"
+    assert (filters["type"], filters["maxItems"]) == ("array", 16)
+    form = described(description, "index")["requestBody"]["content"]["multipart/form-data"]
+    assert form["schema"]["properties"]["metadata"]["contentSchema"] == metadata["contentSchema"]
+    deleted = described(description, "delete")["responses"]["204"]
+    assert set(deleted["headers"]) == {"Inset-Sequence"}
 
 
 @pytest.mark.parametrize("operation", ["index", "search"])

@@ -150,3 +150,30 @@ def test_a_search_by_a_bad_file_says_what_is_wrong(service, tree, tmp_path):
         assert (outcome.returncode, outcome.stdout) == (1, "")
         assert reason in outcome.stderr
         assert "Traceback" not in outcome.stderr
+
+
+def test_a_search_filters_by_the_metadata_of_a_run(service, tmp_path):
+    for number in range(2):
+        (tmp_path / f"run-{number}.png").write_bytes(picture(f"metadata of a run {number}"))
+    options = ["--url", service.url]
+    metadata = '{"run": "a b", "year": 2024}'
+    outcome = run("index.py", tmp_path, *options, "--metadata", metadata)
+    assert outcome.returncode == 0, outcome.stderr
+
+    def found(*conditions: str) -> str:
+        filters = [option for condition in conditions for option in ("--filter", condition)]
+        return run("search.py", tmp_path / "run-1.png", *options, *filters).stdout
+
+    lines = found("run=a b", "year>=2024").splitlines()
+    assert [line.split()[-1] for line in lines] == ["photo", "run-1.png", "run-0.png"]
+    assert found("run=a b", "year>2024") == "No photo matches.\n"
+
+
+def test_a_mistake_in_metadata_or_in_a_filter_is_told_once(service, tree, query):
+    options = ["--url", service.url]
+    outcome = run("index.py", tree, *options, "--metadata", '{"year": null}')
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    assert outcome.stderr.count("'year' must be a string, a number, true or false") == 1
+    outcome = run("search.py", query, *options, "--filter", "year")
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert "400: The filter 'year' is no condition" in outcome.stderr

@@ -282,6 +282,52 @@ def test_chunks_beyond_max_distance_do_not_count(client, library):
     assert all(chunk["distance"] <= bound for match in within for chunk in match["chunks"])
 
 
+def test_a_filter_comes_before_the_limit(client):
+    """So the photos that fit are found though many others are nearer."""
+
+    def add(number: int) -> None:
+        camera = "Canon EOS" if number % 2 else "Nikon"
+        metadata = {"shelf": "filtered", "year": 2010 + number, "camera": camera, "n": number / 4}
+        data, parameters = picture(f"filtered {number}"), {"metadata": json.dumps(metadata)}
+        assert index(client, data, id=f"f-{number}", **parameters)["metadata"] == metadata
+        assert client.get(f"/images/f-{number}/record").json()["metadata"] == metadata
+
+    together([lambda number=number: add(number) for number in range(8)])
+
+    def found(*conditions: str, **parameters: Any) -> list[str]:
+        matches = search(client, id="f-0", filter=["shelf=filtered", *conditions], **parameters)
+        return [match["id"] for match in matches]
+
+    everything = found(limit=100)
+    assert sorted(everything) == [f"f-{number}" for number in range(8)]
+    for conditions, numbers in [
+        (["year>=2014", "camera=Canon EOS"], {5, 7}),
+        (['camera!="Nikon"', "n<0.8"], {1, 3}),
+        (["lens=50mm"], set()),
+    ]:
+        expected = [id for id in everything if int(id[2:]) in numbers]
+        assert found(*conditions, limit=3) == expected
+        assert found(*conditions, limit=1) == expected[:1]
+
+
+def test_metadata_comes_as_a_part_too(client):
+    parts = [("file", (f"{number}.png", picture(f"part meta {number}"))) for number in range(2)]
+    metadata = {"album": "für Élise 🎹", "private": True}
+    response = client.post("/index", files=parts, data={"metadata": json.dumps(metadata)})
+    assert response.status_code == 201
+    images = response.json()["images"]
+    assert [image["metadata"] for image in images] == [metadata] * 2
+    found = search(client, picture("part meta"), filter="album=für Élise 🎹")
+    assert sorted(match["id"] for match in found) == sorted(image["id"] for image in images)
+
+
+def test_metadata_of_a_photo_that_exists_stays(client):
+    first = index(client, picture("kept meta"), metadata='{"year": 2024}')
+    second = index(client, picture("kept meta"), metadata='{"year": 1999}')
+    assert (second["status"], second["metadata"]) == ("exists", first["metadata"])
+    assert second["sequence"] == first["sequence"]
+
+
 def test_a_search_right_after_indexing_finds_it(client):
     for number in range(5):
         data = picture(f"right after {number}")
@@ -377,7 +423,10 @@ def test_a_deleted_photo_is_nowhere(client):
     id = index(client, data)["id"]
     response = client.delete(f"/images/{id}")
     assert (response.status_code, response.content) == (204, b"")
-    assert id not in [match["id"] for match in search(client, data, limit=1000)]
+    last = client.get("/stats").json()["store"]["sequence"]
+    assert response.headers["inset-sequence"] == str(last)
+    matches = search(client, data, limit=1000, min_sequence=response.headers["inset-sequence"])
+    assert id not in [match["id"] for match in matches]
     for path in (f"/images/{id}", f"/images/{id}/record"):
         assert id in problem(client.get(path), 404)
     assert id in problem(client.delete(f"/images/{id}"), 404)
@@ -428,7 +477,8 @@ def test_stats_count_what_comes_and_goes(client):
     assert after["sequence"] == before["sequence"] + 2
     search(client, data)  # it waits until the chunk index knows
     index_state = client.get("/stats").json()["chunk_index"]
-    assert index_state == {key: after[key] for key in ("photos", "chunks", "sequence")}
+    for key in ("photos", "chunks", "sequence"):
+        assert index_state[key] == after[key]
 
 
 def test_unknown_paths_and_methods(client):
@@ -514,6 +564,11 @@ def test_parts_within_the_limit_may_be_too_much_together(client):
         ("/search?max_distance=3", "max_distance=3"),
         ("/search?max_distance=nan", "max_distance=nan"),
         ("/search?min_sequence=-1", "min_sequence=-1"),
+        ("/search?filter=year", "'year' is no condition"),
+        ("/search?filter=year>=2020&filter=year==2021", "'year==2021'"),
+        ("/search?filter=", "'' is no condition"),
+        ("/index?metadata=year", "no JSON"),
+        ('/index?metadata={"year":null}', "'year' must be a string"),
         ("/search?text=cat", "exactly one query"),
         ("/search?id=cat", "exactly one query"),
         ("/index?confidence_threshold=2", "confidence_threshold=2"),
@@ -725,8 +780,10 @@ ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False)
 handle = serve.get_app_handle("inset")
 data, other = (base64.b64decode(line) for line in sys.stdin)
 
-image = handle.index.remote(data, id="from-python", filename="python.png").result()
-matches = handle.search.remote(data, limit=1).result()
+image = handle.index.remote(
+    data, id="from-python", filename="python.png", metadata={"language": "Python"}
+).result()
+matches = handle.search.remote(data, filter="language=Python").result()
 record, original = handle.get.remote("from-python").result()
 errors = []
 for response, kind in [
@@ -782,6 +839,7 @@ def test_handles_do_the_same_from_another_process(client, service: Service, tmp_
     problem(client.get("/images/from-python"), 404)
 
     # By HTTP the same record comes of the same bytes.
-    by_http = index(client, data, id="from-python", filename="python.png")
+    metadata = json.dumps({"language": "Python"})
+    by_http = index(client, data, id="from-python", filename="python.png", metadata=metadata)
     for key in set(image) - {"sequence", "indexed_at"}:
         assert by_http[key] == image[key]

@@ -146,7 +146,7 @@ def test_the_shares_of_one_gpu_are_no_more_than_the_gpu():
     [
         ("segmenter", Segmenter, 7),
         ("encoder", Encoder, 4),
-        ("chunk_index", ChunkIndex, 2),
+        ("chunk_index", ChunkIndex, 4),
         ("ranker", Ranker, 1),
     ],
 )
@@ -155,7 +155,7 @@ def test_defaults_are_those_of_the_classes(section, implementation, shared):
     defaults = getattr(Settings(), section).model_dump()
     both = defaults.keys() & parameters.keys()
     assert len(both) == shared
-    assert defaults.keys() - both <= {"threads", "batch_wait_ms"}  # these are the replicas'
+    assert defaults.keys() - both <= {"threads", "batch_wait_ms", "path"}  # these are the replicas'
     for name in both:
         assert defaults[name] == parameters[name].default, name
 
@@ -200,7 +200,11 @@ def test_a_replica_of_an_encoder_takes_more_than_one_batch():
         ({"segmentr": {}}, "segmentr", list(Settings.model_fields)),
         ({"segmenter": {"conf": 0.5}}, "segmenter.conf", ["confidence_threshold", "threads"]),
         ({"encoder": {"model_name_or_path": "x"}}, "encoder.model_name_or_path", ["batch_size"]),
-        ({"chunk_index": {"threads": 1}}, "chunk_index.threads", ["device, dtype"]),
+        (
+            {"chunk_index": {"threads": 1}},
+            "chunk_index.threads",
+            ["engine, device, dtype, expansion, path"],
+        ),
         ({"ranker": {"limit": 1}}, "ranker.limit", ["aggregation"]),
         ({"store": {"size": 1}}, "store.size", ["path, max_bytes"]),
         ({"limits": {"bytes": 1}}, "limits.bytes", ["max_image_bytes", "timeout_s"]),
@@ -237,8 +241,11 @@ def test_an_unknown_key_is_named_with_those_there_are(args, key, known):
         ("encoder.device", "cuda:x"),
         ("encoder.dtype", "float64"),
         ("encoder.threads", -2),
+        ("chunk_index.engine", "fast"),
         ("chunk_index.device", None),
         ("chunk_index.dtype", "auto"),
+        ("chunk_index.expansion", 1),
+        ("chunk_index.path", 7),
         ("ranker.aggregation", "median"),
         ("store.path", 7),
         ("store.max_bytes", 1000),

@@ -32,8 +32,17 @@ from deployments.errors import (
     StoreUnusable,
     UnknownId,
 )
-from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
-from deployments.store import Change, Delete, Put, Store, Stored
+from deployments.records import (
+    Change,
+    Chunk,
+    EncodedPhoto,
+    EncoderIdentity,
+    Metadata,
+    Position,
+)
+from deployments.store import Delete, Put, Store, Stored
+from deployments.store_copies import backup, restore
+from deployments.store_reader import StoreReader
 
 DIMENSION = 16
 ENCODER = EncoderIdentity("openai/clip-vit-base-patch32", DIMENSION, "ab" * 32)
@@ -51,8 +60,13 @@ def photo(data: bytes, chunks: int | None = None) -> EncodedPhoto:
     return EncodedPhoto(640, 480, "image/jpeg", False, [whole] * chunks, vectors)
 
 
+def metadata(data: bytes) -> Metadata:
+    """What the tests say of a photo; it follows from its bytes as well."""
+    return {"size": len(data), "first": data[:1].hex(), "small": len(data) < 100, "half": 0.5}
+
+
 def put(id: str, data: bytes) -> Put:
-    return Put(id, data, f"{id}.jpg", photo(data))
+    return Put(id, data, f"{id}.jpg", photo(data), metadata(data))
 
 
 def float16(data: bytes) -> np.ndarray:
@@ -63,37 +77,63 @@ def assert_whole(store: Store, id: str, data: bytes) -> None:
     record, original = store.original(id)
     assert original == data
     assert record == store.record(id)
-    assert (record.id, record.bytes) == (id, len(data))
+    assert (record.id, record.bytes, record.metadata) == (id, len(data), metadata(data))
     assert record.sha256 == hashlib.sha256(data).hexdigest()
     np.testing.assert_array_equal(store.vectors(id), float16(data))
 
 
-def all_changes(store: Store, after: int, max_bytes: int) -> list[Change]:
-    found = []
-    while True:
-        changes, reached = store.changes(after, max_bytes)
-        assert reached >= after
-        found += changes
-        if reached == after:
-            return found
-        after = reached
+Content = dict[str, tuple[np.ndarray, Metadata]]
 
 
-def replay(content: dict[str, np.ndarray], changes: list[Change]) -> dict[str, np.ndarray]:
-    """What an index does with changes."""
+class Replica:
+    """What an index does with changes: it holds what they say, and where it has got to."""
+
+    def __init__(self) -> None:
+        self.position: Position | None = None
+        self.content: Content = {}
+
+    def advance(self, store: StoreReader, max_bytes: int) -> bool:
+        """Apply the next changes; returns whether there may be more."""
+        before = self.position
+        answer = store.changes(before, max_bytes)
+        assert answer.last == store.sequence
+        if answer.anew:
+            self.content = {}
+        self.content = replay(self.content, answer.changes)
+        self.position = answer.position
+        sequences = [change.sequence for change in answer.changes]
+        assert sequences == sorted(set(sequences))
+        assert not sequences or sequences[-1] <= answer.position.sequence <= answer.last
+        return answer.position != before
+
+    def catch_up(self, store: StoreReader, max_bytes: int = 2**20) -> Content:
+        while self.advance(store, max_bytes):
+            pass
+        assert self.position.sequence == store.sequence
+        return self.content
+
+
+def at(store: Store, sequence: int) -> Position:
+    """Where one is who has followed the store from its beginning."""
+    return Position(store.history, sequence, base=0)
+
+
+def replay(content: Content, changes: list[Change]) -> Content:
     content = dict(content)
     for change in changes:
         if change.vectors is None:
+            assert change.metadata == {}
             content.pop(change.id, None)
         else:
-            content[change.id] = change.vectors
+            content[change.id] = change.vectors, change.metadata
     return content
 
 
-def assert_same_content(content: dict[str, np.ndarray], photos: dict[str, bytes]) -> None:
+def assert_same_content(content: Content, photos: dict[str, bytes]) -> None:
     assert set(content) == set(photos)
-    for id, vectors in content.items():
+    for id, (vectors, said) in content.items():
         np.testing.assert_array_equal(vectors, float16(photos[id]))
+        assert said == metadata(photos[id])
 
 
 def assert_counts(store: Store, photos: dict[str, bytes]) -> None:
@@ -119,6 +159,7 @@ def store(folder: Path):
 
 IDS = st.sampled_from(["a", "B", "a.1", "a~", "0-_", "z" * 200])
 DATA = st.sampled_from([b"\0", b"one", b"two", b"3" * 5000, b"4" * 20_000])
+PORTIONS = st.sampled_from([1, 600, 2**20])
 OPERATIONS = st.one_of(st.builds(put, IDS, DATA), st.builds(Delete, IDS))
 
 
@@ -128,20 +169,26 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.mkdtemp()
+        self.lives = 0
         self.photos: dict[str, bytes] = {}
         self.sequence = 0
-        # What some replicas hold, and the sequence number each has got to.
-        self.replicas: list[tuple[int, dict[str, np.ndarray]]] = [(0, {})]
+        self.replicas = [Replica()]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder, str(self.lives))
 
     @initialize()
     def open(self) -> None:
         # So small that groups run into the end of the map.
-        self.store = Store(self.folder, ENCODER, initial_bytes=2**16)
+        self.store = Store(self.path, ENCODER, initial_bytes=2**16)
 
     @rule()
     def reopen(self) -> None:
+        history = self.store.history
         self.store.close()
         self.open()
+        assert self.store.history == history
 
     @rule(operations=st.lists(OPERATIONS, min_size=1, max_size=6))
     def apply(self, operations: list[Put | Delete]) -> None:
@@ -168,19 +215,44 @@ class StoreMachine(RuleBasedStateMachine):
             assert isinstance(result, Stored)
             assert not result.created
             assert result.record.sha256 == hashlib.sha256(operation.data).hexdigest()
+            assert result.record.metadata == metadata(operation.data)
         else:
             assert isinstance(result, IdTaken)
             assert operation.id in result.detail
 
-    @rule(max_bytes=st.sampled_from([1, 600, 2**20]))
-    def replicas_catch_up(self, max_bytes: int) -> None:
-        for after, content in self.replicas:
-            changes = all_changes(self.store, after, max_bytes)
-            assert_same_content(replay(content, changes), self.photos)
-            sequences = [change.sequence for change in changes]
-            assert sequences == sorted(set(sequences))
-        current = replay({}, all_changes(self.store, 0, max_bytes))
-        self.replicas.append((self.sequence, current))
+    @rule(which=st.integers(0), portions=st.integers(1, 3), max_bytes=PORTIONS)
+    def a_replica_follows(self, which: int, portions: int, max_bytes: int) -> None:
+        replica = self.replicas[which % len(self.replicas)]
+        for _ in range(portions):
+            replica.advance(self.store, max_bytes)
+
+    @rule()
+    def a_replica_begins(self) -> None:
+        self.replicas.append(Replica())
+
+    @rule(max_bytes=PORTIONS)
+    def all_replicas_catch_up(self, max_bytes: int) -> None:
+        for replica in self.replicas:
+            assert_same_content(replica.catch_up(self.store, max_bytes), self.photos)
+
+    @rule(part=st.floats(0, 1.2))
+    def cut(self, part: float) -> None:
+        before = self.store.deletions
+        removed = self.store.cut_log(round(part * self.sequence))
+        assert self.store.deletions == before - removed
+        if part >= 1:  # but for the last entry, which says what the last change was
+            assert self.store.deletions <= 1
+
+    @rule()
+    def back_up_and_restore(self) -> None:
+        file = Path(self.folder, "backup")
+        backup(self.store, file, int)
+        history = self.store.history
+        self.store.close()
+        self.lives += 1
+        restore(file, self.path, int)
+        self.open()
+        assert self.store.history != history
 
     @rule(ids=st.lists(IDS, max_size=8))
     def records(self, ids: list[str]) -> None:
@@ -242,7 +314,8 @@ def test_unknown(store: Store) -> None:
             read("nobody")
     assert store.records(["nobody"]) == [None]
     assert store.page(None, 10) == []
-    assert store.changes(0, 1) == ([], 0)
+    changes = store.changes(None, 1)
+    assert (changes.changes, changes.last) == ([], 0)
     assert store.apply([]) == []
 
 
@@ -295,9 +368,10 @@ def test_log_keeps_no_entry_of_what_is_gone(folder: Path) -> None:
     store = Store(folder, ENCODER)
     for _ in range(20):
         store.apply([put("a", b"x"), Delete("a")])
-    changes, reached = store.changes(0, 2**20)
-    assert [change.vectors for change in changes] == [None] * 20
-    assert reached == 40
+    changes = store.changes(None, 2**20)
+    assert [change.vectors for change in changes.changes] == [None] * 20
+    assert changes.position.sequence == 40
+    assert store.deletions == 20
     store.close()
     with lmdb.open(str(folder), max_dbs=5) as env, env.begin() as txn:
         assert txn.stat(env.open_db(b"log", txn=txn, create=False))["entries"] == 20
@@ -305,24 +379,21 @@ def test_log_keeps_no_entry_of_what_is_gone(folder: Path) -> None:
 
 def test_changes_come_in_portions(store: Store) -> None:
     store.apply([put(f"{i:02}", b"x") for i in range(20)])
-    assert [change.sequence for change in store.changes(0, 1)[0]] == [1]
-    portion, reached = store.changes(5, 2**10)
-    assert 1 < len(portion) < 5
-    assert reached == portion[-1].sequence == 5 + len(portion)
+    assert [change.sequence for change in store.changes(None, 1).changes] == [1]
+    portion = store.changes(at(store, 5), 2**10)
+    assert not portion.anew
+    assert 1 < len(portion.changes) < 5
+    reached = portion.position
+    assert reached.sequence == portion.changes[-1].sequence == 5 + len(portion.changes)
     # Deletions have no vectors, but there may be millions of them.
     store.apply([Delete(f"{i:02}") for i in range(20)])
-    assert 1 < len(store.changes(20, 2**10)[0]) < 10
+    assert 1 < len(store.changes(at(store, 20), 2**10).changes) < 10
 
 
 def test_commits_are_synced(store: Store) -> None:
     flags = store._env.flags()
     assert flags["sync"]
     assert flags["metasync"]
-
-
-def test_replica_ahead_of_the_store_is_told(store: Store) -> None:
-    store.apply([put("a", b"x")])
-    assert store.changes(7, 2**20) == ([], 1)
 
 
 # The map grows, the store fills
@@ -340,7 +411,7 @@ def test_map_grows_under_readers(folder: Path) -> None:
             while not done.is_set():
                 assert_whole(store, "first", b"1" * 10_000)
                 store.page(None, 5)
-                store.changes(max(0, store.stats().sequence - 3), 2**20)
+                store.changes(at(store, max(0, store.stats().sequence - 3)), 2**20)
                 reads[reader] += 1
         except BaseException as error:
             failures.append(error)
@@ -512,7 +583,8 @@ def test_damage_is_found(folder: Path, caplog, database: str, position: int) -> 
     is_record = database == "records"
     assert [record is None for record in store.records(["bad", "good"])] == [is_record, False]
     assert [record.id for record in store.page(None, 1)] == ["good" if is_record else "bad"]
-    content = replay({"bad": float16(bad)}, store.changes(0, 2**20)[0])
+    changes = store.changes(None, 2**20).changes
+    content = replay({"bad": (float16(bad), {})}, changes)
     assert sorted(content) == (["bad", "good"] if database == "originals" else ["good"])
     assert ("'bad'" in caplog.text) == (database != "originals")
 
@@ -521,8 +593,9 @@ def test_damage_is_found(folder: Path, caplog, database: str, position: int) -> 
     assert [type(result) for result in results] == [int, Stored]
     assert_whole(store, "bad", bad)
     assert_counts(store, {"bad": bad, "good": good})
-    changes, _ = store.changes(0, 2**20)
+    changes = store.changes(None, 2**20).changes
     assert [change.id for change in changes] == ["good", "bad", "bad"]  # put, removed, put
+    assert store.deletions == 1  # the log keeps no entry of the damaged put
     assert_same_content(replay({}, changes), {"bad": bad, "good": good})
     store.close()
 
@@ -581,7 +654,7 @@ def test_other_format(folder: Path) -> None:
     with env.begin(write=True) as txn:
         txn.put(b"format", b"99", db=meta)
     env.close()
-    with pytest.raises(StoreUnusable, match="has format 99, this version reads format 1"):
+    with pytest.raises(StoreUnusable, match="has format 99, this version reads format 2"):
         Store(folder, ENCODER)
 
 
@@ -662,7 +735,7 @@ def test_killed_writer_loses_nothing_it_acknowledged(folder: Path) -> None:
         assert found.items() >= expected.items()
         assert len(found) <= len(expected) + 8 * (round + 1)
         assert_counts(store, found)
-        assert_same_content(replay({}, all_changes(store, 0, 2**20)), found)
+        assert_same_content(Replica().catch_up(store), found)
         assert store.stats().sequence == len(found)
         store.close()
         expected = found

@@ -1,0 +1,128 @@
+"""Snapshots of a chunk index on disk, so that a replica needn't build its graph again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from deployments.records import Position
+from deployments.store_access import sync_folders
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+class Snapshots:
+    """A folder of snapshots; the newest is kept.
+
+    Several replicas of one machine may share it: one writes at a time, all may read.
+
+    Args:
+        path: the folder; made when the first snapshot is written.
+        kind: what wrote them (engine, format of the vectors, dimension): others are not read.
+    """
+
+    def __init__(self, path: str | Path, kind: dict[str, object]) -> None:
+        self.path = Path(path)
+        self.kind = {"format": FORMAT, **kind}
+
+    def write(self, save: Callable[[Path], None], position: Position) -> bool:
+        """Write a snapshot, then remove the older ones; all of it or nothing.
+
+        Args:
+            save: writes files into an empty folder.
+            position: the changes of the store that are in it.
+
+        Returns:
+            Whether it was written: False if another replica is writing one.
+
+        Raises:
+            OSError: it can't be written, e.g. because the disk is full.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._writing() as is_ours:
+            if not is_ours:
+                return False
+            for rest in self.path.glob("writing-*"):  # of a process that was killed
+                shutil.rmtree(rest, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix="writing-", dir=self.path))
+            try:
+                save(folder)
+                header = {"kind": self.kind, "position": asdict(position)}
+                (folder / "header.json").write_text(json.dumps(header))
+                for file in folder.iterdir():
+                    _sync(file)
+                sync_folders({folder})
+                target = self.path / f"{position.sequence:020}-{position.history}"
+                shutil.rmtree(target, ignore_errors=True)
+                folder.rename(target)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            sync_folders({self.path})
+            for older in self._folders():
+                if older != target:
+                    shutil.rmtree(older, ignore_errors=True)
+            return True
+
+    def read(self, load: Callable[[Path], None]) -> Position | None:
+        """Read the newest snapshot that fits, if there is one.
+
+        Args:
+            load: reads the files of a folder; raises OSError, ValueError, KeyError or RuntimeError
+                if it can't.
+
+        Returns:
+            The changes of the store that are in it. After None, what `load` filled is to be
+            thrown away.
+        """
+        for folder in self._folders():
+            try:
+                header = json.loads((folder / "header.json").read_text())
+                if header["kind"] != self.kind:
+                    logger.info("%s was made with other settings: not used", folder)
+                    continue
+                load(folder)
+                return Position(**header["position"])
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                logger.warning("the snapshot %s can't be read (%s): not used", folder, error)
+                return None
+        return None
+
+    def _folders(self) -> list[Path]:
+        """Return the whole snapshots, newest first."""
+        with suppress(FileNotFoundError):
+            names = (path for path in self.path.iterdir() if re.match(r"\d{20}-", path.name))
+            return sorted(names, key=lambda path: path.stat().st_mtime, reverse=True)
+        return []
+
+    @contextmanager
+    def _writing(self) -> Iterator[bool]:
+        descriptor = os.open(self.path / "writer.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_ours = True
+            except BlockingIOError:
+                is_ours = False
+            yield is_ours
+        finally:
+            os.close(descriptor)
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,157 @@
+"""Whether a store is what it should be: every value, and how they fit together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lmdb
+import numpy as np
+
+from deployments.errors import CorruptRecord
+from deployments.records import Record
+from deployments.store_format import (
+    DELETE,
+    PUT,
+    Totals,
+    content_hash,
+    count_chunks,
+    decode_record,
+    decode_vectors,
+    last_sequence,
+    read_meta,
+    read_totals,
+    sequence_key,
+    sequence_of,
+)
+from deployments.store_reader import StoreReader
+
+# Vectors are normalised before they are rounded to float16.
+NORM_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in a store.
+
+    Attributes:
+        id: the photo; empty where it is none's.
+        part: `record`, `original`, `vectors`, `boxes`, `log` or `totals`.
+        what: a sentence.
+    """
+
+    id: str
+    part: str
+    what: str
+
+
+class StoreCheck:
+    """One look at all of a store, in one snapshot, in bounded memory.
+
+    Args:
+        reader: the store.
+        txn: the snapshot.
+
+    Attributes:
+        sequence: the last change in the snapshot.
+        photos: how many there are.
+        log_entries: how many there are.
+        digest: sum modulo 2**64 of `content_hash` over the photos seen so far.
+    """
+
+    def __init__(self, reader: StoreReader, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+        self._dbs = reader.dbs
+        self._dimension = reader.encoder.dimension
+        self.sequence = last_sequence(txn, self._dbs.log)
+        self.photos = txn.stat(self._dbs.records)["entries"]
+        self.log_entries = txn.stat(self._dbs.log)["entries"]
+        self.digest = 0
+        self._found = Totals()
+
+    def photo_problems(self) -> Iterator[list[Problem]]:
+        """Check each photo; what is wrong with it, one list for each photo, in id order."""
+        for key, value in self._txn.cursor(db=self._dbs.records):
+            id = key.decode(errors="replace")
+            problems = []
+            data = self._txn.get(key, db=self._dbs.originals)
+            vectors = self._txn.get(key, db=self._dbs.vectors)
+            self._found.chunks += count_chunks(vectors or b"", self._dimension)
+            self._found.original_bytes += len(data or b"")
+            try:
+                record = decode_record(id, value)
+            except CorruptRecord:
+                problems.append(Problem(id, "record", "its checksum is wrong"))
+            else:
+                problems += self._check_original(record, data)
+                problems += self._check_vectors(record, vectors)
+                problems += self._check_boxes(record)
+                if self._txn.get(sequence_key(record.sequence), db=self._dbs.log) != PUT + key:
+                    what = f"has no entry for the put with the sequence number {record.sequence}"
+                    problems.append(Problem(id, "log", what))
+            yield problems
+
+    def log_problems(self) -> Iterator[list[Problem]]:
+        """Check each log entry; what is wrong with it, one list for each entry, in order."""
+        cut = read_meta(self._txn, self._dbs.meta, "cut")
+        for key, entry in self._txn.cursor(db=self._dbs.log):
+            sequence, id = sequence_of(key), entry[1:].decode(errors="replace")
+            if entry[:1] == PUT:
+                yield self._check_put(sequence, id)
+            elif entry[:1] != DELETE:
+                yield [Problem(id, "log", f"entry {sequence} is no put and no deletion")]
+            elif sequence <= cut:
+                yield [Problem(id, "log", f"deletion {sequence} is left from before the cut {cut}")]
+            else:
+                yield []
+
+    def other_problems(self) -> Iterator[Problem]:
+        """What has no record; and totals that aren't those of the photos checked before."""
+        for part, db in (("original", self._dbs.originals), ("vectors", self._dbs.vectors)):
+            cursor = self._txn.cursor(db=db)
+            for key in cursor.iternext(keys=True, values=False):
+                if self._txn.get(key, db=self._dbs.records) is None:
+                    id = key.decode(errors="replace")
+                    yield Problem(id, part, "belongs to no photo")
+        totals = read_totals(self._txn, self._dbs.meta)
+        if totals != self._found:
+            yield Problem("", "totals", f"they say {totals}, but there are {self._found}")
+
+    def _check_original(self, record: Record, data: bytes | None) -> Iterator[Problem]:
+        if data is None:
+            yield Problem(record.id, "original", "is missing")
+        elif hashlib.sha256(data).hexdigest() != record.sha256 or len(data) != record.bytes:
+            yield Problem(record.id, "original", "isn't what was sent: its SHA-256 is wrong")
+
+    def _check_vectors(self, record: Record, value: bytes | None) -> Iterator[Problem]:
+        try:
+            vectors = decode_vectors(record, value, self._dimension)
+        except CorruptRecord:
+            what = "are missing" if value is None else "their checksum or their size is wrong"
+            yield Problem(record.id, "vectors", what)
+            return
+        self.digest = (self.digest + content_hash(record.id, vectors)) % 2**64
+        norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+        if not (abs(norms - 1) <= NORM_TOLERANCE).all():  # also if one isn't finite
+            yield Problem(record.id, "vectors", f"their norms aren't 1: {norms.round(3).tolist()}")
+
+    def _check_boxes(self, record: Record) -> Iterator[Problem]:
+        for number, chunk in enumerate(record.chunks):
+            x1, y1, x2, y2 = chunk.box
+            if not (0 <= x1 < x2 <= record.width and 0 <= y1 < y2 <= record.height):
+                size = f"{record.width} x {record.height}"
+                what = f"chunk {number}: {x1},{y1},{x2},{y2} isn't within the picture, {size}"
+                yield Problem(record.id, "boxes", what)
+
+    def _check_put(self, sequence: int, id: str) -> list[Problem]:
+        value = self._txn.get(id.encode(), db=self._dbs.records)
+        if value is None:
+            return [Problem(id, "log", f"put {sequence} is of a photo that isn't there")]
+        try:
+            record = decode_record(id, value)
+        except CorruptRecord:
+            return []  # what is wrong is said of the record
+        if record.sequence != sequence:
+            return [Problem(id, "log", f"put {sequence} isn't the photo's, {record.sequence} is")]
+        return []

@@ -1,0 +1,305 @@
+"""Look after a store: count, check, back up, restore, compact and export it.
+
+    scripts/store.py stats|verify|backup FILE|restore FILE|compact|export FOLDER
+
+All but `restore` and `compact` may run beside the service, on the machine of its store. Exit status
+1 if something is wrong; `verify` says 2 if the running index couldn't be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mimetypes
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import lmdb
+from tqdm import tqdm
+
+from deployments.errors import CorruptRecord, StartupError, UnknownId
+from deployments.store_access import DATA
+from deployments.store_check import Problem, StoreCheck
+from deployments.store_copies import backup, compact, restore
+from deployments.store_format import FORMAT
+from deployments.store_reader import StoreReader
+
+ROOT = Path(__file__).parent.parent
+ATTEMPTS = 20
+WAIT_S = 0.5
+WRONG, NOT_COMPARED = 1, 2
+
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    """It can't be done; the message says why, and what to do."""
+
+
+class NotComparable(Exception):
+    """The running index can't be compared with the store; the message says why."""
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    with closing(StoreReader(arguments.path)) as store:
+        state, details = store.stats(), store.details()
+        encoder = store.encoder
+        lines = {
+            "photos": f"{state.photos:,}",
+            "chunks": f"{state.chunks:,}",
+            "originals": megabytes(state.original_bytes),
+            "file": megabytes(details.file_bytes),
+            "used": megabytes(state.used_bytes),
+            "free": f"{megabytes(details.free_bytes)} (`compact` gives them back to the disk)",
+            "encoder": f"{encoder.name}, dimension {encoder.dimension}, weights {encoder.digest}",
+            "format": FORMAT,
+            "history": store.history,
+            "sequence": state.sequence,
+            "log": f"{details.log_entries:,} entries, cut at {details.cut}",
+            "oldest": details.oldest or "-",
+            "newest": details.newest or "-",
+        }
+    for name, value in lines.items():
+        print(f"{name:<10} {value}")
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    with closing(StoreReader(arguments.path)) as store:
+        uncompared = None
+        try:
+            with snapshot_of_index(store, arguments.url) as (check, digest):
+                return report(check, digest)
+        except NotComparable as error:
+            uncompared = str(error)
+        with store.reading() as txn:
+            status = report(StoreCheck(store, txn), None)
+    print(f"The index was not compared: {uncompared}", file=sys.stderr)
+    return status or NOT_COMPARED
+
+
+@contextmanager
+def snapshot_of_index(
+    store: StoreReader, url: str | None
+) -> Iterator[tuple[StoreCheck, str | None]]:
+    """A snapshot of the store, and the digest of the running index at the same change.
+
+    Without a service, the digest is None.
+
+    Raises:
+        NotComparable: none answers, or it never was at the same change as the store.
+    """
+    for attempt in range(ATTEMPTS if url else 1):
+        if attempt:
+            time.sleep(WAIT_S)
+        index = index_state(url) if url else None
+        with store.reading() as txn:
+            check = StoreCheck(store, txn)
+            if index is None or index["sequence"] == check.sequence:
+                yield check, index and index["digest"]
+                return
+    raise NotComparable(
+        f"it is at change {index['sequence']}, the store at {check.sequence}. Try again when "
+        "less is being indexed, and make sure that --path is the store of that service."
+    )
+
+
+def index_state(url: str) -> dict[str, int | str]:
+    """What `/stats` says of the chunk index.
+
+    Raises:
+        NotComparable
+    """
+    try:
+        answer = httpx.get(f"{url}/stats", timeout=60).raise_for_status().json()["chunk_index"]
+        return {"sequence": answer["sequence"], "digest": answer["digest"]}
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
+        raise NotComparable(f"no service answers as it should at {url} ({error!r}).") from None
+
+
+def report(check: StoreCheck, digest: str | None) -> int:
+    """Check a store, print each problem as a line, and then a sentence; returns the exit status."""
+    damaged: set[str] = set()
+    count = 0
+    for problem in problems(check):
+        with tqdm.external_write_mode(sys.stdout):
+            print(problem.id or "-", problem.part, problem.what, sep="\t")
+        damaged.add(problem.id)
+        count += 1
+    compared = ""
+    if digest is not None and int(digest, 16) != check.digest:
+        print("-\tindex\tholds other photos or vectors than the store: restart it")
+        count += 1
+    elif digest is not None:
+        compared = " The index holds the same."
+    if count:
+        photos = len(damaged - {""})
+        print(
+            f"{count} problems, {photos} of {check.photos:,} photos are concerned. Delete those "
+            "that are damaged and index them again, or restore a backup; and check the disk."
+        )
+        return WRONG
+    print(
+        f"All is well: {check.photos:,} photos and {check.log_entries:,} log entries, up to change "
+        f"{check.sequence}.{compared}"
+    )
+    return 0
+
+
+def problems(check: StoreCheck) -> Iterator[Problem]:
+    """All that is wrong, with progress bars."""
+    for found in bar(check.photo_problems(), check.photos, "photo"):
+        yield from found
+    for found in bar(check.log_problems(), check.log_entries, "entry"):
+        yield from found
+    yield from check.other_problems()
+
+
+def save(arguments: argparse.Namespace) -> int:
+    file: Path = arguments.file
+    if file.exists() and not arguments.force:
+        raise Refused(f"{file} exists already: choose another name, or give --force.")
+    with closing(StoreReader(arguments.path)) as store:
+        state = store.stats()
+        with byte_bar(state.used_bytes) as progress:
+            backup(store, file, progress.update)
+    print(f"Backed up {state.photos:,} photos into {file}, {megabytes(file.stat().st_size)}.")
+    return 0
+
+
+def load(arguments: argparse.Namespace) -> int:
+    file: Path = arguments.file
+    if not file.is_file():
+        raise Refused(f"There is no file {file}: give one that `scripts/store.py backup` made.")
+    with byte_bar(file.stat().st_size) as progress:
+        restore(file, arguments.path, progress.update)
+    with closing(StoreReader(arguments.path)) as store:
+        photos = store.stats().photos
+    print(
+        f"Restored {photos:,} photos into {arguments.path}. Start the service with it, and check "
+        "it with: scripts/store.py verify"
+    )
+    return 0
+
+
+def shrink(arguments: argparse.Namespace) -> int:
+    size = (arguments.path / DATA).stat().st_size if (arguments.path / DATA).is_file() else 0
+    with byte_bar(size) as progress:
+        before, after = compact(arguments.path, progress.update)
+    print(f"Compacted from {megabytes(before)} to {megabytes(after)}.")
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    folder: Path = arguments.folder
+    damaged = written = 0
+    with closing(StoreReader(arguments.path)) as store:
+        folder.mkdir(parents=True, exist_ok=True)
+        records = folder / "records.jsonl.partial"
+        with records.open("w", encoding="utf-8") as lines:
+            for id in bar(store.ids(), store.stats().photos, "photo"):
+                try:
+                    record = store.record(id)
+                    file = folder / (id + suffix(record.media_type))
+                    if not (file.is_file() and file.stat().st_size == record.bytes):
+                        record, data = store.original(id)
+                        write_whole(file, data)
+                        written += 1
+                except UnknownId:
+                    continue  # deleted meanwhile
+                except CorruptRecord as error:
+                    damaged += 1
+                    print(error.detail, file=sys.stderr)
+                    continue
+                lines.write(json.dumps({"file": file.name} | record.model_dump()) + "\n")
+        records.replace(folder / "records.jsonl")
+    print(f"Wrote {written:,} originals and records.jsonl into {folder}; {damaged} were damaged.")
+    return WRONG if damaged else 0
+
+
+def suffix(media_type: str) -> str:
+    """The usual end of the name of such files."""
+    known = mimetypes.guess_extension(media_type) or ""
+    return known or "." + media_type.partition("/")[2].removeprefix("x-")
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(file)
+
+
+def bar(items: Iterable[T], total: int, unit: str) -> Iterable[T]:
+    return tqdm(items, total=total, unit=unit, unit_scale=True)
+
+
+def byte_bar(total: int) -> tqdm:
+    return tqdm(total=total, unit="B", unit_scale=True)
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def parse(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, description: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=description, description=description)
+        added.add_argument(
+            "--path",
+            type=lambda path: ROOT / Path(path).expanduser(),
+            default=ROOT / "data",
+            metavar="FOLDER",
+            help="the store; relative to this repository, like store.path (data)",
+        )
+        added.set_defaults(run=run)
+        return added
+
+    command("stats", stats, "count photos, chunks, bytes and log entries")
+    verifying = command("verify", verify, "check every photo, and how all fits together")
+    verifying.add_argument("--url", help="compare the index of the service here as well")
+    saving = command("backup", save, "copy the store into a file, also while it is in use")
+    saving.add_argument("file", type=Path, metavar="FILE")
+    saving.add_argument("--force", action="store_true", help="write over a file that exists")
+    loading = command("restore", load, "make a store from a backup")
+    loading.add_argument("file", type=Path, metavar="FILE")
+    command("compact", shrink, "give free space back to the disk; the service must be stopped")
+    exporting = command("export", export, "write all originals, and records.jsonl; resumable")
+    exporting.add_argument("folder", type=Path, metavar="FOLDER")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> int:
+    arguments = parse(words)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. Nothing is left half done; the same command begins again, or goes on."
+        )
+        return 130
+    except (Refused, StartupError) as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        print(f"That can't be read or written ({error}): free space or rights?", file=sys.stderr)
+    except lmdb.Error as error:
+        print(
+            f"The store in {arguments.path} can't be read ({error}): check the disk, or restore a "
+            "backup.",
+            file=sys.stderr,
+        )
+    return WRONG
+
+
+if __name__ == "__main__":
+    sys.exit(main())
