@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -182,15 +183,17 @@ class ChunkIndex:
 
     def _measure(self, query: np.ndarray, found: Found) -> Neighbours:
         """Compare the query with all chunks of what was found."""
-        horizon = float(_distances(np.array(found.horizon)))
+        horizon = (
+            float(_distances(np.float64(found.horizon))) if np.isfinite(found.horizon) else np.inf
+        )
         if not len(found.photos):
             return Neighbours([], [], horizon)
         numbers = np.sort(found.photos)
-        _, lengths = self._engine.starts.of(numbers)
         distances = _distances(self._engine.vectors(numbers) @ query)
+        ends = np.cumsum(self._engine.starts.of(numbers)[1]).tolist()
         return Neighbours(
-            [self._ids[number] for number in numbers],
-            np.split(distances, np.cumsum(lengths)[:-1]),
+            [self._ids[number] for number in numbers.tolist()],
+            [distances[start:end] for start, end in pairwise([0, *ends])],
             horizon,
         )
 
@@ -245,9 +248,7 @@ def _distances(similarities: np.ndarray) -> np.ndarray:
     """Cosine distances, rounded: the last bits depend on how many queries went together,
     and equal pictures should tie.
     """
-    return np.where(
-        similarities == -np.inf, np.inf, np.clip(1 - similarities.astype(np.float64), 0, 2).round(6)
-    )
+    return np.clip(1 - similarities.astype(np.float64), 0, 2).round(6)
 
 
 @serve.deployment(

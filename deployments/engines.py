@@ -35,7 +35,7 @@ MOST_LINK_ROWS = 1024
 # Of the photos below this share are told the graph; of more, those not allowed are left out after.
 BARRED_SHARE = 0.5
 # Photos whose vectors are copied to float32 at a time to be compared.
-COMPARED_PHOTOS = 4096
+COMPARED_PHOTOS = 1024
 # To walk on by one candidate takes about as long as to compare so many vectors.
 WALK_COST = 40
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import io
 import multiprocessing
+import os
 import shutil
 import sys
 import threading
@@ -131,7 +132,7 @@ def multiply(real: np.ndarray, photos: int, file: Path) -> None:
     shape = (photos, *real.shape[1:])
     file = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
     file[: len(real)] = real[:photos]
-    for start in tqdm(range(len(real), photos, 1024), unit_scale=1024, desc="multiplying"):
+    for start in tqdm(range(len(real), photos, 1024), desc="multiplying", unit="kphoto"):
         part = file[start : start + 1024]
         one, two, three = rng.integers(0, len(real), (3, len(part)))
         share = rng.uniform(0.1, 0.5, (len(part), 1, 1)).astype(np.float32)
@@ -186,8 +187,8 @@ def nearest(chunks: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Compare everything in float32: the ten nearest photos of each query."""
     best, numbers = [], []
     by = torch.from_numpy(queries)
-    for start in tqdm(range(0, len(chunks), 2048), unit_scale=2048, desc="comparing all"):
-        part = torch.from_numpy(chunks[start : start + 2048].astype(np.float32))
+    for start in tqdm(range(0, len(chunks), 1024), desc="comparing all", unit="kphoto"):
+        part = torch.from_numpy(chunks[start : start + 1024].astype(np.float32))
         found = (part @ by.T).amax(1).topk(min(WANTED, len(part)), 0)
         best.append(found.values)
         numbers.append(found.indices + start)
@@ -484,6 +485,9 @@ COLUMNS = {
 
 def chunks(arguments: argparse.Namespace) -> None:
     """Print the table."""
+    os.environ["OMP_WAIT_POLICY"] = (
+        "PASSIVE"  # as in the replicas; for the processes of the engines
+    )
     folder = arguments.work
     folder.mkdir(exist_ok=True)
     prepare(folder, arguments.photos, arguments.chunks, arguments.dimension)

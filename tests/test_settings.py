@@ -138,6 +138,13 @@ def test_the_shares_of_one_gpu_are_no_more_than_the_gpu():
     assert 0 < shares <= 1
 
 
+def test_snapshots_of_the_index_lie_in_the_store_unless_it_is_said_where():
+    args = {"store": {"path": "photos"}}
+    assert Settings.parse(args, ROOT).chunk_index.path == str(ROOT / "photos" / "index")
+    args["chunk_index"] = {"path": "fast/disk"}
+    assert Settings.parse(args, ROOT).chunk_index.path == str(ROOT / "fast" / "disk")
+
+
 # Defaults and choices stand in two places each
 
 
