@@ -279,9 +279,9 @@ class ChunkIndexDeployment:
         self._searcher = compute_thread(None)
         self._builder = compute_thread(None)
         self.index, self.position = await self._start()
-        self._unsaved = 0  # chunks that came or went since the snapshot
-        self._changed_at = self._saved_at = time.monotonic()
-        self._save_took_s = 0.0
+        # Chunks that came, went or were linked since the snapshot.
+        self._unsaved = 0 if self._snapshot else self.index.chunks
+        self._changed_at = self._save_after = time.monotonic()
         self._heard = (
             0,
             self.position.sequence,
@@ -392,6 +392,7 @@ class ChunkIndexDeployment:
         changes = await self._ask(asked, POLL_S)
         if changes.anew:
             index, position = await self._catch_up(self._make(), None)
+            self._unsaved = index.chunks
         else:
             await asyncio.to_thread(_apply, index, changes.changes)
             position = changes.position
@@ -445,7 +446,7 @@ class ChunkIndexDeployment:
     def _must_save(self, index: ChunkIndex, quiet_s: float) -> bool:
         if index.chunks < SNAPSHOT_CHUNKS or not self._unsaved:
             return False
-        if time.monotonic() - self._saved_at < SNAPSHOT_EVERY * self._save_took_s:
+        if time.monotonic() < self._save_after:
             return False
         many = max(SNAPSHOT_CHUNKS, SNAPSHOT_SHARE * index.chunks)
         return self._unsaved >= many or quiet_s >= SNAPSHOT_QUIET_S
@@ -453,12 +454,18 @@ class ChunkIndexDeployment:
     async def _save(self, index: ChunkIndex) -> None:
         # Taken first: what is applied from here on may be in the snapshot or not, and is read from
         # the log again.
-        position, self._unsaved = self.position, 0
-        begun = time.monotonic()
-        if await self._run(self._snapshots.write, index.saver(), position):
+        position, unsaved, begun = self.position, self._unsaved, time.monotonic()
+        try:
+            written = await self._run(self._snapshots.write, index.saver(), position)
+        except OSError as error:
+            logger.warning("can't write a snapshot of the index, trying again later: %s", error)
+            self._save_after = time.monotonic() + SNAPSHOT_QUIET_S
+            return
+        if written:
             self._snapshot = position
-        self._saved_at = time.monotonic()
-        self._save_took_s = self._saved_at - begun
+        self._unsaved -= unsaved
+        now = time.monotonic()
+        self._save_after = now + SNAPSHOT_EVERY * (now - begun)
 
     async def _renew(self) -> None:
         """Load everything anew beside the index, without what was removed, then take its place."""
@@ -468,6 +475,7 @@ class ChunkIndexDeployment:
             pass
         while position.sequence < self.position.sequence:
             index, position = await self._catch_up(index, position)
+        self._unsaved = index.chunks
         await self._show(index, position)
 
 

@@ -461,6 +461,18 @@ def test_building_saving_and_renewing_happen_by_themselves(alone, monkeypatch):
     alone.run(replica.check_health())
 
 
+def test_a_snapshot_that_can_not_be_written_is_tried_again_later(alone, caplog):
+    (replica,) = alone.replicas
+    alone.search(replica, unit(1, 0, 0, 0), sequence=alone.put("a", unit(1, 0, 0, 0)[None]))
+    shutil.rmtree(alone.folder / "index", ignore_errors=True)
+    (alone.folder / "index").write_text("a file in the way")
+    alone.run(replica._save(replica.index))
+    assert "can't write a snapshot" in caplog.text
+    assert replica._snapshot is None
+    assert replica._unsaved == 1
+    assert not replica._must_save(replica.index, quiet_s=1000)
+
+
 def test_a_replica_that_no_longer_follows_is_replaced(alone):
     (replica,) = alone.replicas
     replica._tasks[0].cancel()
