@@ -203,7 +203,11 @@ class ChunkIndex:
         Only one thread may build and save.
         """
         with self._lock:
-            return self._engine.build()
+            more = self._engine.build()
+        time.sleep(
+            0.0005
+        )  # a lock is taken, not handed on: searches that wait need a moment for it
+        return more
 
     def saver(self) -> Callable[[Path], None]:
         """Return a function that writes the index as it is now into an empty folder.

@@ -332,10 +332,10 @@ class ApproximateEngine:
     def vectors(self, photos: np.ndarray) -> np.ndarray:
         """See `Engine.vectors`."""
         linked = photos[photos < self._tail.first]
-        parts = [self._linked_vectors(linked)]
-        if len(linked) < len(photos):
-            parts.append(self._tail.vectors(photos[len(linked) :]))
-        return np.concatenate(parts)
+        if len(linked) == len(photos):
+            return self._linked_vectors(linked)
+        waiting = self._tail.vectors(photos[len(linked) :])
+        return np.concatenate([self._linked_vectors(linked), waiting])
 
     def _linked_vectors(self, photos: np.ndarray) -> np.ndarray:
         size = self._graph.ntotal * self.dimension * 2
