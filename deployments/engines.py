@@ -36,6 +36,9 @@ MOST_LINK_ROWS = 1024
 BARRED_SHARE = 0.5
 # Photos whose vectors are copied to float32 at a time to be compared.
 COMPARED_PHOTOS = 1024
+# Torch works on more numbers than this with several threads.
+TORCH_GRAIN = 32_768
+FEW_NUMBERS = 16 * TORCH_GRAIN
 # To walk on by one candidate takes about as long as to compare so many vectors.
 WALK_COST = 40
 
@@ -344,7 +347,7 @@ class ApproximateEngine:
         codes = faiss.downcast_index(self._graph.storage).codes  # no copy of them is made
         kept = faiss.rev_swig_ptr(codes.data(), size).view(np.float16)
         rows, _ = self.starts.of(photos)
-        return torch.from_numpy(kept.reshape(-1, self.dimension)[rows]).float().numpy()
+        return _float32(kept.reshape(-1, self.dimension)[rows])
 
     def search(self, queries: np.ndarray, count: int, allowed: np.ndarray | None) -> list[Found]:
         """See `Engine.search`."""
@@ -434,6 +437,20 @@ class ApproximateEngine:
         """See `Engine.load`."""
         self._tail.load(folder)
         self._graph = faiss.read_index(str(folder / "graph.faiss"))
+
+
+def _float32(vectors: np.ndarray) -> np.ndarray:
+    """Convert from float16. Of a few, in parts so small that torch uses one thread: to wake others
+    takes longer.
+    """
+    half = torch.from_numpy(vectors)
+    if half.numel() > FEW_NUMBERS:
+        return half.float().numpy()
+    single = torch.empty(half.shape)
+    step = max(1, TORCH_GRAIN // half.shape[1])
+    for few, converted in zip(half.split(step), single.split(step), strict=True):
+        converted.copy_(few)
+    return single.numpy()
 
 
 def _products(vectors: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
