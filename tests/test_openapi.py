@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 import pytest
 import schemathesis
 from conftest import encode
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.checks import CHECKS
+from schemathesis.core import NOT_SET
 from schemathesis.generation import GenerationMode
 from schemathesis.schemas import BaseSchema
 
@@ -55,6 +58,12 @@ def call(description: BaseSchema, method: str, path: str, mode: GenerationMode) 
         suppress_health_check=list(HealthCheck),
     )
     def answer(case: schemathesis.Case) -> None:
+        if mode is GenerationMode.POSITIVE and path == "/search":
+            # What a schema can't say: there is one query, and the changes have happened.
+            unsaid = {"min_sequence"} if case.body is NOT_SET else {"min_sequence", "text", "id"}
+            case.query = {name: case.query[name] for name in case.query.keys() - unsaid}
+        # Longer ones are refused by the web server before they come to us.
+        assume(len(urlencode(case.query or {}, doseq=True, errors="replace")) < 50_000)
         # Not all that a schema allows is an image, or a photo that is stored.
         doubtful = [CHECKS.get_one("positive_data_acceptance")]
         response = case.call_and_validate(excluded_checks=doubtful, timeout=20)
