@@ -18,7 +18,7 @@ import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.device import COMPUTING_REPLICA, compute_thread, resolve_device
+from deployments.device import HUGE_PAGES_REPLICA, compute_thread, resolve_device
 from deployments.engines import ApproximateEngine, Engine, ExactEngine, Found
 from deployments.errors import UnknownSequence
 from deployments.metadata import Filter, MetadataColumns
@@ -70,7 +70,7 @@ class ChunkIndex:
         engine: str = "auto",
         device: str = "auto",
         dtype: str = "float16",
-        expansion: int = 160,
+        expansion: int | None = None,
     ) -> None:
         self.dimension = dimension
         if engine == "auto":
@@ -259,7 +259,7 @@ def _distances(similarities: np.ndarray) -> np.ndarray:
     name="ChunkIndex",
     max_ongoing_requests=256,
     health_check_period_s=HEALTH_CHECK_S,
-    ray_actor_options=COMPUTING_REPLICA,
+    ray_actor_options=HUGE_PAGES_REPLICA,
 )
 class ChunkIndexDeployment:
     """A `ChunkIndex` that loads from a snapshot and the store, and then follows the store's log."""

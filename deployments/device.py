@@ -69,6 +69,14 @@ COMPUTING_REPLICA = {
     "num_cpus": 0,
     "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
 }
+# For one that also jumps about in gigabytes. glibc (2.35 or newer) asks the kernel for pages of
+# 2 MiB then, if it does so from the beginning of the process.
+HUGE_PAGES_REPLICA = {
+    "num_cpus": 0,
+    "runtime_env": {
+        "env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    },
+}
 
 
 def compute_thread(threads: int | None, *, share: float = 1) -> ThreadPoolExecutor:

@@ -25,9 +25,15 @@ BLOCK_ROWS = 65_536
 PRODUCT_ERROR = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 # The graph: links of a vector (M; the lowest level has twice as many), and from how many
-# candidates the links of a new vector are chosen. `scripts/bench.py chunks` compares them.
-LINKS = 16
-CONSTRUCTION = 64
+# candidates the links of a new vector are chosen. Half of both build three times as fast, and are
+# enough for a million chunks; among ten million, where the many versions of a picture lie close
+# together, they leave a tenth of the nearest photos unfound.
+LINKS = 32
+CONSTRUCTION = 128
+# How many candidates a search keeps (efSearch) among up to so many chunks. Among more of them it
+# takes more: it grows with their square root.
+EXPANSION = 160
+EXPANSION_CHUNKS = 1_000_000
 # Vectors linked in one go: searches wait for it, so it is small (64 take some 20 ms on two cores);
 # but each go has a fixed cost, so it is more when much waits.
 LINK_ROWS = 64
@@ -292,11 +298,14 @@ class ApproximateEngine:
     Args:
         dimension: length of a vector.
         expansion: how many candidates a search keeps (efSearch): more find more, and take longer.
+            None: 160 among up to a million chunks, 506 among ten million.
         begin_at: how many chunks there must be before a graph is built. Below it, comparing all of
             them is exact, and fast enough.
     """
 
-    def __init__(self, dimension: int, *, expansion: int = 160, begin_at: int = 50_000) -> None:
+    def __init__(
+        self, dimension: int, *, expansion: int | None = None, begin_at: int = 50_000
+    ) -> None:
         self.dimension = dimension
         self.expansion = expansion
         self.begin_at = begin_at
@@ -374,7 +383,7 @@ class ApproximateEngine:
             bitmap = np.packbits(bits, bitorder="little")
             selector = {"sel": faiss.IDSelectorBitmap(bitmap)}
         # The fewer count, the more are walked through until so many of them are found.
-        expansion = max(self.expansion, 4 * count) / max(share, 1e-9)
+        expansion = max(self._base_expansion(), 4 * count) / max(share, 1e-9)
         comparing = share * self._graph.ntotal
         found: list[Found] = [NOTHING] * len(queries)
         unfinished = np.arange(len(queries))
@@ -393,6 +402,11 @@ class ApproximateEngine:
             for query, answer in zip(unfinished, compared, strict=True):
                 found[query] = answer
         return found
+
+    def _base_expansion(self) -> float:
+        if self.expansion is not None:
+            return self.expansion
+        return EXPANSION * max(1, self._graph.ntotal / EXPANSION_CHUNKS) ** 0.5
 
     def _compare(
         self, queries: np.ndarray, count: int, photos: int, allowed: np.ndarray | None
@@ -437,6 +451,13 @@ class ApproximateEngine:
         """See `Engine.load`."""
         self._tail.load(folder)
         self._graph = faiss.read_index(str(folder / "graph.faiss"))
+        # What was read has no room to grow: with the next photo FAISS would copy all of it to where
+        # it has, and searches would wait. Let it be done before there are any.
+        storage, graph = faiss.downcast_index(self._graph.storage), self._graph.hnsw
+        for array in (storage.codes, graph.neighbors, graph.offsets):
+            size = array.size()
+            array.resize(size + 1)
+            array.resize(size)
 
 
 def _float32(vectors: np.ndarray) -> np.ndarray:

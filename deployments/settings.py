@@ -46,7 +46,7 @@ class ChunkIndexSettings(Section):
     engine: Literal["auto", "exact", "approximate"] = "auto"
     device: Device = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float16"
-    expansion: int = Field(160, ge=16, le=4096)
+    expansion: int | None = Field(None, ge=16, le=4096)
     path: str | None = None
 
 

@@ -17,8 +17,9 @@ then chunks added per second (by Inset's engines while another thread searches, 
 the memory of the process per chunk, but for files it reads; seconds to load what was saved (from
 the page cache); and one query at a time, the time of each, and the share of the ten nearest
 *photos* that was found. Inset's engines answer photos with the distances of all of their chunks.
-Libraries are measured bare: chunks, and grouping them is outside the clock; each is searched as
-thoroughly as recall 0.99 takes, or as its list of efforts goes.
+Libraries are measured bare: chunks, and grouping them is outside the clock; their graphs have as
+many links as ours, and each is searched as thoroughly as recall 0.99 takes, or as its list of
+efforts goes.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from tqdm import tqdm
 
 from deployments.checkpoint import read_checkpoint
 from deployments.chunk_index import ChunkIndex
+from deployments.device import HUGE_PAGES_REPLICA
+from deployments.engines import CONSTRUCTION, LINKS
 from deployments.weights import yolov5_weights
 from deployments.yolov5 import load_network
 
@@ -240,7 +243,7 @@ class Inset:
 class Library:
     """A library's own index of chunks, with the chunk's number as its key."""
 
-    efforts = (64, 96, 128, 160, 192, 256, 384, 512)
+    efforts = (32, 48, 64, 96, 128, 160, 192, 256, 384, 512)
 
     def group(self, chunks: np.ndarray) -> list[int]:
         return list(dict.fromkeys((chunks[chunks >= 0] // CHUNKS).tolist()))[:WANTED]
@@ -253,9 +256,9 @@ class FaissHnsw(Library):
         import faiss
 
         self.faiss = faiss
-        self.index = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_fp16, 16, 0)
+        self.index = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_fp16, LINKS, 0)
         self.index.is_trained = True
-        self.index.hnsw.efConstruction = 64
+        self.index.hnsw.efConstruction = CONSTRUCTION
 
     def add(self, chunks: np.ndarray, first: int) -> None:
         for start in range(0, len(chunks), 1024):
@@ -309,7 +312,13 @@ class Usearch(Library):
     def __init__(self, dimension: int) -> None:
         from usearch.index import Index
 
-        self.index = Index(ndim=dimension, metric="ip", dtype="f16", connectivity=16)
+        self.index = Index(
+            ndim=dimension,
+            metric="ip",
+            dtype="f16",
+            connectivity=LINKS,
+            expansion_add=CONSTRUCTION,
+        )
 
     def add(self, chunks: np.ndarray, first: int) -> None:
         for start in range(0, len(chunks), 1024):
@@ -342,7 +351,7 @@ class Hnswlib(Library):
     def add(self, chunks: np.ndarray, first: int) -> None:
         if not first:
             size = len(chunks) * CHUNKS + ADDED
-            self.index.init_index(size, M=16, ef_construction=64)
+            self.index.init_index(size, M=LINKS, ef_construction=CONSTRUCTION)
         for start in range(0, len(chunks), 1024):
             part = chunks[start : start + 1024].reshape(-1, chunks.shape[-1]).astype(np.float32)
             self.index.add_items(part, np.arange(len(part)) + (first + start) * CHUNKS)
@@ -487,9 +496,8 @@ COLUMNS = {
 
 def chunks(arguments: argparse.Namespace) -> None:
     """Print the table."""
-    os.environ["OMP_WAIT_POLICY"] = (
-        "PASSIVE"  # as in the replicas; for the processes of the engines
-    )
+    # As in a replica; for the processes of the engines.
+    os.environ |= HUGE_PAGES_REPLICA["runtime_env"]["env_vars"]
     folder = arguments.work
     folder.mkdir(exist_ok=True)
     prepare(folder, arguments.photos, arguments.chunks, arguments.dimension)

@@ -1,5 +1,6 @@
 """Both engines against brute force, ties included; the graph against the exact engine."""
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -181,8 +182,8 @@ def test_many_chunks_of_one_photo_do_not_hide_the_others():
     rng = np.random.default_rng(4)
     query = unit(rng.normal(size=32)).astype(np.float32)
     engine = ApproximateEngine(32, expansion=16, begin_at=100)
-    engine.append(unit(query + 0.01 * rng.normal(size=(3000, 32))).astype(np.float16))
-    for _ in range(3000):
+    engine.append(unit(query + 0.01 * rng.normal(size=(1000, 32))).astype(np.float16))
+    for _ in range(1000):
         engine.append(unit(rng.normal(size=(2, 32))).astype(np.float16))
     while engine.build():
         pass
@@ -217,6 +218,39 @@ def test_what_was_saved_is_loaded_and_goes_on(make, tmp_path):
         assert_nearest(found, brute_force(photos, query), 5, np.ones(300, bool))
     every = np.arange(300)
     np.testing.assert_array_equal(loaded.vectors(every), np.concatenate(photos).astype(np.float32))
+
+
+def test_a_loaded_graph_has_room_to_grow(tmp_path):
+    """Else the first photo that comes then waits until FAISS has copied all vectors."""
+    rng = np.random.default_rng(6)
+    engine = ApproximateEngine(DIMENSION, begin_at=100)
+    for photo in photos_of(rng, 300):
+        engine.append(photo)
+    while engine.build():
+        pass
+    engine.saver()(tmp_path)
+
+    loaded = ApproximateEngine(DIMENSION, begin_at=100)
+    loaded.load(tmp_path)
+    before = addresses(loaded)
+    for photo in photos_of(rng, 50):
+        loaded.append(photo)
+    while loaded.build():
+        pass
+    assert addresses(loaded) == before
+
+
+def addresses(engine: ApproximateEngine) -> list[int]:
+    """Where FAISS has its arrays."""
+    codes = faiss.downcast_index(engine._graph.storage).codes
+    return [int(array.data()) for array in (codes, engine._graph.hnsw.neighbors)]
+
+
+@pytest.mark.parametrize(("chunks", "expansion"), [(10, 160), (10**6, 160), (10**7, 506)])
+def test_more_chunks_are_searched_more_thoroughly(monkeypatch, chunks, expansion):
+    engine = ApproximateEngine(DIMENSION)
+    monkeypatch.setattr(engine._graph, "ntotal", chunks)
+    assert round(engine._base_expansion()) == expansion
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.data())
