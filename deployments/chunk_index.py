@@ -461,7 +461,7 @@ class ChunkIndexDeployment:
         position, unsaved, begun = self.position, self._unsaved, time.monotonic()
         try:
             written = await self._run(self._snapshots.write, index.saver(), position)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter are FAISS's
             logger.warning("can't write a snapshot of the index, trying again later: %s", error)
             self._save_after = time.monotonic() + SNAPSHOT_QUIET_S
             return

@@ -24,16 +24,14 @@ BLOCK_ROWS = 65_536
 # the rounding of the query, and of a result near 1.
 PRODUCT_ERROR = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
-# The graph: links of a vector (M; the lowest level has twice as many), and from how many
-# candidates the links of a new vector are chosen. Half of both build three times as fast, and are
-# enough for a million chunks; among ten million, where the many versions of a picture lie close
-# together, they leave a tenth of the nearest photos unfound.
+# The graph: links of a vector (M; the lowest level has twice as many), from how many candidates the
+# links of a new vector are chosen (efConstruction), and how many candidates a search keeps
+# (efSearch). The more versions of a picture lie close together, the more it takes to find the
+# nearest: the last two grow with the square root of the number of chunks beyond a million.
 LINKS = 32
-CONSTRUCTION = 128
-# How many candidates a search keeps (efSearch) among up to so many chunks. Among more of them it
-# takes more: it grows with their square root.
+CONSTRUCTION = 64
 EXPANSION = 160
-EXPANSION_CHUNKS = 1_000_000
+GROWTH_CHUNKS = 1_000_000
 # Vectors linked in one go: searches wait for it, so it is small (64 take some 20 ms on two cores);
 # but each go has a fixed cost, so it is more when much waits.
 LINK_ROWS = 64
@@ -313,7 +311,6 @@ class ApproximateEngine:
             dimension, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT
         )
         self._graph.is_trained = True  # float16 has nothing to learn
-        self._graph.hnsw.efConstruction = CONSTRUCTION
         self._tail = ExactEngine(dimension, device="cpu")
 
     @property
@@ -337,6 +334,7 @@ class ApproximateEngine:
         rows = min(max(LINK_ROWS, self.waiting // 64), MOST_LINK_ROWS, self.waiting)
         first, row = self._tail.first, self._graph.ntotal + rows - 1
         last = int(self.starts.owners(np.array([row]))[0])
+        self._graph.hnsw.efConstruction = int(CONSTRUCTION * self._growth())
         self._graph.add(self._tail.vectors(np.arange(first, last + 1)))
         self._tail.give_up(last + 1)
         return self.waiting > 0
@@ -350,13 +348,16 @@ class ApproximateEngine:
         return np.concatenate([self._linked_vectors(linked), waiting])
 
     def _linked_vectors(self, photos: np.ndarray) -> np.ndarray:
+        rows, _ = self.starts.of(photos)
+        return _float32(self._linked()[rows])
+
+    def _linked(self) -> np.ndarray:
+        """Return the vectors in the graph, float16 `[n, d]`, a view of FAISS's own array."""
         size = self._graph.ntotal * self.dimension * 2
         if not size:
-            return np.empty((0, self.dimension), np.float32)
-        codes = faiss.downcast_index(self._graph.storage).codes  # no copy of them is made
-        kept = faiss.rev_swig_ptr(codes.data(), size).view(np.float16)
-        rows, _ = self.starts.of(photos)
-        return _float32(kept.reshape(-1, self.dimension)[rows])
+            return np.empty((0, self.dimension), np.float16)
+        codes = faiss.downcast_index(self._graph.storage).codes
+        return faiss.rev_swig_ptr(codes.data(), size).view(np.float16).reshape(-1, self.dimension)
 
     def search(self, queries: np.ndarray, count: int, allowed: np.ndarray | None) -> list[Found]:
         """See `Engine.search`."""
@@ -383,7 +384,8 @@ class ApproximateEngine:
             bitmap = np.packbits(bits, bitorder="little")
             selector = {"sel": faiss.IDSelectorBitmap(bitmap)}
         # The fewer count, the more are walked through until so many of them are found.
-        expansion = max(self._base_expansion(), 4 * count) / max(share, 1e-9)
+        expansion = self.expansion or EXPANSION * self._growth()
+        expansion = max(expansion, 4 * count) / max(share, 1e-9)
         comparing = share * self._graph.ntotal
         found: list[Found] = [NOTHING] * len(queries)
         unfinished = np.arange(len(queries))
@@ -403,10 +405,9 @@ class ApproximateEngine:
                 found[query] = answer
         return found
 
-    def _base_expansion(self) -> float:
-        if self.expansion is not None:
-            return self.expansion
-        return EXPANSION * max(1, self._graph.ntotal / EXPANSION_CHUNKS) ** 0.5
+    def _growth(self) -> float:
+        """How many more candidates are looked at than among a million chunks."""
+        return max(1, self._graph.ntotal / GROWTH_CHUNKS) ** 0.5
 
     def _compare(
         self, queries: np.ndarray, count: int, photos: int, allowed: np.ndarray | None
@@ -443,7 +444,9 @@ class ApproximateEngine:
 
         def save(folder: Path) -> None:
             save_tail(folder)
-            faiss.write_index(self._graph, str(folder / "graph.faiss"))
+            # The vectors apart, because `load` wants room behind them.
+            faiss.write_index(self._graph, str(folder / "graph.faiss"), faiss.IO_FLAG_SKIP_STORAGE)
+            np.save(folder / "linked.npy", self._linked())
 
         return save
 
@@ -451,13 +454,33 @@ class ApproximateEngine:
         """See `Engine.load`."""
         self._tail.load(folder)
         self._graph = faiss.read_index(str(folder / "graph.faiss"))
-        # What was read has no room to grow: with the next photo FAISS would copy all of it to where
-        # it has, and searches would wait. Let it be done before there are any.
-        storage, graph = faiss.downcast_index(self._graph.storage), self._graph.hnsw
-        for array in (storage.codes, graph.neighbors, graph.offsets):
+        # What was read has no room; of the links, which take less, a copy is made that has.
+        for array in (self._graph.hnsw.neighbors, self._graph.hnsw.offsets):
             size = array.size()
             array.resize(size + 1)
             array.resize(size)
+        linked = np.load(folder / "linked.npy", mmap_mode="r")
+        storage = faiss.IndexScalarQuantizer(
+            self.dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        storage.is_trained = True
+        _resize_with_room(storage.codes, linked.nbytes)
+        storage.ntotal = len(linked)
+        self._graph.storage, self._graph.own_fields = storage, True
+        storage.this.disown()
+        self._linked()[:] = linked
+
+
+def _resize_with_room(array: faiss.MaybeOwnedVectorUInt8, size: int) -> None:
+    """Make an empty FAISS array this large, with room to grow by a quarter.
+
+    An array without room is copied when it grows, while searches wait: gigabytes, with the first
+    photo after loading. What is larger than its room doubles it, and room that is not used takes
+    no memory.
+    """
+    array.resize(size * 5 // 8)
+    array.resize(size * 5 // 8 + 1)
+    array.resize(size)
 
 
 def _float32(vectors: np.ndarray) -> np.ndarray:

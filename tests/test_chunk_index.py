@@ -461,11 +461,20 @@ def test_building_saving_and_renewing_happen_by_themselves(alone, monkeypatch):
     alone.run(replica.check_health())
 
 
-def test_a_snapshot_that_can_not_be_written_is_tried_again_later(alone, caplog):
+@pytest.mark.parametrize("obstacle", ["index", "graph.faiss"])
+def test_a_snapshot_that_can_not_be_written_is_tried_again_later(
+    alone, caplog, monkeypatch, obstacle
+):
+    """The system's errors, and FAISS's own."""
     (replica,) = alone.replicas
     alone.search(replica, unit(1, 0, 0, 0), sequence=alone.put("a", unit(1, 0, 0, 0)[None]))
-    shutil.rmtree(alone.folder / "index", ignore_errors=True)
-    (alone.folder / "index").write_text("a file in the way")
+    if obstacle == "index":
+        shutil.rmtree(alone.folder / "index", ignore_errors=True)
+        (alone.folder / "index").write_text("a file in the way")
+    else:
+        folder = alone.folder / "elsewhere"
+        (folder / "graph.faiss").mkdir(parents=True)
+        monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(folder))
     alone.run(replica._save(replica.index))
     assert "can't write a snapshot" in caplog.text
     assert replica._snapshot is None

@@ -246,11 +246,24 @@ def addresses(engine: ApproximateEngine) -> list[int]:
     return [int(array.data()) for array in (codes, engine._graph.hnsw.neighbors)]
 
 
-@pytest.mark.parametrize(("chunks", "expansion"), [(10, 160), (10**6, 160), (10**7, 506)])
-def test_more_chunks_are_searched_more_thoroughly(monkeypatch, chunks, expansion):
-    engine = ApproximateEngine(DIMENSION)
-    monkeypatch.setattr(engine._graph, "ntotal", chunks)
-    assert round(engine._base_expansion()) == expansion
+@pytest.mark.parametrize("expansion", [None, 200])
+def test_a_large_graph_is_built_and_searched_more_thoroughly(monkeypatch, expansion):
+    monkeypatch.setattr(engines, "GROWTH_CHUNKS", 100)
+    monkeypatch.setattr(engines, "WALK_COST", 0)
+    rng = np.random.default_rng(7)
+    engine = ApproximateEngine(DIMENSION, expansion=expansion, begin_at=10)
+    for photo in photos_of(rng, 200):
+        engine.append(photo)
+    while engine.build():
+        pass
+    assert engine._graph.hnsw.efConstruction > engines.CONSTRUCTION
+
+    asked, parameters = [], faiss.SearchParametersHNSW
+    monkeypatch.setattr(
+        faiss, "SearchParametersHNSW", lambda **o: asked.append(o["efSearch"]) or parameters(**o)
+    )
+    engine.search(unit(rng.normal(size=(1, DIMENSION))).astype(np.float32), 1, None)
+    assert asked == [expansion or int(engines.EXPANSION * (engine.starts.rows / 100) ** 0.5)]
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.data())
