@@ -40,7 +40,7 @@ def build(args: dict[str, Any]) -> Application:
 
     # The segmenter and the index encoder work at the same time, so each takes half of the cores.
     segmenter = SegmenterDeployment.bind(
-        settings.segmenter, encoder.image_size, limits.image, share=1 / 2
+        settings.segmenter, encoder.image_size, encoder.squash, limits.image, share=1 / 2
     )
     index_encoder = EncoderDeployment.options(name="IndexEncoder").bind(
         settings.encoder, limits.image, share=1 / 2

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ transformers_logging.disable_progress_bar()
 # OpenAI's statistics of the training images, used where a model's folder doesn't bring its own.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+PREPROCESSING = "preprocessor_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,14 @@ class EncoderFiles:
         folder: where its files lie.
         identity: what its vectors are stamped with.
         image_size: side of the square picture it looks at, pixels.
+        squash: how pictures become square: all of them squashed, or the centre square cut out.
         has_text: it has a text tower.
     """
 
     folder: Path
     identity: EncoderIdentity
     image_size: int
+    squash: bool
     has_text: bool
 
     @property
@@ -67,7 +71,8 @@ def find_encoder(pretrained_model_name_or_path: str) -> EncoderFiles:
     """Locate a CLIP model: a folder, or a name on the Hugging Face hub.
 
     Raises:
-        ModelUnavailable: it is neither, can't be downloaded, or isn't a CLIP model.
+        ModelUnavailable: it is neither, can't be downloaded, isn't a CLIP model, or wants its
+            pictures scaled in a way that we can't.
     """
     folder = Path(pretrained_model_name_or_path)
     if not folder.is_dir():
@@ -94,7 +99,7 @@ def find_encoder(pretrained_model_name_or_path: str) -> EncoderFiles:
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     identity = EncoderIdentity(display_name(pretrained_model_name_or_path), dimension, digest)
-    return EncoderFiles(folder, identity, image_size, has_text)
+    return EncoderFiles(folder, identity, image_size, _squashes(folder, image_size), has_text)
 
 
 class Encoder:
@@ -125,8 +130,9 @@ class Encoder:
         self.batch_size = batch_size
         self.files = find_encoder(pretrained_model_name_or_path)
         self._images = self._load(CLIPVision)
-        statistics = _read_statistics(self.files.folder)
-        self._mean, self._std = (torch.tensor(s, device=self.device) for s in statistics)
+        preprocessing = _read_preprocessing(self.files.folder)
+        self._mean = torch.tensor(preprocessing.get("image_mean", CLIP_MEAN), device=self.device)
+        self._std = torch.tensor(preprocessing.get("image_std", CLIP_STD), device=self.device)
 
     def encode_images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Encode pictures.
@@ -169,10 +175,11 @@ class Encoder:
             return _normalised(model(**tokens.to(self.device)).text_embeds)
 
     def preprocess(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
-        """Scale, cut the centre square and normalise, on the device.
+        """Scale to a square and normalise, on the device.
 
         The same as transformers' `CLIPImageProcessor`, within 2 of 255 grey levels: the scaled
-        pixels are rounded to whole levels in both, by different code.
+        pixels are rounded to whole levels in both, by different code. Squashed, a pixel in a
+        thousand may differ by more, at sharp edges.
 
         Returns:
             float32 `[len(images), 3, image_size, image_size]`.
@@ -183,6 +190,7 @@ class Encoder:
                     torch.as_tensor(image, device=self.device),
                     (0, 0, image.shape[1], image.shape[0]),
                     self.files.image_size,
+                    self.files.squash,
                 )
                 for image in images
             ]
@@ -228,10 +236,33 @@ def _normalised(embeddings: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu().numpy()
 
 
-def _read_statistics(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
-    file = folder / "preprocessor_config.json"
-    config = json.loads(file.read_text()) if file.is_file() else {}
-    return config.get("image_mean", CLIP_MEAN), config.get("image_std", CLIP_STD)
+def _read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Return what a model's folder says of its pictures; nothing where CLIP's own ways hold."""
+    file = folder / PREPROCESSING
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{file} can't be read ({error}).") from None
+
+
+def _squashes(folder: Path, image_size: int) -> bool:
+    """Whether pictures are squashed to the square, in the words of transformers' CLIP.
+
+    Raises:
+        ModelUnavailable: neither that nor the centre square.
+    """
+    preprocessing = _read_preprocessing(folder)
+    size, cropped = preprocessing.get("size"), preprocessing.get("do_center_crop", True)
+    if size == {"height": image_size, "width": image_size}:
+        return True  # and the centre square of a square is all of it
+    if cropped and not (isinstance(size, dict) and "height" in size):
+        return False
+    raise ModelUnavailable(
+        f"{folder / PREPROCESSING} has size {json.dumps(size)} and do_center_crop "
+        f"{json.dumps(cropped)}: pictures can be scaled by their shortest_edge with "
+        "do_center_crop, or all of them to "
+        f'{{"height": {image_size}, "width": {image_size}}}, the image_size of config.json.'
+    )
 
 
 @serve.deployment(
@@ -316,7 +347,8 @@ class EncoderDeployment:
             raise BadParameter(
                 f"The box {box} lies outside of the picture, which has {width} x {height} pixels."
             )
-        return scale_crop(torch.from_numpy(pixels), box, self.encoder.files.image_size).numpy()
+        files = self.encoder.files
+        return scale_crop(torch.from_numpy(pixels), box, files.image_size, files.squash).numpy()
 
     @serve.batch(batch_size_fn=lambda items: sum(map(len, items)))
     async def _encode_images(self, crops: list[np.ndarray]) -> list[np.ndarray]:

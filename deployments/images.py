@@ -106,26 +106,31 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
 
 
 def scale_crop(
-    pixels: torch.Tensor, box: tuple[float, float, float, float], size: int
+    pixels: torch.Tensor,
+    box: tuple[float, float, float, float],
+    size: int,
+    squash: bool = False,
 ) -> torch.Tensor:
     """Cut a box out of an image and scale it to the encoder's input, in one step.
 
-    This is CLIP's own geometry (shortest side to `size` by antialiased bicubic interpolation,
-    then the centre square), so photos and queries are seen the same way.
+    The interpolation is antialiased bicubic. Photos and queries are seen the same way, the way
+    that the encoder was trained with: by CLIP's own geometry the shortest side is scaled to
+    `size` and the centre square is taken, so an oblong box loses its ends.
 
     Args:
         pixels: uint8 `[height, width, 3]`, on any device.
         box: x1, y1, x2, y2 in pixels; rounded outwards, clipped to the image, at least 1 x 1.
         size: side of the square, pixels.
+        squash: scale all of the box to the square instead, whatever its shape.
 
     Returns:
         uint8 `[size, size, 3]` on the same device.
     """
     x1, y1, x2, y2 = outer_box(box, pixels.shape[1], pixels.shape[0])
-    # Of a very long strip only the middle can be seen: without this cut a 20000 x 1 pixel box
-    # would be scaled to 20000 * size pixels before the centre is taken.
+    # CLIP's geometry shows only the middle of a very long strip: without this cut a 20000 x 1
+    # pixel box would be scaled to 20000 * size pixels before the centre is taken.
     width, height = x2 - x1, y2 - y1
-    longest = MAX_ASPECT * min(width, height)
+    longest = max(width, height) if squash else MAX_ASPECT * min(width, height)
     if width > longest:
         x1 += (width - longest) // 2
         x2 = x1 + longest
@@ -136,7 +141,9 @@ def scale_crop(
     height, width = crop.shape[:2]
     if (height, width) == (size, size):
         return crop
-    if width <= height:
+    if squash:
+        scaled = (size, size)
+    elif width <= height:
         scaled = (max(size, size * height // width), size)
     else:
         scaled = (size, max(size, size * width // height))
@@ -146,6 +153,15 @@ def scale_crop(
 
 
 MAX_ASPECT = 8
+
+
+# How bright red, green and blue are to the eye (ITU-R BT.601), as in Pillow's grey.
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def contrast(pixels: np.ndarray) -> float:
+    """Return the standard deviation of the grey values of uint8 `[h, w, 3]`: 0 to 127.5."""
+    return float((pixels.astype(np.float32) @ GREY).std())
 
 
 def resize(pixels: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:

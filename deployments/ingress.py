@@ -285,7 +285,10 @@ class Inset:
 def _match(photo: RankedPhoto, record: Record) -> Match:
     chunks = [
         MatchedChunk(
-            box=record.chunks[number].box, distance=distance, label=record.chunks[number].label
+            box=record.chunks[number].box,
+            source=record.chunks[number].source,
+            distance=distance,
+            label=record.chunks[number].label,
         )
         for number, distance in photo.chunks
     ]
@@ -293,6 +296,7 @@ def _match(photo: RankedPhoto, record: Record) -> Match:
         id=photo.id,
         distance=photo.distance,
         box=chunks[0].box,
+        source=chunks[0].source,
         label=chunks[0].label,
         chunks=chunks,
         filename=record.filename,

@@ -16,6 +16,14 @@ Distance = Annotated[
     float, Field(ge=0, le=2, description="cosine distance: 0 is the same direction, 2 the opposite")
 ]
 
+Source = Annotated[
+    Literal["detection", "tile", "whole"],
+    Field(
+        description="`detection`: an object the detector found; `tile`: one of the overlapping "
+        "parts of the photo, whatever they show; `whole`: the whole picture"
+    ),
+]
+
 # What a client says about a photo, and what searches can be filtered by.
 Metadata = dict[str, StrictBool | StrictInt | StrictFloat | StrictStr]
 
@@ -24,14 +32,12 @@ class Chunk(BaseModel):
     """A part of a photo that has a vector of its own."""
 
     box: Box
-    source: Literal["detection", "whole"] = Field(
-        description="`detection`: an object the detector found; `whole`: the whole picture"
-    )
+    source: Source
     confidence: float | None = Field(
-        default=None, description="the detector's confidence, 0 to 1; null for the whole picture"
+        default=None, description="the detector's confidence, 0 to 1; null unless it is a detection"
     )
     label: str | None = Field(
-        default=None, description="the detector's class name; null for the whole picture"
+        default=None, description="the detector's class name; null unless it is a detection"
     )
 
 
@@ -56,7 +62,7 @@ class SegmentedPhoto:
         width, height: size of the upright photo, pixels.
         media_type: what the bytes really are, e.g. `image/jpeg`.
         animated: it has more frames; only the first one is looked at.
-        chunks: the detections, most confident first, then the whole picture.
+        chunks: the detections, most confident first, the tiles, then the whole picture.
         crops: uint8 `[len(chunks), s, s, 3]`, RGB, one for each chunk.
     """
 
@@ -210,16 +216,18 @@ class MatchedChunk(BaseModel):
     """A part of a photo that resembles the query."""
 
     box: Box
+    source: Source
     distance: Distance
     label: str | None
 
 
 class Match(BaseModel):
-    """A photo that answers a query; `box` and `label` are those of its nearest chunk."""
+    """A photo that answers a query; `box`, `source` and `label` are its nearest chunk's."""
 
     id: str
     distance: Distance
     box: Box
+    source: Source
     label: str | None
     chunks: list[MatchedChunk] = Field(description="all matching chunks, nearest first")
     filename: str | None

@@ -13,11 +13,14 @@ from ray import serve
 from deployments.detectors import Detections, load_detector
 from deployments.device import COMPUTING_REPLICA, compute_thread, resolve_device, resolve_dtype
 from deployments.errors import BadParameter, InsetError
-from deployments.images import DecodedImage, decode, outer_box, scale_crop
-from deployments.records import Chunk, ImageLimits, SegmentedPhoto
+from deployments.images import DecodedImage, contrast, decode, outer_box, scale_crop
+from deployments.records import Box, Chunk, ImageLimits, SegmentedPhoto
 from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
+from deployments.tiles import tile_boxes
+from deployments.yolov5 import intersection_over_union
 
 DECODING_THREADS = 4
+TILE_IOU = 0.7  # a tile that overlaps a detection by more than this would be the same chunk again
 
 
 class Segmenter:
@@ -32,7 +35,13 @@ class Segmenter:
         batch_size: photos that are decoded and run through the network together at most.
         device: see `device.resolve_device`.
         dtype: see `device.resolve_dtype`.
+        tiles: scales at which overlapping tiles of the photo are chunks too, different numbers
+            from 2 to 16, see `tiles.tile_boxes`; none, no tiles.
+        max_tiles: most tiles of a photo.
+        min_tile_contrast: tiles whose grey values deviate less (a clear sky) are dropped:
+            standard deviation, 0 to 127.5; 0 drops none.
         crop_size: side of the crops, pixels.
+        squash: how crops become square, see `images.scale_crop`.
         limits: what is refused before it is decoded.
 
     Raises:
@@ -50,17 +59,32 @@ class Segmenter:
         batch_size: int = 32,
         device: str = "auto",
         dtype: str = "auto",
+        tiles: Sequence[int] = (2, 3),
+        max_tiles: int = 64,
+        min_tile_contrast: float = 0,
         crop_size: int = 224,
+        squash: bool = False,
         limits: ImageLimits = ImageLimits(),  # noqa: B008  (frozen)
     ) -> None:
         _require(0 <= confidence_threshold <= 1, "confidence_threshold", "between 0 and 1")
         _require(0 <= iou_threshold <= 1, "iou_threshold", "between 0 and 1")
         _require(image_size > 0 and image_size % 32 == 0, "image_size", "a multiple of 32")
         _require(batch_size >= 1, "batch_size", "at least 1")
+        _require(
+            len(set(tiles)) == len(tiles) and all(2 <= scale <= 16 for scale in tiles),
+            "tiles",
+            "different numbers from 2 to 16",
+        )
+        _require(max_tiles >= 1, "max_tiles", "at least 1")
+        _require(min_tile_contrast >= 0, "min_tile_contrast", "at least 0")
         _require(crop_size >= 1, "crop_size", "at least 1")
         self.confidence_threshold = confidence_threshold
         self.batch_size = batch_size
+        self.tiles = tiles
+        self.max_tiles = max_tiles
+        self.min_tile_contrast = min_tile_contrast
         self.crop_size = crop_size
+        self.squash = squash
         self.limits = limits
         self.device = resolve_device(device)
         self.detector = load_detector(
@@ -78,7 +102,7 @@ class Segmenter:
         images: Sequence[bytes],
         confidence_thresholds: Sequence[float | None] | None = None,
     ) -> list[SegmentedPhoto | InsetError]:
-        """Cut photos into chunks: each detected object, then the whole picture.
+        """Cut photos into chunks: each detected object, tiles, then the whole picture.
 
         Args:
             images: encoded images, of any format Pillow reads.
@@ -132,7 +156,7 @@ class Segmenter:
     def _cut(self, image: DecodedImage, detections: Detections) -> SegmentedPhoto:
         """Cut the chunks from the full-resolution pixels."""
         height, width = image.pixels.shape[:2]
-        chunks = [
+        objects = [
             Chunk(
                 box=outer_box(tuple(box), width, height),
                 source="detection",
@@ -146,12 +170,37 @@ class Segmenter:
                 strict=True,
             )
         ]
-        chunks.append(Chunk(box=(0, 0, width, height), source="whole"))
+        boxes = tile_boxes(width, height, self.tiles, self.max_tiles)
+        tiles = [Chunk(box=box, source="tile") for box in _apart(boxes, objects)]
+        chunks = [*objects, *tiles, Chunk(box=(0, 0, width, height), source="whole")]
         pixels = torch.from_numpy(image.pixels).to(self.device)
-        crops = torch.stack([scale_crop(pixels, chunk.box, self.crop_size) for chunk in chunks])
-        return SegmentedPhoto(
-            width, height, image.media_type, image.animated, chunks, np.asarray(crops.cpu())
+        crops = torch.stack(
+            [scale_crop(pixels, chunk.box, self.crop_size, self.squash) for chunk in chunks]
         )
+        crops = np.asarray(crops.cpu())
+        kept = [
+            number
+            for number, chunk in enumerate(chunks)
+            if chunk.source != "tile" or contrast(crops[number]) >= self.min_tile_contrast
+        ]
+        return SegmentedPhoto(
+            width,
+            height,
+            image.media_type,
+            image.animated,
+            [chunks[number] for number in kept],
+            crops[kept],
+        )
+
+
+def _apart(boxes: list[Box], objects: list[Chunk]) -> list[Box]:
+    """Return those of the boxes that show something else than each of the objects."""
+    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    apart = torch.ones(len(boxes), dtype=torch.bool)
+    for chunk in objects:
+        box = torch.tensor(chunk.box, dtype=torch.float32)
+        apart &= intersection_over_union(box, corners) <= TILE_IOU
+    return [boxes[number] for number in apart.nonzero().flatten().tolist()]
 
 
 def _require(condition: bool, name: str, rule: str) -> None:
@@ -174,7 +223,12 @@ class SegmenterDeployment:
     """
 
     def __init__(
-        self, settings: SegmenterSettings, crop_size: int, limits: ImageLimits, share: float
+        self,
+        settings: SegmenterSettings,
+        crop_size: int,
+        squash: bool,
+        limits: ImageLimits,
+        share: float,
     ) -> None:
         self.segmenter = Segmenter(
             settings.model_name_or_path,
@@ -184,7 +238,11 @@ class SegmenterDeployment:
             batch_size=settings.batch_size,
             device=settings.device,
             dtype=settings.dtype,
+            tiles=settings.tiles,
+            max_tiles=settings.max_tiles,
+            min_tile_contrast=settings.min_tile_contrast,
             crop_size=crop_size,
+            squash=squash,
             limits=limits,
         )
         self._thread = compute_thread(settings.threads, share=share)

@@ -5,13 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from deployments.errors import StartupError
 from deployments.records import ImageLimits
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _different(scales: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(scales)) < len(scales):
+        raise ValueError("each scale may be there once")
+    return scales
+
+
+Scales = Annotated[
+    tuple[Annotated[int, Field(ge=2, le=16)], ...],
+    Field(max_length=4),
+    AfterValidator(_different),
+]
 
 # How often Serve asks each replica whether it is well. It finds out then that one has died.
 HEALTH_CHECK_S = 2
@@ -26,6 +46,9 @@ class SegmenterSettings(Section):
     confidence_threshold: float = Field(0.3, ge=0, le=1)
     iou_threshold: float = Field(0.45, ge=0, le=1)
     image_size: int = Field(640, ge=32, le=4096, multiple_of=32)
+    tiles: Scales = (2, 3)
+    max_tiles: int = Field(64, ge=1, le=256)
+    min_tile_contrast: float = Field(0, ge=0, le=128)
     batch_size: int = Field(32, ge=1, le=1024)
     batch_wait_ms: float = Field(0, ge=0, le=10_000)
     device: Device = "auto"

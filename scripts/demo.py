@@ -99,7 +99,8 @@ def cut_query(files: list[Path]) -> tuple[dict[str, Any], Image.Image]:
         for chunk in record["chunks"]:
             x1, y1, x2, y2 = chunk["box"]
             share = (x2 - x1) * (y2 - y1) / (record["width"] * record["height"])
-            if record["filename"] in photos and share < 0.5 and min(x2 - x1, y2 - y1) >= 64:
+            large = share < 0.5 and min(x2 - x1, y2 - y1) >= 64
+            if record["filename"] in photos and chunk["source"] == "detection" and large:
                 candidates.append((share, record, chunk))
     if not candidates:
         raise DemoFailed("The detector found no object to cut out: give a folder of other photos.")

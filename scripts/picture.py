@@ -31,8 +31,8 @@ def draw_answer(
         photo = ImageOps.exif_transpose(Image.open(io.BytesIO(fetch(match["url"])))).convert("RGB")
         boxes = [chunk["box"] for chunk in match["chunks"]]
         title = f"{rank}. {match['filename'] or match['id'][:16]}"
-        label = match["label"] or "whole picture"
-        tiles.append(_tile(photo, boxes, title, f"distance {match['distance']:.3f}, {label}", BEST))
+        caption = f"distance {match['distance']:.3f}, {describe(match)}"
+        tiles.append(_tile(photo, boxes, title, caption, BEST))
     sheet = Image.new(
         "RGB",
         (MARGIN + len(tiles) * (TILE + MARGIN), 2 * MARGIN + TILE + CAPTION),
@@ -41,6 +41,11 @@ def draw_answer(
     for column, tile in enumerate(tiles):
         sheet.paste(tile, (MARGIN + column * (TILE + MARGIN), MARGIN))
     return sheet
+
+
+def describe(match: dict[str, Any]) -> str:
+    """Say what the nearest chunk of a match is, in a word or two."""
+    return match["label"] or {"tile": "part", "whole": "whole picture"}[match["source"]]
 
 
 def _tile(photo: Image.Image, boxes: list, title: str, caption: str, colour: str) -> Image.Image:

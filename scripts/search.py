@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from picture import draw_answer
+from picture import describe, draw_answer
 from PIL import Image, ImageOps
 
 
@@ -53,9 +53,10 @@ def table(matches: list[dict[str, Any]]) -> str:
     lines = [f"{'':>3} {'distance':>8}  {'box':<24} {'what':<16} photo"]
     for rank, match in enumerate(matches, 1):
         box = ",".join(map(str, match["box"]))
-        label = match["label"] or "whole picture"
         photo = match["filename"] or match["id"]
-        lines.append(f"{rank:>3} {match['distance']:>8.3f}  {box:<24} {label:<16} {photo}")
+        lines.append(
+            f"{rank:>3} {match['distance']:>8.3f}  {box:<24} {describe(match):<16} {photo}"
+        )
     return "\n".join(lines)
 
 

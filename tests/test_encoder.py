@@ -1,7 +1,9 @@
 """The encoder against transformers' own CLIP: model, processor and tokenizer."""
 
 import json
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +18,11 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from deployments.encoder import CLIP_MEAN, CLIP_STD, Encoder, find_encoder
+from deployments.encoder import CLIP_MEAN, CLIP_STD, Encoder, EncoderDeployment, find_encoder
 from deployments.errors import BadParameter, ModelUnavailable
+from deployments.images import decode, scale_crop
+from deployments.records import ImageLimits
+from deployments.settings import EncoderSettings
 
 SIZE = 48
 
@@ -74,6 +79,79 @@ def test_preprocessing_equals_transformers(clip, pictures):
     assert ours.shape == (len(pictures), 3, SIZE, SIZE)
     assert levels.abs().max() <= 2.01
     assert levels.abs().mean() < 0.2
+
+
+@pytest.fixture
+def copy(clip, tmp_path):
+    """The tiny CLIP, to be changed."""
+    return Path(shutil.copytree(clip, tmp_path / "copy"))
+
+
+SQUARE = {"height": SIZE, "width": SIZE}
+
+
+@pytest.mark.parametrize("crop", [{"do_center_crop": False}, {"crop_size": SQUARE}])
+def test_squashing_equals_transformers(copy, pictures, crop):
+    """All of a picture, and the centre square of what is square already."""
+    CLIPImageProcessorPil(size=SQUARE, **crop).save_pretrained(copy)
+    encoder = Encoder(str(copy), device="cpu", dtype="float32")
+    assert encoder.files.squash
+    processor = CLIPImageProcessorPil.from_pretrained(copy)
+    theirs = torch.stack(
+        [torch.as_tensor(processor(Image.fromarray(p))["pixel_values"][0]) for p in pictures]
+    )
+    levels = (encoder.preprocess(pictures) - theirs) * torch.tensor(CLIP_STD).view(3, 1, 1) * 255
+    assert levels.abs().max() <= 2.01
+    assert levels.abs().mean() < 0.2
+
+
+def test_a_query_is_squashed_as_its_crop_is(copy, photos):
+    CLIPImageProcessorPil(size=SQUARE, do_center_crop=False).save_pretrained(copy)
+    settings = EncoderSettings(pretrained_model_name_or_path=str(copy), device="cpu")
+    encoder = EncoderDeployment.func_or_class(settings, ImageLimits(), share=1)
+    data, box = (photos / "chelsea.png").read_bytes(), (10, 0, 420, 99)
+    pixels = torch.from_numpy(decode(data, ImageLimits()).pixels)
+    crop = encoder._cut_query(data, box)
+    np.testing.assert_array_equal(crop, scale_crop(pixels, box, SIZE, squash=True))
+    assert (crop != scale_crop(pixels, box, SIZE).numpy()).any()
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        {},
+        {"size": SIZE, "crop_size": SIZE},
+        {"size": {"shortest_edge": SIZE}, "do_center_crop": True},
+    ],
+)
+def test_the_centre_is_cut_out_unless_it_is_said(copy, preprocessing):
+    (copy / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    assert not find_encoder(str(copy)).squash
+    (copy / "preprocessor_config.json").unlink()
+    assert not find_encoder(str(copy)).squash
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        {"size": {"height": SIZE, "width": SIZE // 2}, "do_center_crop": False},
+        {"size": {"height": SIZE + 1, "width": SIZE + 1}},
+        {"size": {"shortest_edge": SIZE}, "do_center_crop": False},
+        {"do_center_crop": False},
+    ],
+)
+def test_pictures_scaled_in_another_way_are_refused(copy, preprocessing):
+    (copy / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    with pytest.raises(ModelUnavailable, match="do_center_crop") as error:
+        find_encoder(str(copy))
+    assert json.dumps(preprocessing.get("size")) in str(error.value)
+    assert f'{{"height": {SIZE}, "width": {SIZE}}}' in str(error.value)
+
+
+def test_a_broken_preprocessor_config_is_refused(copy):
+    (copy / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ModelUnavailable, match=r"preprocessor_config\.json can't be read"):
+        find_encoder(str(copy))
 
 
 def test_image_embeddings_equal_transformers(clip, pictures):

@@ -7,6 +7,7 @@ cluster. Where a box has to be looked into, it is built as the graph binds it: `
 import asyncio
 import hashlib
 import io
+import json
 import math
 import os
 import time
@@ -194,7 +195,10 @@ def test_a_photo_becomes_a_record(inset, pictures):
     assert record.filename == "chelsea.png"
     assert (record.width, record.height, record.media_type) == (451, 300, "image/png")
     assert record.sha256 == hashlib.sha256(pictures["chelsea"]).hexdigest()
-    assert labels(record) == ["cat", None]
+    assert labels(record) == ["cat"] + [None] * (len(record.chunks) - 1)
+    sources = [chunk.source for chunk in record.chunks]
+    assert sources == ["detection"] + ["tile"] * (len(record.chunks) - 2) + ["whole"]
+    assert len(sources) > 30
     assert record.chunks[-1].box == (0, 0, 451, 300)
 
 
@@ -221,13 +225,23 @@ def test_an_object_finds_the_photo_it_was_cut_from(inset, pictures):
 def test_a_part_of_a_stored_photo_is_a_query(inset):
     (match,) = call(inset.search, id="chelsea", box=(0, 0, 451, 300), limit=1)
     assert (match.id, match.box, match.label) == ("chelsea", (0, 0, 451, 300), None)
+    assert match.source == "whole"
     assert match.distance < 1e-3
+
+
+def test_a_bit_that_is_no_object_is_found_by_a_tile(inset, pictures):
+    """The saucer's edge and the table, of a photo in which only the cup is an object."""
+    (tile, *_) = [c.box for c in call(inset.record, "coffee").chunks if c.source == "tile"]
+    match = call(inset.search, part(pictures["coffee"], tile))[0]
+    assert (match.id, match.box, match.source, match.label) == ("coffee", tile, "tile", None)
+    assert match.distance < 1e-3
+    assert match.chunks[0].source == "tile"
 
 
 def test_what_is_too_far_is_no_match(inset, pictures):
     matches = call(inset.search, pictures["coffee"], max_distance=0.001)
     assert [match.id for match in matches] == ["coffee"]
-    assert [chunk.label for chunk in matches[0].chunks] == [None]
+    assert [chunk.source for chunk in matches[0].chunks] == ["whole"]
 
 
 def test_records_are_listed_in_pages(inset, pictures):
@@ -364,11 +378,11 @@ def test_model_name_or_path(tmp_path):
 
 def test_confidence_threshold(pictures, tmp_path):
     found = [
-        len(segment(pictures["coffee"], tmp_path, confidence_threshold=threshold).chunks)
+        len(segment(pictures["coffee"], tmp_path, tiles=[], confidence_threshold=threshold).chunks)
         for threshold in (0.05, 0.3, 0.95)
     ]
     assert found[0] > found[1] > found[2] == 1
-    photo = segment(pictures["coffee"], tmp_path, confidence_threshold=0.05)
+    photo = segment(pictures["coffee"], tmp_path, tiles=[], confidence_threshold=0.05)
     assert all(chunk.confidence > 0.05 for chunk in photo.chunks[:-1])
 
 
@@ -379,11 +393,11 @@ def test_confidence_threshold_of_a_request(inset, pictures):
         record = call(inset.index, pictures["coffee"], id=id, confidence_threshold=threshold)
         assert record.status == "created"
         assert labels(call(inset.record, id)) == labels(record)
-        found.append(labels(record))
+        found.append([chunk.label for chunk in record.chunks if chunk.source == "detection"])
         call(inset.delete, id)
-    assert found[0] == ["cup", None]
-    assert len(found[1]) > 2
-    assert found[2] == [None]
+    assert found[0] == ["cup"]
+    assert len(found[1]) > 1
+    assert found[2] == []
 
 
 def test_iou_threshold(pictures, tmp_path):
@@ -403,6 +417,17 @@ def test_image_size(tmp_path, pictures):
         )
         segmenter.segmenter.segment([pictures["chelsea"]])
     assert [max(shape) for shape in shapes] == [64, 320]
+
+
+def test_tiles_max_tiles_and_min_tile_contrast(pictures, tmp_path):
+    def count(**options):
+        photo = segment(pictures["coffee"], tmp_path, **SMALL, **options)
+        return [chunk.source for chunk in photo.chunks].count("tile")
+
+    assert count(tiles=[]) == 0
+    assert count(tiles=[2]) == count(tiles=[2, 3], max_tiles=33) == 9
+    assert count(tiles=[2, 3]) == 34
+    assert 0 < count(tiles=[2, 3], min_tile_contrast=30) < 34
 
 
 async def photo_batches(segmenter, photos, pause_s=0.0):
@@ -512,6 +537,16 @@ def test_the_encoder_can_be_a_folder(tmp_path, pictures):
     assert identity in boxes["Store"].init_args
     assert 24 in boxes["ChunkIndex"].init_args
     assert 48 in boxes["Segmenter"].init_args
+    segmenter = box(
+        "Segmenter", tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}}
+    )
+    assert not segmenter.segmenter.squash
+    preprocessing = {"size": {"height": 48, "width": 48}, "do_center_crop": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    segmenter = box(
+        "Segmenter", tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}}
+    )
+    assert segmenter.segmenter.squash
 
 
 # device, dtype, threads: of every box that computes

@@ -15,6 +15,7 @@ from deployments.errors import BadParameter, BrokenImage, ModelUnavailable, NotA
 from deployments.images import ImageLimits, decode, scale_crop
 from deployments.records import SegmentedPhoto
 from deployments.segmenter import Segmenter
+from deployments.tiles import tile_boxes
 
 
 def photo(name):
@@ -31,7 +32,7 @@ def encoded(image, kind="PNG"):
 @pytest.fixture(scope="module")
 def segmenter():
     limits = ImageLimits(max_bytes=5_000_000, max_pixels=1_000_000)
-    return Segmenter(dtype="float32", device="cpu", crop_size=64, limits=limits)
+    return Segmenter(dtype="float32", device="cpu", tiles=[], crop_size=64, limits=limits)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +56,12 @@ def test_finds_what_anyone_sees(segmenter, name, label, near):
     assert confidences == sorted(confidences, reverse=True)
 
 
-def test_the_crops_are_the_boxes_of_the_full_picture(segmenter):
+@pytest.mark.parametrize("squash", [False, True])
+def test_the_crops_are_the_boxes_of_the_full_picture(squash):
+    segmenter = Segmenter(dtype="float32", device="cpu", crop_size=64, squash=squash)
     data = photo("motorcycle_left.png")
     [result] = segmenter.segment([data])
+    assert {chunk.source for chunk in result.chunks} == {"detection", "tile", "whole"}
     pixels = torch.from_numpy(decode(data, ImageLimits()).pixels)
     assert (result.height, result.width) == pixels.shape[:2]
     assert result.media_type == "image/png"
@@ -67,7 +71,7 @@ def test_the_crops_are_the_boxes_of_the_full_picture(segmenter):
         x1, y1, x2, y2 = chunk.box
         assert 0 <= x1 < x2 <= result.width
         assert 0 <= y1 < y2 <= result.height
-        np.testing.assert_array_equal(crop, scale_crop(pixels, chunk.box, 64))
+        np.testing.assert_array_equal(crop, scale_crop(pixels, chunk.box, 64, squash))
 
 
 def test_the_whole_picture_is_the_last_chunk(segmenter):
@@ -116,20 +120,86 @@ def test_each_image_may_have_its_own_threshold(segmenter):
 
 
 class Recorder:
-    """A detector that finds nothing and notes the batches it is given."""
+    """A detector that finds the same in every image, and notes the batches it is given."""
 
     def __init__(self):
+        self.boxes = []
         self.batches = []
 
     def detect(self, images, thresholds):
         self.batches.append((len(images), list(thresholds)))
-        empty = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), [])
-        return [empty] * len(images)
+        boxes = np.array(self.boxes, np.float32).reshape(-1, 4)
+        confidences = np.linspace(0.9, 0.5, len(boxes), dtype=np.float32)
+        return [Detections(boxes, confidences, ["thing"] * len(boxes))] * len(images)
 
 
-def test_no_more_than_a_batch_is_decoded_at_once(monkeypatch):
+@pytest.fixture
+def recorder(monkeypatch):
+    """The detector of every segmenter of a test."""
     recorder = Recorder()
     monkeypatch.setattr(segmenter_module, "load_detector", lambda *args, **kwargs: recorder)
+    return recorder
+
+
+def boxes(photo, source="tile"):
+    return [chunk.box for chunk in photo.chunks if chunk.source == source]
+
+
+def test_objects_come_first_then_tiles_then_the_whole_picture(recorder):
+    recorder.boxes = [(10, 10, 60, 60), (50.5, 20, 90, 70)]
+    [result] = Segmenter(crop_size=16).segment([encoded(Image.new("RGB", (200, 150)))])
+    assert boxes(result, "detection") == [(10, 10, 60, 60), (50, 20, 90, 70)]
+    assert boxes(result) == tile_boxes(200, 150, (2, 3), 64)
+    sources = [chunk.source for chunk in result.chunks]
+    assert sources == ["detection"] * 2 + ["tile"] * 34 + ["whole"]
+    assert {(c.label, c.confidence) for c in result.chunks[2:]} == {(None, None)}
+    assert len(result.crops) == 37
+
+
+def test_without_tiles_there_are_objects_and_the_whole_picture(recorder):
+    recorder.boxes = [(10, 10, 60, 60)]
+    [result] = Segmenter(tiles=[], crop_size=16).segment([encoded(Image.new("RGB", (200, 150)))])
+    assert [chunk.source for chunk in result.chunks] == ["detection", "whole"]
+
+
+def test_scales_and_number_of_tiles(recorder):
+    for tiles, max_tiles, count in [((2,), 64, 9), ((3, 2), 33, 9), ((2, 3), 34, 34), ((2,), 8, 0)]:
+        segmenter = Segmenter(tiles=tiles, max_tiles=max_tiles, crop_size=16)
+        [result] = segmenter.segment([encoded(Image.new("RGB", (200, 200)))])
+        assert len(boxes(result)) == count
+
+
+def test_a_tile_that_is_nearly_an_object_is_dropped(recorder):
+    tiles = tile_boxes(200, 200, (2,), 64)
+    first, _, third = tiles[:3]
+    near = (0, 0, 100, 75)  # three quarters of the first
+    far = (100, 0, 200, 60)  # six tenths of the third
+    segmenter = Segmenter(tiles=[2], crop_size=16)
+    for found, dropped in [([], []), ([near], [first]), ([far], []), ([far, third], [third])]:
+        recorder.boxes = found
+        [result] = segmenter.segment([encoded(Image.new("RGB", (200, 200)))])
+        assert boxes(result) == [tile for tile in tiles if tile not in dropped]
+
+
+def test_flat_tiles_are_dropped_if_it_is_said(recorder):
+    """Nothing else is, however flat."""
+    recorder.boxes = [(10, 10, 60, 60)]
+    picture = Image.new("RGB", (200, 200), "skyblue")
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    picture.paste(Image.fromarray(noise), (100, 100))
+    everything = tile_boxes(200, 200, (2,), 64)
+    structured = [box for box in everything if box[2] > 100 and box[3] > 100]
+    for least, tiles in [(0, everything), (2, structured), (128, [])]:
+        segmenter = Segmenter(tiles=[2], min_tile_contrast=least, crop_size=100)
+        [result] = segmenter.segment([encoded(picture)])
+        assert boxes(result) == tiles
+        assert (len(boxes(result, "detection")), result.chunks[-1].source) == (1, "whole")
+        pixels = torch.from_numpy(np.array(picture))
+        for chunk, crop in zip(result.chunks, result.crops, strict=True):
+            np.testing.assert_array_equal(crop, scale_crop(pixels, chunk.box, 100))
+
+
+def test_no_more_than_a_batch_is_decoded_at_once(recorder):
     segmenter = Segmenter(batch_size=2, confidence_threshold=0.6)
     images = [encoded(Image.new("RGB", (8, 8), (i, 0, 0))) for i in range(5)]
     results = segmenter.segment([*images[:4], b"bad", images[4]], [None, 0.1, 0, 1, 1, None])
@@ -148,6 +218,11 @@ def test_no_more_than_a_batch_is_decoded_at_once(monkeypatch):
         ("image_size", 650),
         ("image_size", -32),
         ("batch_size", 0),
+        ("tiles", [1]),
+        ("tiles", [2, 17]),
+        ("tiles", [3, 3]),
+        ("max_tiles", 0),
+        ("min_tile_contrast", -1),
         ("crop_size", 0),
         ("device", "tpu"),
         ("dtype", "int4"),

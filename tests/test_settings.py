@@ -55,8 +55,8 @@ def written(args, prefix=""):
     for name, value in args.items():
         if isinstance(value, dict):
             yield from written(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+        else:  # YAML has no tuples
+            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
 
 
 def refusal(args):
@@ -151,7 +151,7 @@ def test_snapshots_of_the_index_lie_in_the_store_unless_it_is_said_where():
 @pytest.mark.parametrize(
     ("section", "implementation", "shared"),
     [
-        ("segmenter", Segmenter, 7),
+        ("segmenter", Segmenter, 10),
         ("encoder", Encoder, 4),
         ("chunk_index", ChunkIndex, 4),
         ("ranker", Ranker, 1),
@@ -236,6 +236,13 @@ def test_an_unknown_key_is_named_with_those_there_are(args, key, known):
         ("segmenter.image_size", 650),
         ("segmenter.image_size", 0),
         ("segmenter.image_size", 8192),
+        ("segmenter.tiles", 3),
+        ("segmenter.tiles", [2, 2]),
+        ("segmenter.tiles", [2, 3, 4, 5, 6]),
+        ("segmenter.max_tiles", 0),
+        ("segmenter.max_tiles", 257),
+        ("segmenter.min_tile_contrast", -1),
+        ("segmenter.min_tile_contrast", math.nan),
         ("segmenter.batch_size", 0),
         ("segmenter.batch_size", 2.5),
         ("segmenter.batch_wait_ms", -1),
@@ -266,6 +273,17 @@ def test_a_wrong_value_is_named_with_its_key(path, value):
     section, name = path.split(".")
     message = refusal({section: {name: value}})
     assert f"{path} = {value!r} is wrong: " in message
+
+
+@pytest.mark.parametrize("scale", [1, 17, 2.5, "two", None, True])
+def test_a_wrong_scale_of_tiles_is_named_with_its_place(scale):
+    message = refusal({"segmenter": {"tiles": [3, scale]}})
+    assert f"segmenter.tiles.1 = {scale!r} is wrong: " in message
+
+
+def test_no_tiles_and_any_order():
+    for tiles in ([], [16, 2, 5]):
+        assert Settings.parse({"segmenter": {"tiles": tiles}}, ROOT).segmenter.tiles == tuple(tiles)
 
 
 @pytest.mark.parametrize("value", [None, "yolov5s", 3, []])
