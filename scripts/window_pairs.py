@@ -1,0 +1,223 @@
+"""What the encoder is trained on: two overlapping windows of a photo, one of them maltreated."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from tqdm import tqdm
+
+from deployments.images import FORMATS
+
+Window = tuple[float, float, float, float]  # x1, y1, x2, y2, pixels
+
+LONGEST_SIDE = 640
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How hard the pairs are.
+
+    Attributes:
+        size: side of the encoder's input, pixels.
+        sides: a query's sides, as shares of the photo's.
+        tiled: share of the pairs whose chunk lies as a tile may lie; the others' chunk is the
+            query's window but for the detector's inaccuracy.
+        least_overlap: of a tile and the query: intersection over union.
+        jitter: of a detection's corners, as shares of its sides.
+        recoloured: share of the pairs whose photo gets other colours.
+        turned, degrees: share of the queries that are turned, and how far at most.
+        mirrored: share of the queries that are mirrored.
+    """
+
+    size: int
+    sides: tuple[float, float] = (0.12, 0.85)
+    tiled: float = 0.6
+    least_overlap: float = 0.3
+    jitter: float = 0.13
+    recoloured: float = 0.4
+    turned: float = 0.3
+    degrees: float = 20
+    mirrored: float = 0.25
+
+
+@dataclass(frozen=True)
+class WindowPair:
+    """Both uint8 `[size, size, 3]`: a chunk as it is indexed, and a query that should find it."""
+
+    chunk: np.ndarray
+    query: np.ndarray
+
+
+def load_photos(folders: Iterable[Path]) -> list[np.ndarray]:
+    """Read all pictures in folders, at most 640 pixels a side: uint8 `[height, width, 3]` each.
+
+    Raises:
+        SystemExit: a folder without pictures.
+    """
+    photos = []
+    for folder in folders:
+        extensions = {e for e, name in Image.registered_extensions().items() if name in FORMATS}
+        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in extensions)
+        if not files:
+            raise SystemExit(f"There are no pictures in {folder}.")
+        for file in tqdm(files, desc=f"reading {folder.name}", unit="photo"):
+            with Image.open(file) as image:
+                image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))
+                image = ImageOps.exif_transpose(image).convert("RGB")
+                image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC)
+                photos.append(np.asarray(image))
+    return photos
+
+
+def draw_pair(photo: np.ndarray, settings: PairSettings, random: np.random.Generator) -> WindowPair:
+    """Draw two windows of a photo, and make a chunk and a query of them."""
+    image = Image.fromarray(photo)
+    query_window = draw_window(image.size, settings.sides, random)
+    if random.random() < settings.tiled:
+        chunk_window = draw_tile(query_window, image.size, settings.least_overlap, random)
+    else:
+        chunk_window = jittered(query_window, image.size, settings.jitter, random)
+    degrees = 0.0
+    if random.random() < settings.turned:
+        degrees = random.uniform(-settings.degrees, settings.degrees)
+    chunk = image.crop(rounded(chunk_window))
+    chunk = chunk.resize((settings.size, settings.size), Image.Resampling.BICUBIC)
+    query = cut_turned(image, query_window, degrees)
+    if random.random() < settings.recoloured:
+        chunk, query = recoloured((chunk, query), random)
+    if random.random() < 0.5:  # the photo itself
+        chunk, query = ImageOps.mirror(chunk), ImageOps.mirror(query)
+    if random.random() < 0.3:
+        chunk = ImageEnhance.Brightness(chunk).enhance(random.uniform(0.8, 1.25))
+        chunk = ImageEnhance.Color(chunk).enhance(random.uniform(0.7, 1.3))
+    if random.random() < settings.mirrored:
+        query = ImageOps.mirror(query)
+    query = maltreated(query, random)
+    query = query.resize((settings.size, settings.size), Image.Resampling.BICUBIC)
+    return WindowPair(np.asarray(chunk), np.asarray(query))
+
+
+def draw_window(
+    size: tuple[int, int], sides: tuple[float, float], random: np.random.Generator
+) -> Window:
+    """A window anywhere in a photo; small ones are as likely as large ones (log-uniform)."""
+    share = math.exp(random.uniform(math.log(sides[0]), math.log(sides[1])))
+    oblong = math.exp(random.normal(0, 0.3))
+    width, height = (
+        min(length, max(share * factor * length, 24))
+        for length, factor in zip(size, (oblong, 1 / oblong), strict=True)
+    )
+    x, y = random.uniform(0, size[0] - width), random.uniform(0, size[1] - height)
+    return x, y, x + width, y + height
+
+
+def jittered(
+    window: Window, size: tuple[int, int], jitter: float, random: np.random.Generator
+) -> Window:
+    """Move each side by up to a share of the window's extent."""
+    x1, y1, x2, y2 = window
+    extent = np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
+    return clipped(tuple(np.array(window) + extent * random.uniform(-jitter, jitter, 4)), size)
+
+
+def draw_tile(
+    window: Window, size: tuple[int, int], least_overlap: float, random: np.random.Generator
+) -> Window:
+    """A window that lies as the best tile may lie: moved, larger or smaller, but overlapping."""
+    x1, y1, x2, y2 = window
+    for _ in range(20):
+        scale = random.normal(0, 0.35)
+        width, height = (
+            extent * math.exp(scale + random.normal(0, 0.2)) for extent in (x2 - x1, y2 - y1)
+        )
+        x = (x1 + x2 - width) / 2 + random.uniform(-0.35, 0.35) * width
+        y = (y1 + y2 - height) / 2 + random.uniform(-0.35, 0.35) * height
+        tile = clipped((x, y, x + width, y + height), size)
+        if overlap(tile, window) >= least_overlap:
+            return tile
+    return window
+
+
+def clipped(window: Window, size: tuple[int, int]) -> Window:
+    x1, y1, x2, y2 = window
+    x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
+    return x1, y1, max(min(x2, size[0]), x1 + 1), max(min(y2, size[1]), y1 + 1)
+
+
+def overlap(a: Window, b: Window) -> float:
+    """Intersection over union."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def rounded(window: Window) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = window
+    return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+
+
+def cut_turned(image: Image.Image, window: Window, degrees: float) -> Image.Image:
+    """Cut a window turned around its centre; what lies beside the photo has its mean colour."""
+    if not degrees:
+        return image.crop(rounded(window))
+    x1, y1, x2, y2 = window
+    radius = math.hypot(x2 - x1, y2 - y1) / 2
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    around = clipped((x - radius, y - radius, x + radius, y + radius), image.size)
+    region = image.crop(rounded(around))
+    mean = tuple(int(v) for v in np.asarray(region.resize((1, 1), Image.Resampling.BOX))[0, 0])
+    centre = (x - math.floor(around[0]), y - math.floor(around[1]))
+    width, height = round(x2 - x1), round(y2 - y1)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # PIL's matrix takes a pixel of the result to its place in the region.
+    matrix = (
+        cos, sin, centre[0] - cos * width / 2 - sin * height / 2,
+        -sin, cos, centre[1] + sin * width / 2 - cos * height / 2,
+    )  # fmt: skip
+    return region.transform(
+        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=mean
+    )
+
+
+def recoloured(
+    images: Iterable[Image.Image], random: np.random.Generator
+) -> tuple[Image.Image, ...]:
+    """Give pictures other colours, the same for all: channels mixed, another gamma."""
+    matrix = np.eye(3)[random.permutation(3)] if random.random() < 0.6 else np.eye(3)
+    matrix = matrix + random.normal(0, 0.15, (3, 3))
+    matrix /= matrix.sum(axis=1, keepdims=True)  # grey stays grey
+    gamma = math.exp(random.normal(0, 0.25))
+    curve = [round(255 * (v / 255) ** gamma) for v in range(256)] * 3
+    mixing = tuple(np.hstack([matrix, np.zeros((3, 1))]).flatten())
+    return tuple(image.convert("RGB", mixing).point(curve) for image in images)
+
+
+def maltreated(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Do to a picture what happens on its way through screens, phones and mail."""
+    scale = math.exp(random.uniform(math.log(0.35), math.log(1.3)))
+    width, height = (max(16, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    image = ImageEnhance.Brightness(image).enhance(random.uniform(0.65, 1.45))
+    image = ImageEnhance.Color(image).enhance(random.uniform(0.4, 1.6))
+    if random.random() < 0.4:
+        image = ImageEnhance.Contrast(image).enhance(random.uniform(0.7, 1.4))
+    if random.random() < 0.2:
+        tint = random.uniform(0.88, 1.12, 3)
+        image = image.point([min(255, round(v * factor)) for factor in tint for v in range(256)])
+    if random.random() < 0.15:
+        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.5)))
+    if random.random() < 0.8:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=int(random.integers(25, 90)))
+        image = Image.open(file)
+        image.load()
+    return image
