@@ -13,12 +13,13 @@ for both; half of the patches are left out at random until the last part (Li et 
 arXiv:2212.00794), which also halves the time; weight decay.
 
 Every batch follows from the seed and its number, so a training that was interrupted goes on from
-its last checkpoint as if it had not been. Needs `pip install '.[train]'`.
+its last checkpoint as if it had not been. Needs `pip install -e '.[train]'`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import sys
@@ -365,7 +366,7 @@ def chunks_of(photo: np.ndarray) -> np.ndarray:
 
 def save_encoder(training: Training, folder: Path) -> None:
     """Write the encoder as transformers reads it, in float16, and how it was trained."""
-    encoder = CLIPVision(CONFIG)
+    encoder = CLIPVision(copy.deepcopy(CONFIG))  # saving it changes its configuration
     encoder.load_state_dict(training.student.encoder.state_dict())
     encoder.half().save_pretrained(folder)
     preprocessing = {

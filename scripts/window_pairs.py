@@ -71,7 +71,7 @@ def load_photos(folders: Iterable[Path]) -> list[np.ndarray]:
                 image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))
                 image = ImageOps.exif_transpose(image).convert("RGB")
                 image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC)
-                photos.append(np.asarray(image))
+                photos.append(np.array(image))
     return photos
 
 
