@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from picture import INK, MARGIN, PAPER
-from PIL import Image, ImageDraw, ImageFont
+from picture import CAPTION, MARGIN, PAPER, QUERY, TILE, draw_photo
+from PIL import Image
 from queries import Photo, Query, iou, open_picture, read_photo
 
 from deployments.records import Box
@@ -17,7 +17,6 @@ COVERING = 0.3  # IoU of a chunk with the query's box
 FLOAT16 = 2  # bytes
 
 MOST_MISSES = 24
-SIDE, CAPTION = 240, 22  # pixels, of a tile of the picture
 RIGHT, WRONG = "#2f9e44", "#e03131"
 
 
@@ -174,11 +173,11 @@ def draw_misses(missed: Sequence[tuple[Query, Answer]], photos: Mapping[str, Pho
 
     Args:
         missed: if there are many, some from all over are drawn.
-        photos: by their ids; an answered photo that isn't there is only named.
+        photos: by their ids; an answered photo that isn't there is not drawn.
     """
     places = np.linspace(0, len(missed) - 1, min(len(missed), MOST_MISSES)).astype(int)
     strips = [_strip(*missed[place], photos) for place in places]
-    width, height = 3 * (SIDE + MARGIN), SIDE + CAPTION + MARGIN
+    width, height = 3 * (TILE + MARGIN), TILE + CAPTION + MARGIN
     lines = max(1, (len(strips) + 1) // 2)
     sheet = Image.new("RGB", (2 * (width + MARGIN), lines * height + MARGIN), PAPER)
     for number, strip in enumerate(strips):
@@ -188,32 +187,17 @@ def draw_misses(missed: Sequence[tuple[Query, Answer]], photos: Mapping[str, Pho
 
 def _strip(query: Query, answer: Answer, photos: Mapping[str, Photo]) -> Image.Image:
     place = rank(query, answer)
-    told = f"{place}." if place else f"not in {len(answer.photos)}"
-    part = open_picture(query.data)
-    whole = (0, 0, *part.size)
+    told = f"place {place}" if place else f"not among {len(answer.photos)}"
+    kind = f"{query.kind}{', turned' if query.turned else ''}"
+    right = read_photo(photos[query.photo])
     tiles = [
-        _tile(part, whole, f"{query.kind}{', turned' if query.turned else ''}", INK),
-        _tile(read_photo(photos[query.photo]), query.box, f"{told} {query.name}", RIGHT),
+        draw_photo(open_picture(query.data), [], "query", kind, QUERY),
+        draw_photo(right, [query.box], query.name, f"the right photo: {told}", RIGHT),
     ]
-    if answer.photos:
-        first = photos.get(answer.photos[0])
-        picture = read_photo(first) if first else Image.new("RGB", (SIDE, SIDE), PAPER)
-        box = answer.box if first else (0, 0, SIDE, SIDE)
-        tiles.append(_tile(picture, box, f"1. {first.name if first else answer.photos[0]}", WRONG))
-    strip = Image.new("RGB", (3 * (SIDE + MARGIN) - MARGIN, SIDE + CAPTION), PAPER)
+    if answer.photos and answer.photos[0] in photos:
+        first = photos[answer.photos[0]]
+        tiles.append(draw_photo(read_photo(first), [answer.box], first.name, "came first", WRONG))
+    strip = Image.new("RGB", (3 * (TILE + MARGIN) - MARGIN, TILE + CAPTION), PAPER)
     for column, tile in enumerate(tiles):
-        strip.paste(tile, (column * (SIDE + MARGIN), 0))
+        strip.paste(tile, (column * (TILE + MARGIN), 0))
     return strip
-
-
-def _tile(picture: Image.Image, box: Box, caption: str, colour: str) -> Image.Image:
-    scale = SIDE / max(picture.size)
-    small = picture.resize(tuple(max(1, round(side * scale)) for side in picture.size))
-    x1, y1, x2, y2 = (round(side * scale) for side in box)
-    ImageDraw.Draw(small).rectangle(
-        (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=3
-    )
-    tile = Image.new("RGB", (SIDE, SIDE + CAPTION), PAPER)
-    tile.paste(small, (0, SIDE - small.height))
-    ImageDraw.Draw(tile).text((0, SIDE + 4), caption, fill=colour, font=ImageFont.load_default(13))
-    return tile

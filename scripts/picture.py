@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from deployments.records import Box
+
 TILE = 300
 MARGIN = 16
 CAPTION = 44
+BOXES = 5  # of a photo; it has some forty chunks
 BEST, OTHER, QUERY = "#e8590c", "#ffc078", "#1971c2"
 PAPER, INK = "white", "#212529"
 
@@ -26,13 +29,13 @@ def draw_answer(
         fetch: returns the original bytes for a match's `url`.
         most: how many matches to draw.
     """
-    tiles = [_tile(query, [], "query", f"{query.width} x {query.height}", QUERY)]
+    tiles = [draw_photo(query, [], "query", f"{query.width} x {query.height}", QUERY)]
     for rank, match in enumerate(matches[:most], 1):
         photo = ImageOps.exif_transpose(Image.open(io.BytesIO(fetch(match["url"])))).convert("RGB")
-        boxes = [chunk["box"] for chunk in match["chunks"]]
+        boxes = [chunk["box"] for chunk in match["chunks"][:BOXES]]
         title = f"{rank}. {match['filename'] or match['id'][:16]}"
         caption = f"distance {match['distance']:.3f}, {describe(match)}"
-        tiles.append(_tile(photo, boxes, title, caption, BEST))
+        tiles.append(draw_photo(photo, boxes, title, caption, BEST))
     sheet = Image.new(
         "RGB",
         (MARGIN + len(tiles) * (TILE + MARGIN), 2 * MARGIN + TILE + CAPTION),
@@ -48,7 +51,10 @@ def describe(match: dict[str, Any]) -> str:
     return match["label"] or {"tile": "part", "whole": "whole picture"}[match["source"]]
 
 
-def _tile(photo: Image.Image, boxes: list, title: str, caption: str, colour: str) -> Image.Image:
+def draw_photo(
+    photo: Image.Image, boxes: Sequence[Box], title: str, caption: str, colour: str
+) -> Image.Image:
+    """Draw a photo with boxes, the first one strong, and two lines of text below it."""
     tile = Image.new("RGB", (TILE, TILE + CAPTION), PAPER)
     scale = min(TILE / photo.width, TILE / photo.height)
     small = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))

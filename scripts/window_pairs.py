@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from index import find_images
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from queries import iou
 from tqdm import tqdm
-
-from deployments.images import FORMATS
 
 Window = tuple[float, float, float, float]  # x1, y1, x2, y2, pixels
 
@@ -62,8 +62,7 @@ def load_photos(folders: Iterable[Path]) -> list[np.ndarray]:
     """
     photos = []
     for folder in folders:
-        extensions = {e for e, name in Image.registered_extensions().items() if name in FORMATS}
-        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in extensions)
+        files = find_images([folder])
         if not files:
             raise SystemExit(f"There are no pictures in {folder}.")
         for file in tqdm(files, desc=f"reading {folder.name}", unit="photo"):
@@ -139,7 +138,7 @@ def draw_tile(
         x = (x1 + x2 - width) / 2 + random.uniform(-0.35, 0.35) * width
         y = (y1 + y2 - height) / 2 + random.uniform(-0.35, 0.35) * height
         tile = clipped((x, y, x + width, y + height), size)
-        if overlap(tile, window) >= least_overlap:
+        if iou(window, [tile])[0] >= least_overlap:
             return tile
     return window
 
@@ -148,16 +147,6 @@ def clipped(window: Window, size: tuple[int, int]) -> Window:
     x1, y1, x2, y2 = window
     x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
     return x1, y1, max(min(x2, size[0]), x1 + 1), max(min(y2, size[1]), y1 + 1)
-
-
-def overlap(a: Window, b: Window) -> float:
-    """Intersection over union."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
 def rounded(window: Window) -> tuple[int, int, int, int]:
