@@ -53,7 +53,7 @@ class Segmenter:
         self,
         model_name_or_path: str = "yolov5s",
         *,
-        confidence_threshold: float = 0.3,
+        confidence_threshold: float = 0.1,
         iou_threshold: float = 0.45,
         image_size: int = 640,
         batch_size: int = 32,

@@ -43,7 +43,7 @@ class Section(BaseModel):
 
 class SegmenterSettings(Section):
     model_name_or_path: str = "yolov5s"
-    confidence_threshold: float = Field(0.3, ge=0, le=1)
+    confidence_threshold: float = Field(0.1, ge=0, le=1)
     iou_threshold: float = Field(0.45, ge=0, le=1)
     image_size: int = Field(640, ge=32, le=4096, multiple_of=32)
     tiles: Scales = (2, 3)
