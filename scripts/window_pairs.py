@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from distortions import cut
 from index import find_images
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from queries import iou
@@ -85,9 +86,9 @@ def draw_pair(photo: np.ndarray, settings: PairSettings, random: np.random.Gener
     degrees = 0.0
     if random.random() < settings.turned:
         degrees = random.uniform(-settings.degrees, settings.degrees)
-    chunk = image.crop(rounded(chunk_window))
+    chunk = cut(image, chunk_window, 0)
     chunk = chunk.resize((settings.size, settings.size), Image.Resampling.BICUBIC)
-    query = cut_turned(image, query_window, degrees)
+    query = cut(image, query_window, degrees)
     if random.random() < settings.recoloured:
         chunk, query = recoloured((chunk, query), random)
     if random.random() < 0.5:  # the photo itself
@@ -147,34 +148,6 @@ def clipped(window: Window, size: tuple[int, int]) -> Window:
     x1, y1, x2, y2 = window
     x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
     return x1, y1, max(min(x2, size[0]), x1 + 1), max(min(y2, size[1]), y1 + 1)
-
-
-def rounded(window: Window) -> tuple[int, int, int, int]:
-    x1, y1, x2, y2 = window
-    return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
-
-
-def cut_turned(image: Image.Image, window: Window, degrees: float) -> Image.Image:
-    """Cut a window turned around its centre; what lies beside the photo has its mean colour."""
-    if not degrees:
-        return image.crop(rounded(window))
-    x1, y1, x2, y2 = window
-    radius = math.hypot(x2 - x1, y2 - y1) / 2
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
-    around = clipped((x - radius, y - radius, x + radius, y + radius), image.size)
-    region = image.crop(rounded(around))
-    mean = tuple(int(v) for v in np.asarray(region.resize((1, 1), Image.Resampling.BOX))[0, 0])
-    centre = (x - math.floor(around[0]), y - math.floor(around[1]))
-    width, height = round(x2 - x1), round(y2 - y1)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # PIL's matrix takes a pixel of the result to its place in the region.
-    matrix = (
-        cos, sin, centre[0] - cos * width / 2 - sin * height / 2,
-        -sin, cos, centre[1] + sin * width / 2 - cos * height / 2,
-    )  # fmt: skip
-    return region.transform(
-        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=mean
-    )
 
 
 def recoloured(

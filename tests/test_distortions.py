@@ -29,7 +29,7 @@ def levels(a: Image.Image, b: Image.Image) -> float:
 @pytest.mark.parametrize("degrees", [-15, 15])
 def test_a_turned_window_is_that_of_the_turned_photo(photo, degrees):
     centre = ((BOX[0] + BOX[2]) / 2, (BOX[1] + BOX[3]) / 2)
-    whole = photo.rotate(degrees, Image.Resampling.BICUBIC, center=centre)
+    whole = photo.rotate(-degrees, Image.Resampling.BICUBIC, center=centre)
     assert levels(cut(photo, BOX, degrees), whole.crop(BOX)) <= 1
     assert levels(cut(photo, BOX, degrees), photo.crop(BOX)) > 50
 

@@ -8,7 +8,6 @@ from PIL import Image
 from queries import iou
 from window_pairs import (
     PairSettings,
-    cut_turned,
     draw_pair,
     draw_tile,
     draw_window,
@@ -69,15 +68,6 @@ def test_both_windows_of_a_pair_show_the_same_place():
     )
     distances = np.linalg.norm(chunks[:, None] - queries, axis=-1)
     assert np.median(np.diag(distances)) < np.median(distances) / 1.5
-
-
-def test_turning_goes_around_the_centre():
-    picture = np.zeros((80, 80, 3), np.uint8)
-    picture[38:42, 20:60] = 255  # a line across
-    turned = np.asarray(cut_turned(Image.fromarray(picture), (20, 20, 60, 60), 90))
-    assert turned.shape == (40, 40, 3)
-    assert turned[:, 18:22].mean() > 200
-    assert turned[:, :15].mean() < 10
 
 
 def test_other_colours_are_the_same_for_both():
