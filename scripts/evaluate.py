@@ -26,7 +26,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,8 +36,6 @@ import torch
 from baselines import BASELINES, CropEncoder, load_encoder
 from figures import Answer, Row, draw_misses, figures, misses, table
 from index import IN_FLIGHT, TIMEOUT, Failed, explain, index_files, send
-from PIL import Image
-from pydantic import ValidationError
 from queries import (
     EvaluationFailed,
     Photo,
@@ -45,7 +43,6 @@ from queries import (
     find_photos,
     make_queries,
     open_picture,
-    read_photo,
 )
 from tqdm import tqdm
 
@@ -59,7 +56,6 @@ from deployments.settings import SegmenterSettings, display_name
 
 LIMIT = 10  # photos of an answer
 BATCH = 8  # photos, as in serve_config.yaml
-TIMED = 6 * BATCH  # photos
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,53 +64,66 @@ R = TypeVar("R")
 # Plain classes
 
 
-def find_chunks(photos: Sequence[Photo], tiles: tuple[int, ...]) -> dict[str, list[Box]]:
-    """Return the boxes of the photos' chunks, as the segmenter cuts them.
+def index_photos(
+    encoder: CropEncoder, options: dict[str, Any], photos: Sequence[Photo], name: str
+) -> tuple[ChunkIndex, dict[str, list[Box]], float]:
+    """Segment, encode and index photos, as the service does.
+
+    Args:
+        options: of the segmenter, as in serve_config.yaml.
+        name: of the encoder, for the progress bar.
+
+    Returns:
+        The index, the boxes of each photo's chunks, and how many photos a second were segmented
+        and encoded, from bytes to vectors.
 
     Raises:
         EvaluationFailed: a photo is broken.
+        ModelUnavailable: the detector can't be had.
     """
-    # The crops are made again for each encoder, at its size: these are not looked at.
-    segmenter = Segmenter(tiles=tiles, batch_size=BATCH, crop_size=16)
-    chunks = {}
-    with tqdm(total=len(photos), unit="photo", desc=f"segmenting, tiles {show(tiles)}") as bar:
-        for batch in batches(photos):
-            found = segmenter.segment([photo.file.read_bytes() for photo in batch])
-            for photo, result in zip(batch, found, strict=True):
+    segmenter = Segmenter(
+        **{"batch_size": BATCH} | options, crop_size=encoder.size, squash=encoder.squash
+    )
+    vectors, chunks = {}, {}
+    seconds = 0.0
+    with tqdm(total=len(photos), unit="photo", desc=f"indexing, {name}") as bar:
+        for start in range(0, len(photos), BATCH):
+            batch = photos[start : start + BATCH]
+            images = [photo.file.read_bytes() for photo in batch]
+            began = time.monotonic()
+            segmented = segmenter.segment(images)
+            for photo, result in zip(batch, segmented, strict=True):
                 if isinstance(result, InsetError):
                     raise EvaluationFailed(f"{photo.file}: {result.detail}")
+                vectors[photo.id] = encoder.encode(result.crops)
                 chunks[photo.id] = [chunk.box for chunk in result.chunks]
+            seconds += time.monotonic() - began
             bar.update(len(batch))
-    return chunks
+    index = ChunkIndex(next(iter(vectors.values())).shape[1], engine="exact", device="cpu")
+    for id, of_photo in vectors.items():
+        index.put(id, of_photo)
+    return index, chunks, len(photos) / seconds
 
 
 def evaluate(
     name: str,
     encoder: CropEncoder,
-    tiles: tuple[int, ...],
+    options: dict[str, Any],
     photos: Sequence[Photo],
-    chunks: dict[str, list[Box]],
     queries: Sequence[Query],
 ) -> Row:
-    """Index the photos' chunks with an encoder, and search by the queries."""
-    vectors = {
-        photo.id: encode(encoder, read_photo(photo), chunks[photo.id])
-        for photo in tqdm(photos, unit="photo", desc=f"indexing, {name}")
-    }
-    dimension = next(iter(vectors.values())).shape[1]
-    index = ChunkIndex(dimension, engine="exact", device="cpu")
-    for id, of_photo in vectors.items():
-        index.put(id, of_photo)
+    """Index the photos with an encoder and a segmenter, and search by the queries."""
+    index, chunks, rate = index_photos(encoder, options, photos, name)
     answers = asyncio.run(search(encoder, index, chunks, queries, name))
-    rate = photos_per_second(encoder, tiles, photos[:TIMED])
-    return Row(name, show(tiles), dimension, chunks, answers, rate)
+    return Row(name, show(options), index.dimension, chunks, answers, rate)
 
 
-def encode(encoder: CropEncoder, picture: Image.Image, boxes: Sequence[Box]) -> np.ndarray:
-    """Encode parts of an RGB picture: float32 `[len(boxes), d]`."""
-    pixels = torch.from_numpy(np.array(picture))
-    crops = [scale_crop(pixels, box, encoder.size, squash=encoder.squash) for box in boxes]
-    return encoder.encode(torch.stack(crops).numpy())
+def encode_query(encoder: CropEncoder, query: Query) -> np.ndarray:
+    """Encode a query as the service does: float32 `[d]`."""
+    pixels = torch.from_numpy(np.array(open_picture(query.data)))
+    box = (0, 0, pixels.shape[1], pixels.shape[0])
+    crop = scale_crop(pixels, box, encoder.size, squash=encoder.squash)
+    return encoder.encode(crop.numpy()[np.newaxis])[0]
 
 
 async def search(
@@ -127,41 +136,15 @@ async def search(
     """Search by each query as the service does."""
     ranker, answers = Ranker(), []
     for query in tqdm(queries, unit="query", desc=f"searching, {name}"):
-        picture = open_picture(query.data)
-        vector = encode(encoder, picture, [(0, 0, *picture.size)])
+        vector = encode_query(encoder, query)
 
         async def fetch(count: int, vector: np.ndarray = vector) -> Neighbours:
-            return index.search(vector, count)[0]
+            return index.search(vector[np.newaxis], count)[0]
 
         ranked = await ranker.rank(fetch, LIMIT)
         box = chunks[ranked[0].id][ranked[0].chunks[0][0]] if ranked else None
         answers.append(Answer([photo.id for photo in ranked], box))
     return answers
-
-
-def photos_per_second(
-    encoder: CropEncoder, tiles: tuple[int, ...], photos: Sequence[Photo]
-) -> float:
-    """Time photos through a segmenter and the encoder, from bytes to vectors."""
-    segmenter = Segmenter(
-        tiles=tiles, batch_size=BATCH, crop_size=encoder.size, squash=encoder.squash
-    )
-    images = [photo.file.read_bytes() for photo in photos]
-
-    def run(images: Sequence[bytes]) -> None:
-        for photo in segmenter.segment(images):
-            encoder.encode(photo.crops)
-
-    run(images[:BATCH])  # the first ones take longer: memory, kernels
-    start = time.monotonic()
-    for batch in tqdm(list(batches(images)), unit=f"{BATCH} photos", desc="timing", leave=False):
-        run(batch)
-    return len(images) / (time.monotonic() - start)
-
-
-def batches(items: Sequence[T]) -> Iterable[Sequence[T]]:
-    """Yield the items in groups."""
-    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
 
 
 # A service
@@ -196,7 +179,7 @@ def evaluate_service(url: str, photos: Sequence[Photo], queries: Sequence[Query]
     answers = asyncio.run(search_service(url, queries))
     encoder = after["encoder"]
     rate = len(photos) / seconds if new else None
-    return Row(encoder["name"], "the service's", encoder["dimension"], chunks, answers, rate)
+    return Row(encoder["name"], "of the service", encoder["dimension"], chunks, answers, rate)
 
 
 def stats(url: str) -> dict[str, Any]:
@@ -288,41 +271,42 @@ async def each(
 # The command
 
 
-def show(tiles: tuple[int, ...]) -> str:
-    """Return a setting of tiles for people."""
-    return ",".join(map(str, tiles)) or "none"
+def show(options: dict[str, Any]) -> str:
+    """Return options of the segmenter for people."""
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "as by default"
 
 
-def parse_tiles(text: str) -> tuple[int, ...]:
-    """Return what `--tiles` says."""
+def parse_options(text: str) -> dict[str, Any]:
+    """Return what `--segmenter` says."""
     try:
-        scales = () if text == "none" else text.split(",")
-        return SegmenterSettings(tiles=scales).tiles
-    except ValidationError as error:
+        given = json.loads(text)
+        settings = SegmenterSettings.model_validate(given)
+    except ValueError as error:  # pydantic's are of this kind too
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither none nor scales as 2,3 ({error.errors()[0]['msg']})"
+            f"{text!r} is no JSON object with options of the segmenter ({error})"
         ) from None
+    # Those of the deployment alone change nothing here.
+    return settings.model_dump(mode="json", include=set(given) - {"batch_wait_ms", "threads"})
 
 
 def evaluate_all(
     encoders: Sequence[str],
-    settings: Sequence[tuple[int, ...]],
+    segmenters: Sequence[dict[str, Any]],
     photos: Sequence[Photo],
     queries: Sequence[Query],
 ) -> list[Row]:
-    """Return a row for each setting of tiles and each encoder; one that can't be had is told."""
+    """Return a row for each encoder and segmenter; an encoder that can't be had is told."""
     loaded = {}
     for name in encoders:
         try:
             loaded[name] = load_encoder(name)
         except ModelUnavailable as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
-    rows = []
-    for tiles in settings if loaded else ():
-        chunks = find_chunks(photos, tiles)
-        for name, encoder in loaded.items():
-            rows.append(evaluate(display_name(name), encoder, tiles, photos, chunks, queries))
-    return rows
+    return [
+        evaluate(display_name(name), encoder, options, photos, queries)
+        for name, encoder in loaded.items()
+        for options in segmenters
+    ]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -343,8 +327,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.url:
         expected, rows = 1, [evaluate_service(arguments.url, distinct, queries)]
     else:
-        expected = len(arguments.encoder) * len(arguments.tiles)
-        rows = evaluate_all(arguments.encoder, arguments.tiles, distinct, queries)
+        expected = len(arguments.encoder) * len(arguments.segmenter)
+        rows = evaluate_all(arguments.encoder, arguments.segmenter, distinct, queries)
     if not rows:
         return 1
     results = [figures(row, queries) for row in rows]
@@ -377,10 +361,12 @@ def main() -> int:
         "(models/compact)",
     )
     parser.add_argument(
-        "--tiles",
+        "--segmenter",
         action="append",
-        type=parse_tiles,
-        help="of the segmenter, as 2,3; or none; may be repeated (the segmenter's own)",
+        type=parse_options,
+        metavar="JSON",
+        help="options that serve_config.yaml has under `segmenter`, as an object: "
+        '\'{"tiles": [2], "confidence_threshold": 0.3}\'; may be repeated (its defaults)',
     )
     parser.add_argument("--url", help="evaluate the service there, as it is configured")
     parser.add_argument("--seed", type=int, default=0, help="of the queries (%(default)s)")
@@ -392,8 +378,8 @@ def main() -> int:
         "--failures", type=Path, metavar="OUT.png", help="draw what the first row missed there"
     )
     arguments = parser.parse_args()
-    if arguments.url and (arguments.encoder or arguments.tiles):
-        parser.error("with --url the service's own encoder and tiles are evaluated")
+    if arguments.url and (arguments.encoder or arguments.segmenter):
+        parser.error("with --url the service's own encoder and segmenter are evaluated")
     for folder in (arguments.images, arguments.labels, arguments.distractors):
         if folder and not folder.is_dir():
             parser.error(f"no such folder: {folder}")
@@ -401,7 +387,7 @@ def main() -> int:
         parser.error("--limit must be at least 1")
     root = Path(__file__).parent.parent
     arguments.encoder = arguments.encoder or [str(root / "models" / "compact")]
-    arguments.tiles = arguments.tiles or [SegmenterSettings().tiles]
+    arguments.segmenter = arguments.segmenter or [{}]
     try:
         return run(arguments)
     except (EvaluationFailed, ModelUnavailable, OSError) as error:

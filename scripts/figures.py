@@ -37,7 +37,7 @@ class Row:
     """What one encoder found among the chunks of one way to cut photos.
 
     Attributes:
-        encoder, tiles: for people.
+        encoder, segmenter: for people.
         dimension: length of a vector.
         chunks: the boxes of each photo's chunks, by its id.
         answers: one for each query.
@@ -45,7 +45,7 @@ class Row:
     """
 
     encoder: str
-    tiles: str
+    segmenter: str
     dimension: int
     chunks: dict[str, list[Box]]
     answers: list[Answer]
@@ -74,7 +74,7 @@ def figures(row: Row, queries: Sequence[Query]) -> dict[str, Any]:
     }
     return {
         "encoder": row.encoder,
-        "tiles": row.tiles,
+        "segmenter": row.segmenter,
         "dimension": row.dimension,
         "chunks_per_photo": chunks,
         "index_bytes_per_photo": chunks * row.dimension * FLOAT16,
@@ -130,16 +130,16 @@ COSTS = {
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Lay the figures of all rows out as two Markdown tables."""
     found = [
-        [row["encoder"], row["tiles"], group, *_cells(row[group], COLUMNS)]
+        [row["encoder"], row["segmenter"], group, *_cells(row[group], COLUMNS)]
         for group in GROUPS
         for row in rows
         if row[group]["queries"]
     ]
-    cost = [[row["encoder"], row["tiles"], *_cells(row, COSTS)] for row in rows]
+    cost = [[row["encoder"], row["segmenter"], *_cells(row, COSTS)] for row in rows]
     return "\n\n".join(
         (
-            _markdown(["encoder", "tiles", "queries", *_titles(COLUMNS)], found),
-            _markdown(["encoder", "tiles", *_titles(COSTS)], cost),
+            _markdown(["encoder", "segmenter", "queries", *_titles(COLUMNS)], found),
+            _markdown(["encoder", "segmenter", *_titles(COSTS)], cost),
         )
     )
 

