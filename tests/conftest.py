@@ -18,6 +18,9 @@ import skimage
 from PIL import Image
 from service import ROOT, Service, free_port
 
+# Their assertions explain themselves as those of tests do.
+pytest.register_assert_rewrite("boxes", "http_client", "stores")
+
 __all__ = ["ROOT", "Service", "free_port"]  # for the tests, besides what is defined here
 
 PHOTOS = Path(skimage.__file__).parent / "data"

@@ -9,19 +9,10 @@ from pathlib import Path
 import crashtest
 import httpx
 import pytest
-from crashtest import (
-    ALL,
-    ROUND,
-    VICTIMS,
-    Journal,
-    Seen,
-    check_listing,
-    check_photo,
-    crash,
-    picture,
-    plan_kills,
-    sha256,
-)
+from crash_checks import Seen, check_listing, check_photo, sha256
+from crash_journal import Journal, picture
+from crash_kills import ALL, KILLS_PER_RESTART, ROUND, VICTIMS, plan_kills
+from crashtest import crash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,7 +32,7 @@ def test_nothing_is_lost_whatever_is_killed(tmp_path):
 def test_a_plan_kills_everything_in_its_turn(kills, seed):
     plan = plan_kills(kills, random.Random(seed))
     assert len(plan) == kills
-    assert plan.count(ALL) == -(-kills // crashtest.KILLS_PER_RESTART)
+    assert plan.count(ALL) == -(-kills // KILLS_PER_RESTART)
     assert set(plan) <= {ALL, *VICTIMS}
     if kills >= 3 * len(ROUND):
         assert set(plan) == {ALL, *VICTIMS}

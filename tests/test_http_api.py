@@ -1,123 +1,22 @@
 """HTTP in and HTTP out, over a service that only remembers what it was asked."""
 
 import asyncio
-import hashlib
 import json
-from http import HTTPStatus
-from types import MappingProxyType
 
 import httpx
 import pytest
+from fake_service import BOX, DIGEST, ETAG, LIMITS, PICTURE, PNG, REQUESTS, STATUSES, Service
 from starlette.testclient import TestClient
 
 from deployments import errors
 from deployments.errors import InsetError, UnknownId
 from deployments.http_api import MAX_PARTS, build_app
-from deployments.records import (
-    Chunk,
-    EncoderState,
-    IndexedImage,
-    IndexState,
-    Match,
-    MatchedChunk,
-    Record,
-    Stats,
-    StoreState,
-)
-from deployments.settings import LimitSettings
-
-LIMITS = LimitSettings(max_image_bytes=1000, max_request_bytes=5000, max_pixels=10**6, timeout_s=1)
-PICTURE = b"picture"
-DIGEST = hashlib.sha256(PICTURE).hexdigest()
-ETAG = f'"{DIGEST}"'
-BOX = (0, 0, 20, 10)
-PNG = {"content-type": "image/png"}
 
 PROBLEMS = {
     error.status: error
     for error in vars(errors).values()
     if isinstance(error, type) and issubclass(error, InsetError) and error is not InsetError
 }
-
-
-def known(id, filename=None, metadata=MappingProxyType({})):
-    return Record(
-        id=id,
-        filename=filename,
-        media_type="image/png",
-        bytes=len(PICTURE),
-        sha256=DIGEST,
-        width=20,
-        height=10,
-        animated=False,
-        indexed_at="2026-01-01T00:00:00.000+00:00",
-        sequence=1,
-        metadata=metadata,
-        chunks=[Chunk(box=BOX, source="whole")],
-    )
-
-
-class Service:
-    """Remembers each call; raises an error where it is told to."""
-
-    limits = LIMITS
-
-    def __init__(self):
-        self.calls = []
-        self.error = None
-        self.bad = {}  # errors of the images with these bytes
-        self.ids = ["a", "b", "c"]
-
-    def remember(self, *call):
-        self.calls.append(call)
-        if self.error is not None:
-            raise self.error
-
-    async def index(self, data, *, id, filename, confidence_threshold, metadata):
-        self.remember("index", data, id, filename, confidence_threshold, metadata)
-        if data in self.bad:
-            raise self.bad[data]
-        return IndexedImage(
-            status="created", **dict(known(id or "generated", filename, metadata or {}))
-        )
-
-    async def search(self, data, **query):
-        self.remember("search", data, query)
-        chunk = MatchedChunk(box=BOX, source="tile", distance=0.25, label=None)
-        match = {"id": "a", "distance": 0.25, "chunks": [chunk]}
-        nearest = {"box": BOX, "source": "tile", "label": None}
-        return [Match(**match, **nearest, filename=None, width=20, height=10, url="/images/a")]
-
-    async def get(self, id):
-        self.remember("get", id)
-        return known(id), PICTURE
-
-    async def record(self, id):
-        self.remember("record", id)
-        return known(id)
-
-    async def list(self, after, limit):
-        self.remember("list", after, limit)
-        return [known(id) for id in self.ids if after is None or id > after][:limit]
-
-    async def delete(self, id):
-        self.remember("delete", id)
-        return 2
-
-    async def stats(self):
-        self.remember("stats")
-        sizes = {"original_bytes": 1, "used_bytes": 1, "map_bytes": 1}
-        return Stats(
-            store=StoreState(photos=1, chunks=1, sequence=1, **sizes),
-            chunk_index=IndexState(
-                photos=1, chunks=1, sequence=1, digest="0" * 16, waiting=0, removed=0, snapshot=None
-            ),
-            encoder=EncoderState(name="clip", dimension=4, digest="0" * 64, text=False),
-            segmenter="yolov5s",
-        )
-
-    async def check(self):
-        self.remember("check")
 
 
 @pytest.fixture
@@ -145,29 +44,6 @@ def assert_problem(response, status, title=None):
 
 
 # Every operation, and every way it can fail
-
-REQUESTS = {
-    "index": ("POST", "/index", {"content": PICTURE, "headers": PNG}),
-    "search": ("POST", "/search", {"content": PICTURE, "headers": PNG}),
-    "list": ("GET", "/images", {}),
-    "get": ("GET", "/images/a", {}),
-    "record": ("GET", "/images/a/record", {}),
-    "delete": ("DELETE", "/images/a", {}),
-    "check": ("GET", "/healthz", {}),
-    "stats": ("GET", "/stats", {}),
-}
-STATUSES = {"index": 201, "delete": 204}
-# What the docstrings of `Inset` say each of them raises.
-RAISES = {
-    "index": {400, 409, 413, 415, 422, 503, 507},
-    "search": {400, 404, 413, 415, 422, 503},
-    "list": {400, 503},
-    "get": {400, 404, 500, 503},
-    "record": {400, 404, 500, 503},
-    "delete": {400, 404, 503, 507},
-    "check": {503},
-    "stats": {503},
-}
 
 
 @pytest.mark.parametrize("operation", REQUESTS)
@@ -640,86 +516,3 @@ def test_another_method_is_a_problem_that_says_which(client, method, path, allow
     response = client.request(method, path)
     assert f"{path} does not take {method}" in assert_problem(response, 405)
     assert {name.strip() for name in response.headers["allow"].split(",")} & allow
-
-
-# The description
-
-
-@pytest.fixture(scope="module")
-def description():
-    client = TestClient(build_app(Service()))
-    first = client.get("/openapi.json").json()
-    assert client.get("/openapi.json").json() == first
-    return first
-
-
-def described(description, operation):
-    method, path, _ = REQUESTS[operation]
-    path = path.replace("/images/a", "/images/{id}")
-    return description["paths"][path][method.lower()]
-
-
-def test_everything_is_described(description):
-    operations = [(path, method) for path, item in description["paths"].items() for method in item]
-    assert len(operations) == len(REQUESTS)
-    for operation in REQUESTS:
-        assert described(description, operation)["description"]
-
-
-@pytest.mark.parametrize("operation", REQUESTS)
-def test_every_status_is_described(description, operation):
-    responses = described(description, operation)["responses"]
-    good = {STATUSES.get(operation, 200)} | ({304} if operation == "get" else set())
-    assert {int(status) for status in responses} == good | RAISES[operation] | {500, 503}
-    for status in set(responses) - {str(status) for status in good}:
-        assert responses[status]["description"] == HTTPStatus(int(status)).phrase
-        (schema,) = responses[status]["content"].items()
-        reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
-        assert schema == ("application/problem+json", reference)
-
-
-def test_fastapis_own_errors_are_not_described(description):
-    assert "ValidationError" not in str(description)
-
-
-def test_every_reference_leads_somewhere(description):
-    def references(node):
-        if isinstance(node, dict):
-            yield from [node["$ref"]] if "$ref" in node else []
-            for value in node.values():
-                yield from references(value)
-        elif isinstance(node, list):
-            for value in node:
-                yield from references(value)
-
-    found = set(references(description))
-    assert found
-    for reference in found:
-        node = description
-        for name in reference.removeprefix("#/").split("/"):
-            node = node[name]
-
-
-def test_metadata_and_filters_are_described(description):
-    def parameter(operation, name):
-        parameters = described(description, operation)["parameters"]
-        (found,) = [parameter for parameter in parameters if parameter["name"] == name]
-        assert found["in"] == "query"
-        assert not found["required"]
-        assert found["description"]
-        return found["schema"]
-
-    metadata, filters = parameter("index", "metadata"), parameter("search", "filter")
-    assert metadata["contentMediaType"] == "application/json"
-    assert (filters["type"], filters["maxItems"]) == ("array", 16)
-    form = described(description, "index")["requestBody"]["content"]["multipart/form-data"]
-    assert form["schema"]["properties"]["metadata"]["contentSchema"] == metadata["contentSchema"]
-    deleted = described(description, "delete")["responses"]["204"]
-    assert set(deleted["headers"]) == {"Inset-Sequence"}
-
-
-@pytest.mark.parametrize("operation", ["index", "search"])
-def test_bodies_are_described(description, operation):
-    body = described(description, operation)["requestBody"]
-    assert body["required"] is (operation == "index")
-    assert set(body["content"]) == {"image/*", "multipart/form-data"}

@@ -1,12 +1,10 @@
-"""The store: against a dict as a model, through crashes, on full disks and on damaged ones."""
+"""The store: against a dict as a model, one call, how it is opened, and killed while it writes."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,141 +17,29 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from stores import (
+    DIMENSION,
+    ENCODER,
+    Replica,
+    assert_counts,
+    assert_same_content,
+    assert_whole,
+    at,
+    metadata,
+    photo,
+    put,
+)
 
-from deployments.errors import (
-    BadParameter,
-    CorruptRecord,
-    EncoderMismatch,
-    IdTaken,
-    StoreFull,
-    StoreUnusable,
-    UnknownId,
-)
-from deployments.records import (
-    Change,
-    Chunk,
-    EncodedPhoto,
-    EncoderIdentity,
-    Metadata,
-    Position,
-)
+from deployments.errors import BadParameter, EncoderMismatch, IdTaken, StoreUnusable, UnknownId
+from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
 from deployments.store import Delete, Put, Store, Stored
 from deployments.store_copies import backup, restore
-from deployments.store_reader import StoreReader
 
-DIMENSION = 16
-ENCODER = EncoderIdentity("openai/clip-vit-base-patch32", DIMENSION, "ab" * 32)
-ROOT = Path(__file__).parent.parent
-
-
-def photo(data: bytes, chunks: int | None = None) -> EncodedPhoto:
-    """A photo whose vectors follow from its bytes, so that a mix-up shows."""
-    seed = int.from_bytes(hashlib.sha256(data).digest()[:4], "big")
-    generator = np.random.default_rng(seed)
-    chunks = 1 + seed % 4 if chunks is None else chunks
-    vectors = generator.standard_normal((chunks, DIMENSION), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    whole = Chunk(box=(0, 0, 640, 480), source="whole")
-    return EncodedPhoto(640, 480, "image/jpeg", False, [whole] * chunks, vectors)
-
-
-def metadata(data: bytes) -> Metadata:
-    """What the tests say of a photo; it follows from its bytes as well."""
-    return {"size": len(data), "first": data[:1].hex(), "small": len(data) < 100, "half": 0.5}
-
-
-def put(id: str, data: bytes) -> Put:
-    return Put(id, data, f"{id}.jpg", photo(data), metadata(data))
-
-
-def float16(data: bytes) -> np.ndarray:
-    return photo(data).vectors.astype(np.float16)
-
-
-def assert_whole(store: Store, id: str, data: bytes) -> None:
-    record, original = store.original(id)
-    assert original == data
-    assert record == store.record(id)
-    assert (record.id, record.bytes, record.metadata) == (id, len(data), metadata(data))
-    assert record.sha256 == hashlib.sha256(data).hexdigest()
-    np.testing.assert_array_equal(store.vectors(id), float16(data))
-
-
-Content = dict[str, tuple[np.ndarray, Metadata]]
-
-
-class Replica:
-    """What an index does with changes: it holds what they say, and where it has got to."""
-
-    def __init__(self) -> None:
-        self.position: Position | None = None
-        self.content: Content = {}
-
-    def advance(self, store: StoreReader, max_bytes: int) -> bool:
-        """Apply the next changes; returns whether there may be more."""
-        before = self.position
-        answer = store.changes(before, max_bytes)
-        assert answer.last == store.sequence
-        if answer.anew:
-            self.content = {}
-        self.content = replay(self.content, answer.changes)
-        self.position = answer.position
-        sequences = [change.sequence for change in answer.changes]
-        assert sequences == sorted(set(sequences))
-        assert not sequences or sequences[-1] <= answer.position.sequence <= answer.last
-        return answer.position != before
-
-    def catch_up(self, store: StoreReader, max_bytes: int = 2**20) -> Content:
-        while self.advance(store, max_bytes):
-            pass
-        assert self.position.sequence == store.sequence
-        return self.content
-
-
-def at(store: Store, sequence: int) -> Position:
-    """Where one is who has followed the store from its beginning."""
-    return Position(store.history, sequence, base=0)
-
-
-def replay(content: Content, changes: list[Change]) -> Content:
-    content = dict(content)
-    for change in changes:
-        if change.vectors is None:
-            assert change.metadata == {}
-            content.pop(change.id, None)
-        else:
-            content[change.id] = change.vectors, change.metadata
-    return content
-
-
-def assert_same_content(content: Content, photos: dict[str, bytes]) -> None:
-    assert set(content) == set(photos)
-    for id, (vectors, said) in content.items():
-        np.testing.assert_array_equal(vectors, float16(photos[id]))
-        assert said == metadata(photos[id])
-
-
-def assert_counts(store: Store, photos: dict[str, bytes]) -> None:
-    stats = store.stats()
-    assert stats.photos == len(photos)
-    assert stats.chunks == sum(len(float16(data)) for data in photos.values())
-    assert stats.original_bytes == sum(map(len, photos.values()))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def store(folder: Path):
-    store = Store(folder, ENCODER)
-    yield store
-    store.close()
-
+pytest_plugins = ["stores"]  # for its fixtures
 
 # Against a model
 
@@ -396,236 +282,34 @@ def test_commits_are_synced(store: Store) -> None:
     assert flags["metasync"]
 
 
-# The map grows, the store fills
-
-
-def test_map_grows_under_readers(folder: Path) -> None:
-    store = Store(folder, ENCODER, initial_bytes=2**17)
-    store.apply([put("first", b"1" * 10_000)])
-    done = threading.Event()
-    failures: list[BaseException] = []
-    reads = [0] * 4
-
-    def read(reader: int) -> None:
-        try:
-            while not done.is_set():
-                assert_whole(store, "first", b"1" * 10_000)
-                store.page(None, 5)
-                store.changes(at(store, max(0, store.stats().sequence - 3)), 2**20)
-                reads[reader] += 1
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=read, args=(reader,)) for reader in range(len(reads))]
-    for thread in threads:
-        thread.start()
-    try:
-        for group in range(40):
-            results = store.apply([put(f"{group}-{i}", os.urandom(50_000)) for i in range(8)])
-            assert all(isinstance(result, Stored) for result in results)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    assert not failures
-    assert min(reads) > 0
-    assert store.stats().map_bytes >= 16 * 2**20
-    store.close()
-
-
-def test_full_store(folder: Path) -> None:
-    max_bytes = 2 * 2**20
-    store = Store(folder, ENCODER, initial_bytes=2**17, max_bytes=max_bytes)
-    photos = {f"{i:03}": bytes([i]) * 60_000 for i in range(60)}
-    held: dict[str, bytes] = {}
-    for id, data in photos.items():
-        (result,) = store.apply([put(id, data)])
-        if isinstance(result, StoreFull):
-            assert "max_bytes" in result.detail
-            assert "Nothing of this request was stored" in result.detail
-            break
-        held[id] = data
-    assert 10 < len(held) < 40
-    # Of a group, what fits is stored.
-    big, small, again = store.apply(
-        [put("big", b"b" * 500_000), put("small", b"s"), put("000", held["000"])]
-    )
-    assert isinstance(big, StoreFull)
-    assert isinstance(small, Stored)
-    assert isinstance(again, Stored)
-    held["small"] = b"s"
-    for id, data in held.items():
-        assert_whole(store, id, data)
-    # Deleting makes room, again and again, and the map doesn't creep.
-    for round in range(30):
-        id = next(iter(held))
-        (deleted,) = store.apply([Delete(id)])
-        assert isinstance(deleted, int)
-        del held[id]
-        (stored,) = store.apply([put(f"new{round}", b"n" * 50_000)])
-        if isinstance(stored, Stored):
-            held[f"new{round}"] = b"n" * 50_000
-    assert sum(id.startswith("new") for id in held) > 5
-    for id, data in held.items():
-        assert_whole(store, id, data)
-    assert_counts(store, held)
-    assert (folder / "data.mdb").stat().st_size <= max_bytes + 2**18
-    # Everything can be deleted from a full store.
-    assert all(isinstance(result, int) for result in store.apply([Delete(id) for id in held]))
-    store.close()
-    # A store opened under a smaller max_bytes can be read and emptied.
-    store = Store(folder, ENCODER, max_bytes=2**16)
-    assert store.stats().photos == 0
-    store.close()
-
-
-def test_delete_after_max_bytes_was_lowered(folder: Path) -> None:
-    store = Store(folder, ENCODER)
-    store.apply([put(f"{i}", os.urandom(100_000)) for i in range(20)])
-    store.close()
-    store = Store(folder, ENCODER, max_bytes=2**20)
-    (full,) = store.apply([put("new", b"x" * 100_000)])
-    assert isinstance(full, StoreFull)
-    map_bytes = store.stats().map_bytes
-    for i in range(20):
-        (deleted,) = store.apply([Delete(f"{i}")])
-        assert isinstance(deleted, int)
-        # What the deletion took beyond the limit is not left for puts.
-        assert store.stats().map_bytes < map_bytes + 2**18
-    (stored,) = store.apply([put("new", b"x" * 100_000)])
-    assert isinstance(stored, Stored)
-    store.close()
-
-
-def test_file_may_not_grow(store: Store, folder: Path) -> None:
-    """EFBIG and ENOSPC take the same way through LMDB; this one any user can provoke."""
-    store.apply([put("a", b"a" * 100_000)])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = (folder / "data.mdb").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        results = store.apply([put(f"b{i}", os.urandom(2**20)) for i in range(3)])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    for result in results:
-        assert isinstance(result, StoreFull)
-        assert "disk" in result.detail
-    assert_whole(store, "a", b"a" * 100_000)
-    assert_counts(store, {"a": b"a" * 100_000})
-    assert all(isinstance(result, Stored) for result in store.apply([put("c", b"c" * 2**20)]))
+# Metadata
 
 
 @pytest.mark.parametrize(
-    ("code", "free", "is_full"),
+    "bad",
     [
-        (errno.ENOSPC, 10**12, True),
-        (errno.EDQUOT, 10**12, True),
-        (errno.EIO, 1000, True),
-        (errno.EIO, 10**12, False),
+        {"a": float("nan")}, {"a": float("-inf")}, {"a": "\udcff"}, {"\ud800": 1}, {"a": None},
+        {"a": [1]}, {"a": {"b": 1}}, {1: "a"},
     ],
-)
-def test_disk_errors(store, monkeypatch, code: int, free: int, is_full: bool) -> None:
-    """What is a full disk, and what is a broken one."""
-
-    class FailingWriter:
-        def __init__(self, *_: object) -> None: ...
-
-        def carry_out(self, _: object) -> list:
-            error = lmdb.Error("mdb_txn_commit")
-            error.code, error.reason = code, os.strerror(code)
-            raise error
-
-    disk = os.statvfs(store.path)
-    with monkeypatch.context() as patch:
-        patch.setattr("deployments.store.Writer", FailingWriter)
-        full = os.statvfs_result((*disk[:4], free // disk.f_frsize, *disk[5:]))
-        patch.setattr(os, "statvfs", lambda _: full)
-        if is_full:
-            (result,) = store.apply([put("a", b"x")])
-            assert isinstance(result, StoreFull)
-        else:
-            with pytest.raises(lmdb.Error):
-                store.apply([put("a", b"x")])
-    assert isinstance(store.apply([put("a", b"x")])[0], Stored)
+)  # fmt: skip
+def test_metadata_that_would_not_come_back_is_refused(store: Store, bad: dict) -> None:
+    refused, good = store.apply([Put("bad", b"x", None, photo(b"x"), bad), put("good", b"y")])
+    assert isinstance(refused, BadParameter)
+    assert "metadata" in refused.detail
+    assert isinstance(good, Stored)
 
 
-# Damage
-
-
-def flip(folder: Path, database: bytes, id: bytes, position: int) -> None:
-    """Flip a bit of a value behind the store's back."""
-    env = lmdb.open(str(folder), max_dbs=5)
-    db = env.open_db(database)
-    with env.begin(write=True) as txn:
-        value = bytearray(txn.get(id, db=db))
-        value[position] ^= 1
-        txn.put(id, bytes(value), db=db)
-    env.close()
-
-
-@pytest.mark.parametrize("position", [0, 20, -1])
-@pytest.mark.parametrize("database", ["records", "originals", "vectors"])
-def test_damage_is_found(folder: Path, caplog, database: str, position: int) -> None:
-    good, bad = b"g" * 100, b"b" * 100
-    store = Store(folder, ENCODER)
-    store.apply([put("bad", bad), put("good", good)])
-    store.close()
-    flip(folder, database.encode(), b"bad", position)
-    store = Store(folder, ENCODER)
-
-    readers = {"originals": [store.original], "vectors": [store.vectors]}
-    for read in readers.get(database, [store.record, store.original, store.vectors]):
-        with pytest.raises(CorruptRecord, match=r"'bad' is damaged: delete the photo"):
-            read("bad")
-
-    # The damage stays where it is: the other photo is listed, found and read.
-    assert_whole(store, "good", good)
-    is_record = database == "records"
-    assert [record is None for record in store.records(["bad", "good"])] == [is_record, False]
-    assert [record.id for record in store.page(None, 1)] == ["good" if is_record else "bad"]
-    changes = store.changes(None, 2**20).changes
-    content = replay({"bad": (float16(bad), {})}, changes)
-    assert sorted(content) == (["bad", "good"] if database == "originals" else ["good"])
-    assert ("'bad'" in caplog.text) == (database != "originals")
-
-    # And what the error says to do helps.
-    results = store.apply([Delete("bad"), put("bad", bad)])
-    assert [type(result) for result in results] == [int, Stored]
-    assert_whole(store, "bad", bad)
-    assert_counts(store, {"bad": bad, "good": good})
-    changes = store.changes(None, 2**20).changes
-    assert [change.id for change in changes] == ["good", "bad", "bad"]  # put, removed, put
-    assert store.deletions == 1  # the log keeps no entry of the damaged put
-    assert_same_content(replay({}, changes), {"bad": bad, "good": good})
-    store.close()
-
-
-def test_put_over_a_damaged_record(folder: Path) -> None:
-    store = Store(folder, ENCODER)
-    store.apply([put("a", b"x")])
-    store.close()
-    flip(folder, b"records", b"a", 30)
-    store = Store(folder, ENCODER)
-    damaged, other = store.apply([put("a", b"x"), put("b", b"y")])
-    assert isinstance(damaged, CorruptRecord)
-    assert isinstance(other, Stored)
-    store.close()
-
-
-def test_values_of_another_photo_are_found(folder: Path) -> None:
-    store = Store(folder, ENCODER)
-    store.apply([put("a", b"x"), put("b", b"x")])
-    store.close()
-    env = lmdb.open(str(folder), max_dbs=5)
-    with env.begin(write=True) as txn:
-        for name in (b"records", b"vectors"):
-            db = env.open_db(name, txn=txn)
-            txn.put(b"a", txn.get(b"b", db=db), db=db)
-    env.close()
-    store = Store(folder, ENCODER)
-    with pytest.raises(CorruptRecord, match="record"):
-        store.record("a")
-    store.close()
+def test_metadata_comes_back_as_it_was(store: Store) -> None:
+    said = {"x": "", "e": "é \0 \U0001f600", "i": -(2**53), "f": 1e-300, "t": True, "zero": 0}
+    store.apply([Put("a", b"x", None, photo(b"x"), said)])
+    found = store.record("a").metadata
+    assert found == said
+    assert {key: type(value) for key, value in found.items()} == {
+        key: type(value) for key, value in said.items()
+    }
+    (again,) = store.apply([Put("a", b"x", None, photo(b"x"), {"other": 1})])
+    assert not again.created
+    assert store.record("a").metadata == said
 
 
 # Opening
@@ -684,12 +368,12 @@ def test_one_owner(store: Store, folder: Path) -> None:
     assert 0.2 <= time.monotonic() - start < 2
 
 
-# Other processes
+# Killed
 
 CHILD = """
 import os, random, sys
 from deployments.store import Put, Store
-from tests.test_store import ENCODER, put
+from tests.stores import ENCODER, put
 
 folder, prefix = sys.argv[1:]
 store = Store(folder, ENCODER, initial_bytes=2**18)
@@ -740,50 +424,3 @@ def test_killed_writer_loses_nothing_it_acknowledged(folder: Path) -> None:
         store.close()
         expected = found
     assert len(expected) > 20
-
-
-FULL_DISK = """
-import sys
-from deployments.errors import StoreFull
-from deployments.store import Delete, Store, Stored
-from tests.test_store import ENCODER, assert_counts, assert_whole, put
-
-store = Store(sys.argv[1], ENCODER)
-held = {}
-results = []
-while not results or isinstance(results[-1], Stored):
-    group = [put(f"{len(held) + i}", bytes([len(held) + i]) * 90_000) for i in range(3)]
-    results = store.apply(group)
-    held |= {p.id: p.data for p, r in zip(group, results) if isinstance(r, Stored)}
-assert isinstance(results[-1], StoreFull), results
-assert "disk" in results[-1].detail, results
-assert len(held) > 10
-for id, data in held.items():
-    assert_whole(store, id, data)
-for id in list(held)[:6]:
-    (result,) = store.apply([Delete(id)])
-    assert isinstance(result, int), result
-    del held[id]
-(result,) = store.apply([put("late", b"l" * 90_000)])
-assert isinstance(result, Stored), result
-held["late"] = b"l" * 90_000
-store.close()
-store = Store(sys.argv[1], ENCODER)
-for id, data in held.items():
-    assert_whole(store, id, data)
-assert_counts(store, held)
-"""
-
-
-def test_full_disk(tmp_path: Path) -> None:
-    """A real ENOSPC, on a file system of 3 MiB in a mount namespace of its own."""
-    script = 'mount -t tmpfs -o size=3m none "$0" || exit 77; exec "$@"'
-    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
-    command = [*unshare, str(tmp_path), sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
-    except FileNotFoundError:
-        pytest.skip("no unshare command here")
-    if done.returncode == 77 or "unshare failed" in done.stderr:
-        pytest.skip(f"no mount namespaces here: {done.stderr}")
-    assert done.returncode == 0, done.stderr

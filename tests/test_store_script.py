@@ -19,8 +19,7 @@ from types import ModuleType
 import lmdb
 import pytest
 from conftest import ROOT, free_port, wait_until
-from test_store import DIMENSION, ENCODER, assert_counts, assert_whole, float16, put
-from test_store_log import OLD, make_format_1
+from stores import DIMENSION, ENCODER, OLD, assert_counts, assert_whole, float16, make_format_1, put
 
 from deployments import store_copies
 from deployments.store import Delete, Store
@@ -319,7 +318,7 @@ def test_a_full_disk_leaves_nothing_behind(run, folder: Path, tmp_path: Path) ->
 OWNER = """
 import sys
 from deployments.store import Store
-from tests.test_store import ENCODER, put
+from tests.stores import ENCODER, put
 
 store = Store(sys.argv[1], ENCODER)
 print("open", flush=True)

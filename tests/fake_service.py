@@ -1,0 +1,116 @@
+"""A service that only remembers what it was asked, and a request for each of its operations."""
+
+import hashlib
+from types import MappingProxyType
+
+from deployments.records import (
+    Chunk,
+    EncoderState,
+    IndexedImage,
+    IndexState,
+    Match,
+    MatchedChunk,
+    Record,
+    Stats,
+    StoreState,
+)
+from deployments.settings import LimitSettings
+
+LIMITS = LimitSettings(max_image_bytes=1000, max_request_bytes=5000, max_pixels=10**6, timeout_s=1)
+PICTURE = b"picture"
+DIGEST = hashlib.sha256(PICTURE).hexdigest()
+ETAG = f'"{DIGEST}"'
+BOX = (0, 0, 20, 10)
+PNG = {"content-type": "image/png"}
+
+REQUESTS = {
+    "index": ("POST", "/index", {"content": PICTURE, "headers": PNG}),
+    "search": ("POST", "/search", {"content": PICTURE, "headers": PNG}),
+    "list": ("GET", "/images", {}),
+    "get": ("GET", "/images/a", {}),
+    "record": ("GET", "/images/a/record", {}),
+    "delete": ("DELETE", "/images/a", {}),
+    "check": ("GET", "/healthz", {}),
+    "stats": ("GET", "/stats", {}),
+}
+STATUSES = {"index": 201, "delete": 204}
+
+
+def known(id, filename=None, metadata=MappingProxyType({})):
+    return Record(
+        id=id,
+        filename=filename,
+        media_type="image/png",
+        bytes=len(PICTURE),
+        sha256=DIGEST,
+        width=20,
+        height=10,
+        animated=False,
+        indexed_at="2026-01-01T00:00:00.000+00:00",
+        sequence=1,
+        metadata=metadata,
+        chunks=[Chunk(box=BOX, source="whole")],
+    )
+
+
+class Service:
+    """Remembers each call; raises an error where it is told to."""
+
+    limits = LIMITS
+
+    def __init__(self):
+        self.calls = []
+        self.error = None
+        self.bad = {}  # errors of the images with these bytes
+        self.ids = ["a", "b", "c"]
+
+    def remember(self, *call):
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+
+    async def index(self, data, *, id, filename, confidence_threshold, metadata):
+        self.remember("index", data, id, filename, confidence_threshold, metadata)
+        if data in self.bad:
+            raise self.bad[data]
+        return IndexedImage(
+            status="created", **dict(known(id or "generated", filename, metadata or {}))
+        )
+
+    async def search(self, data, **query):
+        self.remember("search", data, query)
+        chunk = MatchedChunk(box=BOX, source="tile", distance=0.25, label=None)
+        match = {"id": "a", "distance": 0.25, "chunks": [chunk]}
+        nearest = {"box": BOX, "source": "tile", "label": None}
+        return [Match(**match, **nearest, filename=None, width=20, height=10, url="/images/a")]
+
+    async def get(self, id):
+        self.remember("get", id)
+        return known(id), PICTURE
+
+    async def record(self, id):
+        self.remember("record", id)
+        return known(id)
+
+    async def list(self, after, limit):
+        self.remember("list", after, limit)
+        return [known(id) for id in self.ids if after is None or id > after][:limit]
+
+    async def delete(self, id):
+        self.remember("delete", id)
+        return 2
+
+    async def stats(self):
+        self.remember("stats")
+        sizes = {"original_bytes": 1, "used_bytes": 1, "map_bytes": 1}
+        return Stats(
+            store=StoreState(photos=1, chunks=1, sequence=1, **sizes),
+            chunk_index=IndexState(
+                photos=1, chunks=1, sequence=1, digest="0" * 16, waiting=0, removed=0, snapshot=None
+            ),
+            encoder=EncoderState(name="clip", dimension=4, digest="0" * 64, text=False),
+            segmenter="yolov5s",
+        )
+
+    async def check(self):
+        self.remember("check")

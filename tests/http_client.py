@@ -1,0 +1,55 @@
+"""Requests to the running service that must work, problems that must be one, and real photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import together
+
+PNG = {"Content-Type": "image/png"}
+LIBRARY = [
+    *("astronaut.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "color.png"),
+    *("horse.png", "hubble_deep_field.jpg", "motorcycle_left.png", "page.png", "retina.jpg"),
+    "rocket.jpg",
+]
+
+
+def index(client: httpx.Client, data: bytes, **parameters: Any) -> dict[str, Any]:
+    """Index one picture, which must work; returns its record and status."""
+    response = client.post("/index", content=data, params=parameters, headers=PNG)
+    assert response.status_code == 201, response.text
+    (image,) = response.json()["images"]
+    return image
+
+
+def search(client: httpx.Client, data: bytes | None = None, **parameters: Any) -> list[dict]:
+    """Search, which must work; returns the matches."""
+    headers = PNG if data is not None else {}
+    response = client.post("/search", content=data, params=parameters, headers=headers)
+    assert response.status_code == 200, response.text
+    return response.json()["matches"]
+
+
+def problem(response: httpx.Response, status: int) -> str:
+    """Check that an answer is a problem of this status; returns its detail."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    content = response.json()
+    assert set(content) == {"type", "title", "status", "detail"}
+    assert content["status"] == status
+    assert content["title"]
+    assert content["detail"]
+    return content["detail"]
+
+
+@pytest.fixture(scope="session")
+def library(client: httpx.Client, photos: Path) -> dict[str, dict[str, Any]]:
+    """Records of real photos that are stored, by file name."""
+    files = [photos / name for name in LIBRARY]
+    records = together(
+        [lambda file=file: index(client, file.read_bytes(), filename=file.name) for file in files]
+    )
+    return {record["filename"]: record for record in records}
