@@ -382,7 +382,7 @@ def save_encoder(training: Training, folder: Path) -> None:
 
 def save_checkpoint(path: Path, state: dict) -> None:
     """Replace a checkpoint as a whole, so that an interruption leaves the one before."""
-    new = path.with_suffix(".new")
+    new = path.with_name(path.name + ".new")
     torch.save(state, new)
     new.replace(path)
 
