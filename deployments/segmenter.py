@@ -16,7 +16,7 @@ from deployments.errors import BadParameter, InsetError
 from deployments.images import DecodedImage, contrast, decode, outer_box, scale_crop
 from deployments.records import Box, Chunk, ImageLimits, SegmentedPhoto
 from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
-from deployments.tiles import tile_boxes
+from deployments.tiles import fewest_tiles, tile_boxes
 from deployments.yolov5 import intersection_over_union
 
 DECODING_THREADS = 4
@@ -37,7 +37,7 @@ class Segmenter:
         dtype: see `device.resolve_dtype`.
         tiles: scales at which overlapping tiles of the photo are chunks too, different numbers
             from 2 to 16, see `tiles.tile_boxes`; none, no tiles.
-        max_tiles: most tiles of a photo.
+        max_tiles: most tiles of a photo, at least `tiles.fewest_tiles` of these scales.
         min_tile_contrast: tiles whose grey values deviate less (a clear sky) are dropped:
             standard deviation, 0 to 127.5; 0 drops none.
         crop_size: side of the crops, pixels.
@@ -75,7 +75,8 @@ class Segmenter:
             "tiles",
             "different numbers from 2 to 16",
         )
-        _require(max_tiles >= 1, "max_tiles", "at least 1")
+        fewest = fewest_tiles(tiles)
+        _require(max_tiles >= fewest, "max_tiles", f"at least {fewest}: so many are these tiles")
         _require(min_tile_contrast >= 0, "min_tile_contrast", "at least 0")
         _require(crop_size >= 1, "crop_size", "at least 1")
         self.confidence_threshold = confidence_threshold

@@ -12,10 +12,12 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 
 from deployments.errors import StartupError
 from deployments.records import ImageLimits
+from deployments.tiles import fewest_tiles
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -47,13 +49,22 @@ class SegmenterSettings(Section):
     iou_threshold: float = Field(0.45, ge=0, le=1)
     image_size: int = Field(640, ge=32, le=4096, multiple_of=32)
     tiles: Scales = (2, 3)
-    max_tiles: int = Field(64, ge=1, le=256)
+    max_tiles: int = Field(64, ge=1, le=1024)
     min_tile_contrast: float = Field(0, ge=0, le=128)
     batch_size: int = Field(32, ge=1, le=1024)
     batch_wait_ms: float = Field(0, ge=0, le=10_000)
     device: Device = "auto"
     dtype: Dtype = "auto"
     threads: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _has_room_for_its_tiles(self) -> SegmenterSettings:
+        fewest = fewest_tiles(self.tiles)
+        if self.max_tiles < fewest:
+            raise ValueError(
+                f"a photo has {fewest} tiles at these scales; max_tiles must be at least that"
+            )
+        return self
 
 
 class EncoderSettings(Section):
@@ -152,6 +163,8 @@ def _located(root: Path, name: str) -> str:
 
 def _sentence(problem: dict[str, Any]) -> str:
     where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "value_error" and len(problem["loc"]) == 1:  # of a section as a whole
+        return f"{where}: {problem['ctx']['error']}"
     if problem["type"] == "extra_forbidden":
         section = Settings
         for name in problem["loc"][:-1]:

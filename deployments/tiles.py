@@ -16,26 +16,28 @@ def tile_boxes(width: int, height: int, scales: Sequence[int], max_tiles: int) -
     At scale n a tile is an n-th of the photo's shorter side, and an n-th of the longer one too, or
     less where it would be longer than 3:2. A photo of 4:3 has 9 tiles at scale 2, 25 at scale 3.
 
-    The coarsest scale comes first. One that `max_tiles` leaves too little room for has longer
-    tiles, so that it covers the whole photo all the same. If not even n x n fit, or if the tiles
-    would be smaller than 32 pixels, this scale and all finer ones are left out.
+    The coarsest scale comes first. Where an oblong photo would have more than `max_tiles`, they are
+    longer, so that each scale covers the whole photo all the same. If the tiles would be smaller
+    than 32 pixels, this scale and all finer ones are left out.
 
     Args:
         width, height: size of the photo, pixels.
         scales: different numbers from 2, in any order.
-        max_tiles: most tiles of all scales together.
+        max_tiles: most tiles of all scales together, at least `fewest_tiles` of these.
 
     Returns:
         Boxes inside the photo, all different; those of a scale row by row.
     """
     short, long = sorted((width, height))
     boxes: list[Box] = []
+    reserved = fewest_tiles(scales)
     for scale in sorted(scales):
-        room = (max_tiles - len(boxes)) // (2 * scale - 1)  # tiles along the longer side
+        if short < scale * LEAST_SIDE:
+            break
+        reserved -= fewest_tiles([scale])
+        room = (max_tiles - reserved - len(boxes)) // (2 * scale - 1)  # along the longer side
         parts = max(scale, round(scale * long / short / MAX_ASPECT))
         parts = min(parts, (room + 1) // 2)
-        if parts < scale or short < scale * LEAST_SIDE:
-            break
         columns, rows = (parts, scale) if width >= height else (scale, parts)
         boxes += [
             (left, top, right, bottom)
@@ -43,6 +45,11 @@ def tile_boxes(width: int, height: int, scales: Sequence[int], max_tiles: int) -
             for left, right in _spans(width, columns)
         ]
     return boxes
+
+
+def fewest_tiles(scales: Sequence[int]) -> int:
+    """Return how many tiles a photo has that is not oblong."""
+    return sum((2 * scale - 1) ** 2 for scale in scales)
 
 
 def _spans(length: int, parts: int) -> list[tuple[int, int]]:

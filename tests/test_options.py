@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.detectors import find_detector
-from deployments.errors import ModelUnavailable, StoreFull, TooLarge, Unavailable
+from deployments.errors import ModelUnavailable, StartupError, StoreFull, TooLarge, Unavailable
 from deployments.http_api import build_app
 from deployments.records import Changes, EncoderState, Neighbours, Position
 
@@ -86,8 +86,10 @@ def test_tiles_max_tiles_and_min_tile_contrast(pictures, tmp_path):
         return [chunk.source for chunk in photo.chunks].count("tile")
 
     assert count(tiles=[]) == 0
-    assert count(tiles=[2]) == count(tiles=[2, 3], max_tiles=33) == 9
+    assert count(tiles=[2]) == count(tiles=[2], max_tiles=9) == 9
     assert count(tiles=[2, 3]) == 34
+    with pytest.raises(StartupError, match="34 tiles .* max_tiles must be at least that"):
+        count(tiles=[2, 3], max_tiles=33)
     assert 0 < count(tiles=[2, 3], min_tile_contrast=30) < 34
 
 

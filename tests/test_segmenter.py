@@ -163,7 +163,7 @@ def test_without_tiles_there_are_objects_and_the_whole_picture(recorder):
 
 
 def test_scales_and_number_of_tiles(recorder):
-    for tiles, max_tiles, count in [((2,), 64, 9), ((3, 2), 33, 9), ((2, 3), 34, 34), ((2,), 8, 0)]:
+    for tiles, max_tiles, count in [((2,), 64, 9), ((2,), 9, 9), ((3, 2), 34, 34), ((), 1, 0)]:
         segmenter = Segmenter(tiles=tiles, max_tiles=max_tiles, crop_size=16)
         [result] = segmenter.segment([encoded(Image.new("RGB", (200, 200)))])
         assert len(boxes(result)) == count
@@ -222,6 +222,7 @@ def test_no_more_than_a_batch_is_decoded_at_once(recorder):
         ("tiles", [2, 17]),
         ("tiles", [3, 3]),
         ("max_tiles", 0),
+        ("max_tiles", 33),
         ("min_tile_contrast", -1),
         ("crop_size", 0),
         ("device", "tpu"),

@@ -240,7 +240,7 @@ def test_an_unknown_key_is_named_with_those_there_are(args, key, known):
         ("segmenter.tiles", [2, 2]),
         ("segmenter.tiles", [2, 3, 4, 5, 6]),
         ("segmenter.max_tiles", 0),
-        ("segmenter.max_tiles", 257),
+        ("segmenter.max_tiles", 1025),
         ("segmenter.min_tile_contrast", -1),
         ("segmenter.min_tile_contrast", math.nan),
         ("segmenter.batch_size", 0),
@@ -282,8 +282,14 @@ def test_a_wrong_scale_of_tiles_is_named_with_its_place(scale):
 
 
 def test_no_tiles_and_any_order():
-    for tiles in ([], [16, 2, 5]):
-        assert Settings.parse({"segmenter": {"tiles": tiles}}, ROOT).segmenter.tiles == tuple(tiles)
+    for tiles in ([], [3, 2], [8, 2, 5]):
+        args = {"segmenter": {"tiles": tiles, "max_tiles": 1000}}
+        assert Settings.parse(args, ROOT).segmenter.tiles == tuple(tiles)
+
+
+def test_tiles_that_would_not_fit():
+    message = refusal({"segmenter": {"tiles": [2, 3, 4]}})
+    assert "segmenter: a photo has 83 tiles at these scales; max_tiles must be at least" in message
 
 
 @pytest.mark.parametrize("value", [None, "yolov5s", 3, []])

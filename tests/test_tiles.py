@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.tiles import LEAST_SIDE, tile_boxes
+from deployments.tiles import LEAST_SIDE, fewest_tiles, tile_boxes
 
 sides = st.integers(1, 3000)
+spare = st.integers(0, 200)
 some_scales = st.lists(st.integers(2, 16), unique=True, max_size=4)
-room = st.integers(1, 256)
 
 
 def uncovered(boxes, width, height):
@@ -23,8 +23,9 @@ def uncovered(boxes, width, height):
 
 
 @settings(max_examples=300, deadline=None)
-@given(sides, sides, some_scales, room)
-def test_tiles_are_different_parts_of_the_photo(width, height, scales, max_tiles):
+@given(sides, sides, some_scales, spare)
+def test_tiles_are_different_parts_of_the_photo(width, height, scales, spare):
+    max_tiles = fewest_tiles(scales) + spare
     boxes = tile_boxes(width, height, scales, max_tiles)
     assert len(set(boxes)) == len(boxes) <= max_tiles
     for x1, y1, x2, y2 in boxes:
@@ -38,21 +39,35 @@ def test_tiles_are_different_parts_of_the_photo(width, height, scales, max_tiles
 
 
 @settings(max_examples=100, deadline=None)
-@given(sides, sides, st.integers(2, 16), room)
-def test_a_scale_covers_all_of_the_photo_or_is_left_out(width, height, scale, max_tiles):
-    boxes = tile_boxes(width, height, [scale], max_tiles)
-    fits = (2 * scale - 1) ** 2 <= max_tiles and min(width, height) >= scale * LEAST_SIDE
-    assert bool(boxes) == fits
-    assert uncovered(boxes, width, height) == (0 if fits else width * height)
+@given(sides, sides, some_scales, spare)
+def test_each_scale_covers_all_of_the_photo_unless_its_tiles_are_too_small(
+    width, height, scales, spare
+):
+    boxes = tile_boxes(width, height, scales, fewest_tiles(scales) + spare)
+    for scale in sorted(scales):
+        if min(width, height) < scale * LEAST_SIDE:
+            break
+        across = 2 * scale - 1
+        short = 1 if width >= height else 0
+        # Those of a scale come together, as many across the shorter side as it has.
+        counts = range(across**2, len(boxes) + 1, across)
+        count = next(n for n in counts if uncovered(boxes[:n], width, height) == 0)
+        assert len({box[short] for box in boxes[:count]}) == across
+        boxes = boxes[count:]
+    assert boxes == []
 
 
 @settings(max_examples=100, deadline=None)
-@given(sides, sides, some_scales, room)
-def test_a_finer_scale_takes_no_tile_from_a_coarser_one(width, height, scales, max_tiles):
+@given(sides, sides, some_scales, spare)
+def test_the_coarsest_scale_comes_first_in_whatever_order_they_are_given(
+    width, height, scales, spare
+):
+    max_tiles = fewest_tiles(scales) + spare
     boxes = tile_boxes(width, height, scales, max_tiles)
     assert boxes == tile_boxes(width, height, scales[::-1], max_tiles)
-    coarser = tile_boxes(width, height, sorted(scales)[:-1], max_tiles)
-    assert boxes[: len(coarser)] == coarser
+    short = 0 if width < height else 1
+    across = [box[short + 2] - box[short] for box in boxes]
+    assert all(b <= a + 1 for a, b in pairwise(across))
 
 
 @settings(max_examples=200, deadline=None)
@@ -80,13 +95,13 @@ def test_tiles_are_equal_and_half_a_tile_apart(width, height, scale):
         ((1500, 1000), 3 * 3 + 5 * 5),
         ((1920, 1080), 3 * 3 + 7 * 5),
         ((3000, 1000), 7 * 3 + 7 * 5),  # 11 * 5 wouldn't fit
-        ((500, 5000), 3 * 21),  # 3 * 25 wouldn't fit, and nothing is left for scale 3
+        ((500, 5000), 3 * 13 + 5 * 5),  # 3 * 25 and 5 * 39 wouldn't fit
         ((95, 95), 3 * 3),  # 32 pixels at scale 2, not at scale 3
         ((63, 500), 0),
         ((10, 3), 0),
         ((1, 1), 0),
         ((20_000, 1), 0),
-        ((20_000, 64), 21 * 3),
+        ((20_000, 64), 13 * 3),
     ],
 )
 def test_how_many_tiles(size, count):
@@ -103,7 +118,7 @@ def test_tiles_of_a_photo():
     assert tile_boxes(4000, 3000, [], 64) == []
 
 
-def test_without_room_for_a_scale_there_is_none_of_it():
-    assert len(tile_boxes(900, 900, [2, 3], 33)) == 9
-    assert len(tile_boxes(900, 900, [3, 2], 34)) == 34
-    assert tile_boxes(900, 900, [2, 3], 8) == []
+def test_fewest_tiles_are_those_of_a_square():
+    assert fewest_tiles([]) == 0
+    for scales in ([2], [3, 2], [2, 3, 4]):
+        assert len(tile_boxes(900, 900, scales, fewest_tiles(scales))) == fewest_tiles(scales)
