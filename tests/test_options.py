@@ -88,7 +88,7 @@ def test_tiles_max_tiles_and_min_tile_contrast(pictures, tmp_path):
     assert count(tiles=[]) == 0
     assert count(tiles=[2]) == count(tiles=[2], max_tiles=9) == 9
     assert count(tiles=[2, 3]) == 34
-    with pytest.raises(StartupError, match="34 tiles .* max_tiles must be at least that"):
+    with pytest.raises(StartupError, match=r"34 tiles .* max_tiles must be at least that"):
         count(tiles=[2, 3], max_tiles=33)
     assert 0 < count(tiles=[2, 3], min_tile_contrast=30) < 34
 
