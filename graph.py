@@ -1,7 +1,7 @@
 """The picture of the system: what is bound to what.
 
     index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
-    search   bytes ─► QueryEncoder ─► Ranker ◄─► ChunkIndex, then Store ─► answer
+    search   bytes ─► QueryEncoder ─► ChunkIndex ─► Ranker ─► Store ─► answer
 
 The Ingress walks both ways; crops and vectors go from box to box, not through it.
 
@@ -19,7 +19,7 @@ from deployments.chunk_index import ChunkIndexDeployment
 from deployments.detectors import find_detector
 from deployments.encoder import EncoderDeployment, find_encoder
 from deployments.ingress import IngressDeployment
-from deployments.ranker import RankerDeployment
+from deployments.ranker import Ranker
 from deployments.segmenter import SegmenterDeployment
 from deployments.settings import Settings, display_name
 from deployments.startup import ending_serve_run
@@ -49,14 +49,14 @@ def build(args: dict[str, Any]) -> Application:
         settings.encoder, limits.image, share=1
     )
     store = StoreDeployment.bind(settings.store, encoder.identity)
-    chunk_index = ChunkIndexDeployment.bind(settings.chunk_index, dimension, store)
-    ranker = RankerDeployment.bind(settings.ranker, chunk_index)
+    # The ranker works in the replica of the index: a process of its own would be a hop more.
+    ranker = Ranker(settings.ranker.aggregation)
+    chunk_index = ChunkIndexDeployment.bind(settings.chunk_index, dimension, ranker, store)
 
     return IngressDeployment.bind(
         segmenter=segmenter,
         index_encoder=index_encoder,
         query_encoder=query_encoder,
-        ranker=ranker,
         chunk_index=chunk_index,
         store=store,
         encoder=encoder.state,

@@ -22,7 +22,16 @@ from deployments.device import HUGE_PAGES_REPLICA, compute_thread, resolve_devic
 from deployments.engines import ApproximateEngine, Engine, ExactEngine, Found
 from deployments.errors import UnknownSequence
 from deployments.metadata import Filter, MetadataColumns
-from deployments.records import Change, Changes, IndexState, Metadata, Neighbours, Position
+from deployments.ranker import Ranker
+from deployments.records import (
+    Change,
+    Changes,
+    IndexState,
+    Metadata,
+    Neighbours,
+    Position,
+    RankedPhoto,
+)
 from deployments.settings import HEALTH_CHECK_S, ChunkIndexSettings
 from deployments.snapshots import Snapshots
 from deployments.store_format import content_hash
@@ -262,12 +271,19 @@ def _distances(similarities: np.ndarray) -> np.ndarray:
     ray_actor_options=HUGE_PAGES_REPLICA,
 )
 class ChunkIndexDeployment:
-    """A `ChunkIndex` that loads from a snapshot and the store, and then follows the store's log."""
+    """A `ChunkIndex` that loads from a snapshot and the store, and then follows the store's log;
+    with the `Ranker` that makes photos of its chunks.
+    """
 
     async def __init__(
-        self, settings: ChunkIndexSettings, dimension: int, store: DeploymentHandle
+        self,
+        settings: ChunkIndexSettings,
+        dimension: int,
+        ranker: Ranker,
+        store: DeploymentHandle,
     ) -> None:
         self.store = store
+        self.ranker = ranker
         self._make = lambda: ChunkIndex(
             dimension,
             engine=settings.engine,
@@ -292,18 +308,24 @@ class ChunkIndexDeployment:
         )  # the number of a poll, and the store's last change
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._maintain())]
 
-    async def search(
-        self, query: np.ndarray, count: int, sequence: int, filter: Filter | None
-    ) -> tuple[Neighbours, int]:
-        """Search one query among others, once the store's change `sequence` is known here.
+    async def rank(
+        self,
+        query: np.ndarray,
+        limit: int,
+        max_distance: float,
+        max_chunks: int,
+        sequence: int,
+        filter: Filter | None,
+    ) -> tuple[list[RankedPhoto], int]:
+        """Rank the photos nearest to a query, once the store's change `sequence` is known here.
 
         Args:
             query: float32 `[dimension]`, L2-normalised.
-            count: how many photos to find.
+            limit, max_distance, max_chunks: see `Ranker.rank`.
             filter: photos that don't match it don't count.
 
         Returns:
-            What was found, and the change up to which everything was known.
+            The photos, and the change up to which everything was known.
 
         Raises:
             UnknownSequence: the store has no such change.
@@ -322,7 +344,11 @@ class ChunkIndexDeployment:
             raise UnknownSequence(
                 f"The change {sequence} has not happened: the store's last change is {known}."
             )
-        return await self._search((query, count, filter)), known
+
+        async def fetch(count: int) -> Neighbours:
+            return await self._search((query, count, filter))
+
+        return await self.ranker.rank(fetch, limit, max_distance, max_chunks), known
 
     async def stats(self) -> IndexState:
         """Return what is loaded."""

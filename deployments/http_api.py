@@ -127,6 +127,9 @@ class SearchParameters(Parameters):
     max_distance: float = Field(
         2, ge=0, le=2, description="chunks beyond this cosine distance don't count"
     )
+    max_chunks: int = Field(
+        5, ge=1, le=1000, description="how many chunks of each photo at most, the nearest"
+    )
     min_sequence: int = Field(
         0,
         ge=0,

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import isfinite
+from typing import Any
 
 from ray import serve
 from ray.exceptions import RayActorError
@@ -29,6 +30,7 @@ from deployments.settings import HEALTH_CHECK_S, LimitSettings
 from deployments.store_format import check_id
 
 MAX_LIMIT = 1000
+MAX_CHUNKS = 5  # of a photo in an answer, unless more are asked for: it has some forty
 
 
 class Inset:
@@ -37,7 +39,7 @@ class Inset:
     Errors are those of `deployments.errors`, whichever replica raised them.
 
     Args:
-        segmenter, index_encoder, query_encoder, ranker, chunk_index, store: handles of the boxes.
+        segmenter, index_encoder, query_encoder, chunk_index, store: handles of the boxes.
         encoder: what `/stats` says of the encoder.
         detector: what `/stats` says of the detector.
         limits: how large a request may be, and how long it may take.
@@ -49,7 +51,6 @@ class Inset:
         segmenter: DeploymentHandle,
         index_encoder: DeploymentHandle,
         query_encoder: DeploymentHandle,
-        ranker: DeploymentHandle,
         chunk_index: DeploymentHandle,
         store: DeploymentHandle,
         encoder: EncoderState,
@@ -59,7 +60,6 @@ class Inset:
         self.segmenter = segmenter
         self.index_encoder = index_encoder
         self.query_encoder = query_encoder
-        self.ranker = ranker
         self.chunk_index = chunk_index
         self.store = store
         self.encoder = encoder
@@ -117,6 +117,7 @@ class Inset:
         box: tuple[float, float, float, float] | None = None,
         limit: int = 10,
         max_distance: float = 2.0,
+        max_chunks: int = MAX_CHUNKS,
         min_sequence: int = 0,
         filter: str | Sequence[str] = (),
     ) -> list[Match]:
@@ -129,6 +130,7 @@ class Inset:
             box: x1, y1, x2, y2: look for this part of the picture only, pixels.
             limit: how many photos at most, 1 to 1000.
             max_distance: chunks beyond this cosine distance don't count, 0 to 2.
+            max_chunks: of each photo at most so many of its chunks, the nearest, 1 to 1000.
             min_sequence: the answer must know the store's changes up to this one. What was
                 changed through this replica of the ingress it knows anyway.
             filter: a condition on the metadata, as `year>=2020`, or several, all of which must
@@ -153,6 +155,8 @@ class Inset:
             raise BadParameter(f"limit must be from 1 to {MAX_LIMIT}, not {limit}.")
         if not 0 <= max_distance <= 2:
             raise BadParameter(f"max_distance must be from 0 to 2, not {max_distance}.")
+        if not 1 <= max_chunks <= MAX_LIMIT:
+            raise BadParameter(f"max_chunks must be from 1 to {MAX_LIMIT}, not {max_chunks}.")
         conditions = [filter] if isinstance(filter, str) else filter
         wanted = Filter.parse(conditions) if conditions else None
         async with self._patience():
@@ -164,8 +168,8 @@ class Inset:
             sequence = max(min_sequence, self._sequence)
             while True:
                 try:
-                    ranked, seen = await self.ranker.rank.remote(
-                        vector, limit, max_distance, sequence, wanted
+                    ranked, seen = await self.chunk_index.rank.remote(
+                        vector, limit, max_distance, max_chunks, sequence, wanted
                     )
                 except UnknownSequence:
                     if sequence == min_sequence:
@@ -176,7 +180,8 @@ class Inset:
                     self._sequence = min(self._sequence, last)
                     sequence = max(min_sequence, self._sequence)
                     continue
-                records, newer = await self.store.records.remote([photo.id for photo in ranked])
+                found, newer = await self.store.records.remote([photo.id for photo in ranked])
+                records = [json and Record.model_validate_json(json) for json in found]
                 # A photo that was deleted or replaced since it was ranked makes room for another:
                 # rank again. One that is missing though nothing has changed is damaged; the log
                 # says so, and the others are still worth having.
@@ -256,7 +261,6 @@ class Inset:
             self.segmenter,
             self.index_encoder,
             self.query_encoder,
-            self.ranker,
             self.chunk_index,
             self.store,
         )
@@ -315,6 +319,13 @@ def _match(photo: RankedPhoto, record: Record) -> Match:
 @serve.ingress()
 class IngressDeployment(Inset):
     """The service on Ray Serve: HTTP from the proxy, and the same operations for handles."""
+
+    def __init__(self, **boxes: Any) -> None:
+        super().__init__(**boxes)
+        # Crops are large: they go from box to box through shared memory, whatever goes by gRPC
+        # otherwise (see runtime_env in serve_config.yaml).
+        self.segmenter = self.segmenter.options(_by_reference=True)
+        self.index_encoder = self.index_encoder.options(_by_reference=True)
 
     def __serve_build_asgi_app__(self) -> BodyLimit:
         return build_app(self)

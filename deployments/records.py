@@ -196,7 +196,8 @@ class RankedPhoto:
     Attributes:
         id: the photo.
         distance: its chunks' cosine distances, aggregated.
-        chunks: (number in the record, distance) of its matching chunks, nearest first.
+        chunks: (number in the record, distance) of its matching chunks, nearest first, or of as
+            many of them as were asked for.
     """
 
     id: str
@@ -229,7 +230,9 @@ class Match(BaseModel):
     box: Box
     source: Source
     label: str | None
-    chunks: list[MatchedChunk] = Field(description="all matching chunks, nearest first")
+    chunks: list[MatchedChunk] = Field(
+        description="its matching chunks, nearest first, at most `max_chunks`"
+    )
     filename: str | None
     width: int
     height: int

@@ -326,19 +326,29 @@ def is_intact(id: str, value: bytes) -> bool:
 
 
 def decode_record(id: str, value: bytes | None) -> Record:
+    return Record.model_validate_json(_record_json(id, value))
+
+
+def decode_or_log(id: str, value: bytes | None) -> Record | None:
+    json = json_or_log(id, value)
+    return None if json is None else Record.model_validate_json(json)
+
+
+def json_or_log(id: str, value: bytes | None) -> bytes | None:
+    """Return a record's JSON; None if there is none, or, which is logged, none that is intact."""
+    try:
+        return None if value is None else _record_json(id, value)
+    except CorruptRecord as error:
+        logger.error("%s", error.detail)
+        return None
+
+
+def _record_json(id: str, value: bytes | None) -> bytes:
     if value is None:
         raise unknown(id)
     if not is_intact(id, value):
         raise corrupt(id, "record")
-    return Record.model_validate_json(value[CHECKSUM_BYTES:])
-
-
-def decode_or_log(id: str, value: bytes | None) -> Record | None:
-    try:
-        return None if value is None else decode_record(id, value)
-    except CorruptRecord as error:
-        logger.error("%s", error.detail)
-        return None
+    return value[CHECKSUM_BYTES:]
 
 
 def decode_vectors(record: Record, value: bytes | None, dimension: int) -> np.ndarray:

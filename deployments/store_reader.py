@@ -32,6 +32,7 @@ from deployments.store_format import (
     decode_or_log,
     decode_record,
     decode_vectors,
+    json_or_log,
     key_of,
     last_sequence,
     open_databases,
@@ -179,8 +180,8 @@ class StoreReader:
             value = txn.get(key_of(id), db=self.dbs.records)
         return None if value is None else require_same_content(decode_record(id, value), sha256)
 
-    def records(self, ids: Sequence[str]) -> list[Record | None]:
-        """The records of many photos as of one moment.
+    def records(self, ids: Sequence[str]) -> list[bytes | None]:
+        """The records of many photos as of one moment, as JSON.
 
         None for a photo that is gone. Also for one whose record is damaged, which is logged: it
         must not take away the answer about the others.
@@ -188,7 +189,7 @@ class StoreReader:
         keys = [key_of(id) for id in ids]
         with self.reading() as txn:
             values = [txn.get(key, db=self.dbs.records) for key in keys]
-        return [decode_or_log(id, value) for id, value in zip(ids, values, strict=True)]
+        return [json_or_log(id, value) for id, value in zip(ids, values, strict=True)]
 
     def original(self, id: str) -> tuple[Record, bytes]:
         """A photo's record and its bytes as they were sent.

@@ -23,7 +23,6 @@ VICTIMS = {
     "Segmenter": "ServeReplica:inset:Segmenter",
     "IndexEncoder": "ServeReplica:inset:IndexEncoder",
     "QueryEncoder": "ServeReplica:inset:QueryEncoder",
-    "Ranker": "ServeReplica:inset:Ranker",
     "Ingress": "ServeReplica:inset:Ingress",
     "HTTP proxy": "ProxyActor",
     "Serve controller": "ServeController",

@@ -19,7 +19,7 @@ from deployments.ingress import Inset
 
 WAIT_S = 60
 # The boxes that the ingress asks, and what it is asked itself.
-HANDLES = ["segmenter", "index_encoder", "query_encoder", "ranker", "chunk_index", "store"]
+HANDLES = ["segmenter", "index_encoder", "query_encoder", "chunk_index", "store"]
 OPERATIONS = [
     ("index", [b"x"]),
     ("search", [b"x"]),

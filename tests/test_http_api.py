@@ -377,6 +377,7 @@ def test_a_query_is_a_picture_a_text_or_a_stored_photo(client, service):
         "box": None,
         "limit": 10,
         "max_distance": 2,
+        "max_chunks": 5,
         "min_sequence": 0,
         "filter": [],
     }

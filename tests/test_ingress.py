@@ -95,7 +95,7 @@ class Moving:
     async def encode_query(self, data, box):
         return np.zeros(4)
 
-    async def rank(self, vector, limit, max_distance, sequence, filter):
+    async def rank(self, vector, limit, max_distance, max_chunks, sequence, filter):
         self.asked.append(sequence)
         self.filters.append(filter)
         if sequence > self.sequence:
@@ -113,7 +113,7 @@ class Moving:
 
     async def records(self, ids):
         found = [None if id in self.damaged else self.store.get(id) for id in ids]
-        return found, self.sequence
+        return [record and record.model_dump_json().encode() for record in found], self.sequence
 
     async def delete(self, id):
         self.sequence += 1

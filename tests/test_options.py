@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import time
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from deployments.detectors import find_detector
 from deployments.errors import ModelUnavailable, StartupError, StoreFull, TooLarge, Unavailable
 from deployments.http_api import build_app
-from deployments.records import Changes, EncoderState, Neighbours, Position
+from deployments.records import Changes, EncoderState, Position
 
 pytest_plugins = ["boxes"]  # for its fixtures
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")
@@ -277,16 +278,23 @@ class EmptyStore:
         return Changes(position is None, [], Position("history", 0, 0), 0)
 
 
+@asynccontextmanager
+async def chunk_index_box(folder, changes):
+    """The box as the graph binds it, on a store that has nothing."""
+    deployment = bound(folder, changes)["ChunkIndex"]
+    *args, _ = deployment.init_args
+    made = deployment.func_or_class.__new__(deployment.func_or_class)
+    await made.__init__(*args, Handle(EmptyStore()))
+    await made.check_health()
+    yield made
+    for task in made._tasks:
+        task.cancel()
+
+
 def chunk_index(folder, **options):
     async def start():
-        deployment = bound(folder, {"chunk_index": options})["ChunkIndex"]
-        settings, dimension, _ = deployment.init_args
-        made = deployment.func_or_class.__new__(deployment.func_or_class)
-        await made.__init__(settings, dimension, Handle(EmptyStore()))
-        await made.check_health()
-        for task in made._tasks:
-            task.cancel()
-        return made.index
+        async with chunk_index_box(folder, {"chunk_index": options}) as made:
+            return made.index
 
     return asyncio.run(start())
 
@@ -316,12 +324,12 @@ def test_device_of_the_chunk_index(tmp_path):
     assert device("cpu") == "cpu"
 
 
-class TwoPhotos:
-    """One with a chunk that is near and one that is far, one with two between them."""
-
-    async def search(self, query, count, sequence, filter):
-        distances = [np.array([0.1, 0.9]), np.array([0.3, 0.4])]
-        return Neighbours(["extreme", "moderate"], distances, float("inf")), 7
+def at(*distances):
+    """Vectors at these cosine distances from the first axis."""
+    cosines = 1 - np.array(distances)
+    vectors = np.zeros((len(distances), 256), np.float32)
+    vectors[:, 0], vectors[:, 1] = cosines, np.sqrt(1 - cosines**2)
+    return vectors
 
 
 @pytest.mark.parametrize(
@@ -333,15 +341,18 @@ class TwoPhotos:
     ],
 )
 def test_aggregation(tmp_path, aggregation, expected):
-    deployment = bound(tmp_path, {"ranker": {"aggregation": aggregation}})["Ranker"]
+    """One has a chunk that is near and one that is far, the other has two between them."""
 
     async def rank():
-        ranker = deployment.func_or_class(deployment.init_args[0], Handle(TwoPhotos()))
-        return await ranker.rank(np.zeros(4), 2, 2.0, 0, None)
+        async with chunk_index_box(tmp_path, {"ranker": {"aggregation": aggregation}}) as made:
+            made.index.put("extreme", at(0.1, 0.9))
+            made.index.put("moderate", at(0.3, 0.4))
+            (query,) = at(0)
+            return await made.rank(query, 2, 2.0, 1, 0, None)
 
-    ranked, seen = asyncio.run(rank())
-    assert [(photo.id, pytest.approx(photo.distance)) for photo in ranked] == expected
-    assert seen == 7
+    ranked, _ = asyncio.run(rank())
+    assert [(photo.id, pytest.approx(photo.distance, abs=1e-3)) for photo in ranked] == expected
+    assert [len(photo.chunks) for photo in ranked] == [1, 1]
 
 
 # store and limits

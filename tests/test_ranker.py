@@ -53,19 +53,26 @@ def brute_force(photos, aggregation, limit, max_distance):
     aggregation=st.sampled_from(sorted(AGGREGATIONS)),
     limit=st.integers(1, 10),
     max_distance=st.sampled_from([0.0, 0.25, 0.6, 2.0]),
+    max_chunks=st.none() | st.integers(1, 12),
 )
 @settings(max_examples=500, deadline=None)
-def test_the_answer_is_the_exact_top_of_all_photos(photos, aggregation, limit, max_distance):
+def test_the_answer_is_the_exact_top_of_all_photos(
+    photos, aggregation, limit, max_distance, max_chunks
+):
     collection = Collection(photos)
     ranker = Ranker(aggregation)
-    ranked = asyncio.run(ranker.rank(collection.fetch, limit, max_distance))
+    ranked = asyncio.run(ranker.rank(collection.fetch, limit, max_distance, max_chunks))
     expected = brute_force(collection.photos, aggregation, limit, max_distance)
     assert [(photo.distance, photo.id) for photo in ranked] == expected
     for photo in ranked:
         distances = [distance for _, distance in photo.chunks]
         assert distances == sorted(distances)
-        matching = np.flatnonzero(collection.photos[photo.id] <= max_distance)
-        assert sorted(number for number, _ in photo.chunks) == matching.tolist()
+        matching = np.flatnonzero(collection.photos[photo.id] <= max_distance).tolist()
+        numbers = [number for number, _ in photo.chunks]
+        assert len(set(numbers)) == len(numbers) == min(len(matching), max_chunks or 12)
+        assert set(numbers) <= set(matching)
+        left = set(matching) - set(numbers)
+        assert all(collection.photos[photo.id][number] >= distances[-1] for number in left)
         for number, distance in photo.chunks:
             assert collection.photos[photo.id][number] == distance
 

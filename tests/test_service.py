@@ -171,9 +171,10 @@ def test_a_crop_of_an_object_finds_its_photo_and_shows_where(client, photos, lib
     assert first["distance"] < second["distance"]
 
 
-def test_a_match_has_all_of_its_chunks_nearest_first(client, photos, library):
+def test_a_match_has_its_chunks_nearest_first(client, photos, library):
     record = library["astronaut.png"]
-    match = search(client, (photos / "astronaut.png").read_bytes(), limit=1)[0]
+    data = (photos / "astronaut.png").read_bytes()
+    match = search(client, data, limit=1, max_chunks=1000)[0]
     assert match["id"] == record["id"]
     assert match["distance"] < 0.01
     assert sorted(chunk["box"] for chunk in match["chunks"]) == sorted(
@@ -183,6 +184,8 @@ def test_a_match_has_all_of_its_chunks_nearest_first(client, photos, library):
     assert distances == sorted(distances)
     nearest = match["chunks"][0]
     assert nearest.items() <= match.items()
+    assert search(client, data, limit=1, max_chunks=3)[0]["chunks"] == match["chunks"][:3]
+    assert search(client, data, limit=1)[0]["chunks"] == match["chunks"][:5]
 
 
 def test_the_ways_to_ask_agree(client, photos, library):

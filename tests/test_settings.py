@@ -21,7 +21,7 @@ from deployments.settings import Settings, display_name
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = [ROOT / "serve_config.yaml", ROOT / "serve_config.gpu.yaml"]
-BOXES = ["Ingress", "Segmenter", "IndexEncoder", "QueryEncoder", "ChunkIndex", "Ranker", "Store"]
+BOXES = ["Ingress", "Segmenter", "IndexEncoder", "QueryEncoder", "ChunkIndex", "Store"]
 
 # Where serve_config.yaml doesn't give what a key left out means, and says so beside it.
 OTHER_DEFAULTS = {

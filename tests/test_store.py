@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -143,7 +144,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(ids=st.lists(IDS, max_size=8))
     def records(self, ids: list[str]) -> None:
         records = self.store.records(ids)
-        assert [record and record.id for record in records] == [
+        assert [record and json.loads(record)["id"] for record in records] == [
             id if id in self.photos else None for id in ids
         ]
 
