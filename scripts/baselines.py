@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from bench import SIDE, Embedder, unit
+from bench_chunks import SIDE, Embedder, unit
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.device import resolve_device, resolve_dtype

@@ -10,6 +10,7 @@ import numpy as np
 from picture import CAPTION, MARGIN, PAPER, QUERY, TILE, draw_photo
 from PIL import Image
 from queries import Photo, Query, iou, open_picture, read_photo
+from tables import cells, markdown, titles
 
 from deployments.records import Box
 
@@ -130,34 +131,18 @@ COSTS = {
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Lay the figures of all rows out as two Markdown tables."""
     found = [
-        [row["encoder"], row["segmenter"], group, *_cells(row[group], COLUMNS)]
+        [row["encoder"], row["segmenter"], group, *cells(row[group], COLUMNS)]
         for group in GROUPS
         for row in rows
         if row[group]["queries"]
     ]
-    cost = [[row["encoder"], row["segmenter"], *_cells(row, COSTS)] for row in rows]
+    cost = [[row["encoder"], row["segmenter"], *cells(row, COSTS)] for row in rows]
     return "\n\n".join(
         (
-            _markdown(["encoder", "segmenter", "queries", *_titles(COLUMNS)], found),
-            _markdown(["encoder", "segmenter", *_titles(COSTS)], cost),
+            markdown(["encoder", "segmenter", "queries", *titles(COLUMNS)], found),
+            markdown(["encoder", "segmenter", *titles(COSTS)], cost),
         )
     )
-
-
-def _titles(columns: Mapping[str, tuple[str, str]]) -> list[str]:
-    return [title for title, _ in columns.values()]
-
-
-def _cells(values: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> list[str]:
-    return [
-        "" if values[key] is None else form.format(values[key])
-        for key, (_, form) in columns.items()
-    ]
-
-
-def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
-    return "\n".join([lines[0], "|---" * len(titles) + "|", *lines[1:]])
 
 
 # The picture

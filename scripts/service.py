@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Service:
         folder: where its config, its log and its store lie.
         args: sections of the application's `args` that differ from `serve_config.yaml`.
         deployments: options of deployments that differ, by the deployment's name.
+        import_path: of the function that builds the application.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Service:
         folder: Path,
         args: dict[str, dict[str, Any]] | None = None,
         deployments: dict[str, dict[str, Any]] | None = None,
+        import_path: str = "graph:build",
     ) -> None:
         self.store = folder / "store"
         self.config = folder / "serve_config.yaml"
@@ -53,9 +56,9 @@ class Service:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
-        self._write_config(args or {}, deployments or {})
+        self._write_config(args or {}, deployments or {}, import_path)
 
-    def _write_config(self, args: dict, deployments: dict) -> None:
+    def _write_config(self, args: dict, deployments: dict, import_path: str) -> None:
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
         config["http_options"]["port"] = self.port
         (application,) = config["applications"]
@@ -63,6 +66,7 @@ class Service:
             application["args"].setdefault(section, {}).update(copy.deepcopy(values))
         for deployment in application["deployments"]:
             deployment.update(deployments.get(deployment["name"], {}))
+        application["import_path"] = import_path
         self.config.write_text(yaml.safe_dump(config))
 
     def launch(self, *prefix: str, **environment: str) -> None:
@@ -99,14 +103,17 @@ class Service:
         except httpx.TransportError:
             return False
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, is_ready: Callable[[], bool] | None = None) -> None:
         """Return when the service is ready.
+
+        Args:
+            is_ready: tells when it is; `is_ready` of the service if left out.
 
         Raises:
             ServiceFailed: `serve run` has ended, or it takes too long.
         """
         deadline = time.monotonic() + READY_S
-        while not self.is_ready():
+        while not (is_ready or self.is_ready)():
             if self.process.poll() is not None:
                 raise ServiceFailed(f"serve run has ended. {self._last_words()}")
             if time.monotonic() > deadline:
@@ -127,13 +134,24 @@ class Service:
         """The processes of the Ray actors of this name, e.g. `ProxyActor`."""
         return [
             process
-            for process in self._family()
+            for process in self.processes()
             if command(process).partition(".")[0] == f"ray::{name}"
         ]
 
+    def processes(self) -> list[psutil.Process]:
+        """`serve run` and all that descends from it, parents first.
+
+        Ray gives its workers sessions of their own, so there is no group to kill.
+        """
+        try:
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
     def ray_address(self) -> str:
         """What `ray.init(address=...)` needs to connect to the Ray of this service."""
-        words = [word for process in self._family() for word in command(process).split()]
+        words = [word for process in self.processes() for word in command(process).split()]
         return next(word.split("=")[1] for word in words if word.startswith("--gcs-address="))
 
     def stop(self) -> None:
@@ -142,7 +160,7 @@ class Service:
         Raises:
             ServiceFailed: something is left of it.
         """
-        family = self._family()
+        family = self.processes()
         self.process.send_signal(signal.SIGINT)
         _, running = psutil.wait_procs(family, timeout=60)
         self._expect_the_end_of(running)
@@ -153,22 +171,11 @@ class Service:
         Raises:
             ServiceFailed: something is left of it.
         """
-        family = self._family()
+        family = self.processes()
         for process in family:
             kill(process)
         self.process.wait()
         self._expect_the_end_of(family)
-
-    def _family(self) -> list[psutil.Process]:
-        """`serve run` and all that descends from it, parents first.
-
-        Ray gives its workers sessions of their own, so there is no group to kill.
-        """
-        try:
-            parent = psutil.Process(self.process.pid)
-            return [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
 
     def _expect_the_end_of(self, family: list[psutil.Process]) -> None:
         _, left = psutil.wait_procs(family, timeout=30)

@@ -1,0 +1,148 @@
+"""The service against the yardstick, scripts/plain.py.
+
+Two rows: `plain` as one gets it without asking, in float32, photo by photo; and `plain, tuned` with
+the service's number format, detector batch and memory layout, and in the environment of a replica
+(the allocator's and OpenMP's), so that what the design gains is told apart from what settings gain.
+
+Run as a script, it measures one of them in its own process, as the JSON on its standard input says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+from bench_load import percentiles
+from bench_memory import MIB, Peak
+from bench_photos import cut_queries, endless
+from plain import Plain
+
+from deployments.device import COMPUTING_REPLICA
+from deployments.settings import SegmenterSettings
+
+THREADS = 8
+COLUMNS = {
+    "script": ("script", "{}"),
+    "photos": ("photos", "{}"),
+    "photos_per_second": ("photos/s", "{:.2f}"),
+    "crops_per_photo": ("crops/photo", "{:.1f}"),
+    "crops_per_second": ("crops/s", "{:.1f}"),
+    "p50": ("search p50, ms", "{:.1f}"),
+    "p95": ("p95, ms", "{:.1f}"),
+    "p99": ("p99, ms", "{:.1f}"),
+    "searches_per_second": (f"searches/s, {THREADS} threads", "{:.1f}"),
+    "pss": ("peak PSS, MiB", "{:,.0f}"),
+    "ratio": ("photos/s against plain", "{:.2f}"),
+}
+
+
+def plain(
+    encoder: Path, segmenter: dict[str, Any], files: Sequence[Path], photos: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Measure both rows, each in a process of its own.
+
+    Args:
+        encoder: folder of a CLIP.
+        segmenter: options, as in serve_config.yaml.
+        files: the photos, and what queries are cut from.
+        photos: how many are indexed; the files over and over.
+        seconds: how long searches are measured, for each number of threads.
+
+    Raises:
+        subprocess.CalledProcessError: one ended with an error, which it has printed.
+    """
+    order = {
+        "encoder": str(encoder),
+        "segmenter": segmenter,
+        "files": [str(file) for file in files],
+        "photos": photos,
+        "seconds": seconds,
+    }
+    rows = [
+        {"script": "plain", **in_a_process(order | {"tuned": False}, {})},
+        {
+            "script": "plain, tuned",
+            **in_a_process(order | {"tuned": True}, COMPUTING_REPLICA["runtime_env"]["env_vars"]),
+        },
+    ]
+    return [
+        row | {"ratio": row["photos_per_second"] / rows[0]["photos_per_second"]} for row in rows
+    ]
+
+
+def in_a_process(order: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Let a new process measure, and look at its memory."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        [sys.executable, __file__], env=os.environ | environment, **pipes
+    ) as child:
+        processes = [psutil.Process(child.pid)]
+        with Peak(lambda: processes, period_s=1) as peak:
+            answer, _ = child.communicate(json.dumps(order))
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, child.args)
+    return json.loads(answer) | {"pss": peak.pss / MIB}
+
+
+def measure(order: dict[str, Any]) -> dict[str, Any]:
+    """Index and search in this process."""
+    files = [Path(file) for file in order["files"]]
+    photos = list(itertools.islice(endless(files), order["photos"]))
+    queries = cut_queries(files)
+    settings = SegmenterSettings.model_validate(order["segmenter"])
+    script = Plain(Path(order["encoder"]), settings, order["tuned"])
+    with tempfile.TemporaryDirectory() as folder:
+        script.index(photos[: script.batch], Path(folder))  # the first forward passes are slow
+        began = time.perf_counter()
+        script.index(photos, Path(folder))
+        indexing_s = time.perf_counter() - began
+    alone, _ = search_for(script, queries, 1, order["seconds"])
+    together, searching_s = search_for(script, queries, THREADS, order["seconds"])
+    return {
+        "photos": len(photos),
+        "photos_per_second": len(photos) / indexing_s,
+        "crops_per_photo": len(script.chunks) / len(photos),
+        "crops_per_second": len(script.chunks) / indexing_s,
+        **percentiles(alone),
+        "searches_per_second": len(together) / searching_s,
+    }
+
+
+def search_for(
+    script: Plain, queries: Sequence[bytes], threads: int, seconds: float
+) -> tuple[list[float], float]:
+    """Search from several threads for at least so long.
+
+    Returns:
+        How long each search took, ms, and all of them together, seconds.
+    """
+    began = time.perf_counter()
+
+    def work(number: int) -> list[float]:
+        times = []
+        for query in itertools.islice(itertools.cycle(queries), number, None):
+            start = time.perf_counter()
+            script.search(query)
+            end = time.perf_counter()
+            times.append(1000 * (end - start))
+            if end - began > seconds:
+                break
+        return times
+
+    with ThreadPoolExecutor(threads) as pool:
+        times = [ms for of_thread in pool.map(work, range(threads)) for ms in of_thread]
+    return times, time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(json.load(sys.stdin))))

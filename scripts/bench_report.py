@@ -1,0 +1,137 @@
+"""What came out of a benchmark, for people: the machine, what to compare, and BENCHMARKS.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from bench_models import best, ceiling_rate
+from tables import Columns, markdown, table
+
+Rows = Sequence[Mapping[str, Any]]
+
+# Instructions that decide how fast networks are on a CPU.
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+PACKAGES = ("torch", "ray", "transformers")
+GIB = 2**30
+
+COMPARISON_COLUMNS = {
+    "what": ("", "{}"),
+    "service": ("service", "{:.2f}"),
+    "reference": ("reference", "{:.2f}"),
+    "difference": ("difference", "{:+.2f}"),
+    "ratio": ("ratio", "{:.2f}"),
+}
+
+
+class Section(NamedTuple):
+    """A part of BENCHMARKS.md.
+
+    Attributes:
+        about: what was measured, and how.
+        columns: of its table, besides the encoder.
+    """
+
+    title: str
+    about: str
+    columns: Columns
+
+    def table(self, rows: Rows) -> str:
+        """Lay out its table."""
+        return table(rows, {"encoder": ("encoder", "{}"), **self.columns})
+
+
+def describe_machine() -> dict[str, str]:
+    """Return what the figures depend on, besides the code."""
+    known = dict(
+        line.split(":", 1)
+        for line in Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()
+        if ":" in line
+    )
+    flags = known.get("flags", "").split()
+    return {
+        "CPU": known.get("model name", platform.machine()).strip(),
+        "cores": str(os.cpu_count()),
+        "instructions": ", ".join(flag for flag in FLAGS if flag in flags) or "none of these",
+        "memory": f"{psutil.virtual_memory().total / GIB:.0f} GiB",
+        "Python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def compare(tables: Mapping[str, Rows]) -> list[dict[str, Any]]:
+    """Hold the service against the ceiling and the yardstick.
+
+    Args:
+        tables: the rows of one encoder, by the names of the commands.
+    """
+    (index,) = tables["index"]
+    scripts = {row["script"]: row for row in tables["plain"]}
+    searches = {row["clients"]: row for row in tables["search"]}
+    rate, crops = index["photos_per_second"], index["crops_per_photo"]
+    pairs = {
+        "photos/s against the ceiling": (rate, ceiling_rate(tables["ceiling"], crops)),
+        **{
+            f"photos/s against {name}": (rate, script["photos_per_second"])
+            for name, script in scripts.items()
+        },
+        "search p50 with 1 client, ms, against one pass through the encoder": (
+            searches[1]["p50"],
+            1000 / best(tables["ceiling"], "encoder", batch=1),
+        ),
+        **{
+            f"search p50 with 1 client, ms, against {name}": (searches[1]["p50"], script["p50"])
+            for name, script in scripts.items()
+        },
+        "searches/s with 8 clients against crops/s of the encoder": (
+            searches[8]["per_second"],
+            best(tables["ceiling"], "encoder"),
+        ),
+        **{
+            f"searches/s with 8 clients against {name} with 8 threads": (
+                searches[8]["per_second"],
+                script["searches_per_second"],
+            )
+            for name, script in scripts.items()
+        },
+        **{
+            f"peak PSS, MiB, against {name}": (index["pss"], script["pss"])
+            for name, script in scripts.items()
+        },
+    }
+    return [
+        {
+            "what": what,
+            "service": ours,
+            "reference": theirs,
+            "difference": ours - theirs,
+            "ratio": ours / theirs,
+        }
+        for what, (ours, theirs) in pairs.items()
+    ]
+
+
+def report(results: Mapping[str, Any], sections: Mapping[str, Section]) -> str:
+    """Return BENCHMARKS.md.
+
+    Args:
+        results: `machine`, `command`, `date`, and the rows of each table by its name in `tables`.
+        sections: by the same names, in the order in which they are to come.
+    """
+    parts = [
+        "# Benchmarks",
+        "Written by [`scripts/bench.py`](scripts/bench.py), which says of each figure how it was "
+        "measured. Machines differ, and so do the hours of a shared one: the ratios hold better "
+        "than the figures.",
+        f"```sh\n{results['command']}    # {results['date']}\n```",
+        markdown(["", ""], [list(item) for item in results["machine"].items()]),
+    ]
+    for name, section in sections.items():
+        if rows := results["tables"].get(name):
+            parts += [f"## {section.title}", section.about, section.table(rows)]
+    return "\n\n".join(parts) + "\n"

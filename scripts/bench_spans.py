@@ -1,0 +1,96 @@
+"""What the processes of a service note down for `bench_stages`: when a function began and ended.
+
+A service that is measured is built by `bench_spans:build`, and each of its processes imports this
+module with the deployment that it gets. The service's own code knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deployments import chunk_index, detectors, encoder, http_api, ingress, segmenter, store
+from graph import build
+
+__all__ = ["build"]
+
+FOLDER = "INSET_SPANS"  # the variable of the environment that says where to
+
+
+def install() -> None:
+    """Have the functions that are stages of a request note their times."""
+    # The class of a deployment is behind it. It travels, from the process that builds the graph.
+    for deployment, names in [
+        (ingress.IngressDeployment, ["index", "search"]),
+        (segmenter.SegmenterDeployment, ["segment"]),
+        (encoder.EncoderDeployment, ["encode_photo", "encode_query"]),
+        (chunk_index.ChunkIndexDeployment, ["rank"]),
+        (store.StoreDeployment, ["find", "put", "records"]),
+    ]:
+        for name in names:
+            note(deployment.func_or_class, name)
+    for owner, name in [
+        (http_api.FastAPI, "__call__"),
+        (segmenter.Segmenter, "segment"),
+        (segmenter.Segmenter, "_cut"),
+        (detectors.YoloV5Detector, "detect"),
+        (encoder.Encoder, "encode_images"),
+        (encoder.Encoder, "preprocess"),
+        (chunk_index.ChunkIndex, "search"),
+        (store.Store, "apply"),
+    ]:
+        note(owner, name)
+    for module in (segmenter, encoder):
+        note(module, "decode")
+
+
+def note(owner: Any, name: str) -> None:
+    """Replace a function of a module, or a method of a class, by one that notes its times."""
+    function = getattr(owner, name)
+    setattr(owner, name, noting(function, function.__qualname__))
+
+
+def noting(function: Callable, label: str) -> Callable:
+    """Wrap a function so that each call writes `label begin end`, nanoseconds."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            begin = time.monotonic_ns()
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                write(label, begin)
+
+    else:
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            begin = time.monotonic_ns()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                write(label, begin)
+
+    return wrapped
+
+
+def write(label: str, begin: int) -> None:
+    """Append a line to this process's file."""
+    line = f"{begin} {time.monotonic_ns()} {label}\n"  # one clock for all processes of a machine
+    os.write(_file(), line.encode())
+
+
+@functools.cache
+def _file() -> int:
+    path = Path(os.environ[FOLDER]) / str(os.getpid())
+    return os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+
+
+if FOLDER in os.environ:
+    install()
