@@ -34,8 +34,16 @@ def build(args: dict[str, Any]) -> Application:
     """
     with ending_serve_run():
         settings = Settings.parse(args, root=Path(__file__).parent)
-        find_detector(settings.segmenter.model_name_or_path)
-        encoder = find_encoder(settings.encoder.pretrained_model_name_or_path)
+        find_detector(
+            settings.segmenter.model_name_or_path,
+            backend=settings.segmenter.backend,
+            dtype=settings.segmenter.dtype,
+        )
+        encoder = find_encoder(
+            settings.encoder.pretrained_model_name_or_path,
+            backend=settings.encoder.backend,
+            dtype=settings.encoder.dtype,
+        )
     limits, dimension = settings.limits, encoder.identity.dimension
 
     # The segmenter and the index encoder work at the same time, so each takes half of the cores.
@@ -46,7 +54,7 @@ def build(args: dict[str, Any]) -> Application:
         settings.encoder, limits.image, share=1 / 2
     )
     query_encoder = EncoderDeployment.options(name="QueryEncoder").bind(
-        settings.encoder, limits.image, share=1
+        settings.encoder, limits.image, share=0 if encoder.is_small else 1
     )
     store = StoreDeployment.bind(settings.store, encoder.identity)
     # The ranker works in the replica of the index: a process of its own would be a hop more.

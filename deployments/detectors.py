@@ -17,15 +17,14 @@ import torch
 from deployments.checkpoint import open_archive, read_checkpoint
 from deployments.errors import ModelUnavailable
 from deployments.images import MAX_ASPECT
-from deployments.weights import YOLOV5_NAMES, hub_folder, yolov5_weights
+from deployments.suppression import select, suppress
+from deployments.weights import YOLOV5_NAMES, hub_folder, sha256, yolov5_weights
 from deployments.yolov5 import (
     PADDING_GREY,
     Letterbox,
-    candidates,
-    lay_on_canvas,
+    lay_on_canvases,
     letterbox,
     load_network,
-    non_maximum_suppression,
     square_letterbox,
 )
 
@@ -52,11 +51,13 @@ class Detections:
 class Detector(Protocol):
     """Any object detector."""
 
-    def detect(self, images: Sequence[np.ndarray], thresholds: Sequence[float]) -> list[Detections]:
+    def detect(
+        self, images: Sequence[torch.Tensor], thresholds: Sequence[float]
+    ) -> list[Detections]:
         """Find objects.
 
         Args:
-            images: uint8 `[height, width, 3]`, RGB, upright; of any sizes.
+            images: uint8 `[height, width, 3]`, RGB, upright; of any sizes, on any devices.
             thresholds: for each image, what a detection's confidence must exceed.
 
         Returns:
@@ -72,6 +73,7 @@ class YoloV5Detector:
         image_size: what the longer side of an image is scaled to, pixels.
         iou_threshold: overlap from which the less confident of two boxes of a class is dropped.
         batch_size: images of equal canvas that are run together at most.
+        backend: what runs the network, `torch` or `openvino`.
 
     Raises:
         ModelUnavailable: the file can't be used; says why.
@@ -86,9 +88,20 @@ class YoloV5Detector:
         batch_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        backend: str = "torch",
     ) -> None:
         checkpoint = read_checkpoint(path)
-        self.network = load_network(checkpoint, device, dtype)
+        self.stride = max(checkpoint.stride)
+        if backend == "openvino":
+            from deployments.openvino_backend import CompiledNetwork, convert, read_int8
+
+            if dtype == torch.int8:
+                model = read_int8(path.stem, sha256(path))
+            else:
+                model = convert(load_network(checkpoint, device, torch.float32), 2 * self.stride)
+            self.network = CompiledNetwork(model, dtype)
+        else:
+            self.network = load_network(checkpoint, device, dtype)
         self.names = checkpoint.names
         self.image_size = image_size
         self.iou_threshold = iou_threshold
@@ -96,11 +109,11 @@ class YoloV5Detector:
         self.device = device
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[np.ndarray], thresholds: Sequence[float]) -> list[Detections]:
+    def detect(
+        self, images: Sequence[torch.Tensor], thresholds: Sequence[float]
+    ) -> list[Detections]:
         """See `Detector.detect`."""
-        places = [
-            letterbox(*image.shape[:2], self.image_size, self.network.stride) for image in images
-        ]
+        places = [letterbox(*image.shape[:2], self.image_size, self.stride) for image in images]
         return _detect_on_canvases(
             self.network, images, places, thresholds, self.names, self.iou_threshold,
             self.batch_size, self.device,
@@ -142,7 +155,9 @@ class TorchScriptDetector:
         self.dtype = weights.dtype  # the number format is part of the export
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[np.ndarray], thresholds: Sequence[float]) -> list[Detections]:
+    def detect(
+        self, images: Sequence[torch.Tensor], thresholds: Sequence[float]
+    ) -> list[Detections]:
         """See `Detector.detect`."""
         places = [square_letterbox(*image.shape[:2], self.image_size) for image in images]
         return _detect_on_canvases(
@@ -163,7 +178,7 @@ def _names(names: list[str] | dict[str, str]) -> list[str]:
 
 def _detect_on_canvases(
     predict: Callable[[torch.Tensor], torch.Tensor],
-    images: Sequence[np.ndarray],
+    images: Sequence[torch.Tensor],
     places: list[Letterbox],
     thresholds: Sequence[float],
     names: list[str],
@@ -176,22 +191,16 @@ def _detect_on_canvases(
         batch_size = min(batch_size, CPU_BATCH)
     found: dict[int, Detections] = {}
     for indices in _batches([place.canvas for place in places], batch_size):
-        canvases = [lay_on_canvas(_tensor(images[i], device), places[i]) for i in indices]
+        canvases = lay_on_canvases(
+            [images[i] for i in indices], [places[i] for i in indices], device
+        )
         # Permuted, [n, h, w, 3] already lies in memory as channels_last wants it.
-        predictions = predict(torch.stack(canvases).permute(0, 3, 1, 2))
-        for i, prediction in zip(indices, predictions, strict=True):
-            boxes, confidences, classes = (
-                tensor.cpu() for tensor in candidates(prediction, thresholds[i])
-            )
-            kept = non_maximum_suppression(boxes, classes, iou_threshold)
-            found[i] = _detections(
-                places[i].boxes_on_image(boxes[kept]), confidences[kept], classes[kept], names
-            )
+        predictions = predict(canvases.permute(0, 3, 1, 2))
+        selected = select(predictions, [thresholds[i] for i in indices], iou_threshold)
+        for i, rows in zip(indices, selected, strict=True):
+            boxes = places[i].boxes_on_image(rows[:, :4])
+            found[i] = _detections(boxes, rows[:, 4], rows[:, 5].astype(int), names)
     return [found[i] for i in range(len(images))]
-
-
-def _tensor(image: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(image).to(device, non_blocking=True)
 
 
 def _batches(shapes: Sequence[Hashable], batch_size: int) -> Iterator[list[int]]:
@@ -205,12 +214,12 @@ def _batches(shapes: Sequence[Hashable], batch_size: int) -> Iterator[list[int]]
 
 
 def _detections(
-    boxes: torch.Tensor, confidences: torch.Tensor, classes: torch.Tensor, names: list[str]
+    boxes: np.ndarray, confidences: np.ndarray, classes: np.ndarray, names: list[str]
 ) -> Detections:
-    """Put what stayed into plain arrays, without the boxes that lie beside the image."""
+    """Return what stayed, without the boxes that lie beside the image."""
     visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     labels = [names[c] if c < len(names) else str(c) for c in classes[visible].tolist()]
-    return Detections(boxes[visible].numpy(), confidences[visible].numpy(), labels)
+    return Detections(boxes[visible], confidences[visible], labels)
 
 
 class TransformersDetector:
@@ -252,10 +261,12 @@ class TransformersDetector:
         self.dtype = dtype
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[np.ndarray], thresholds: Sequence[float]) -> list[Detections]:
+    def detect(
+        self, images: Sequence[torch.Tensor], thresholds: Sequence[float]
+    ) -> list[Detections]:
         """See `Detector.detect`."""
         # One by one: processed together, the small ones would be padded to the largest.
-        padded = [_less_oblong(image) for image in images]
+        padded = [_less_oblong(image.cpu().numpy()) for image in images]
         inputs = [
             self.processor(image, return_tensors="pt", input_data_format="channels_last")
             for image in padded
@@ -291,9 +302,11 @@ class TransformersDetector:
         confidences, classes, boxes = confidences[order], classes[order], boxes[order]
         height, width = size
         boxes = boxes.clamp(torch.zeros(4), torch.tensor([width, height, width, height]).float())
-        kept = non_maximum_suppression(boxes, classes, self.iou_threshold)
+        kept = suppress(boxes[None], classes[None], self.iou_threshold)[0]
         names = [self.names[i] for i in range(len(self.names))]
-        return _detections(boxes[kept], confidences[kept], classes[kept], names)
+        return _detections(
+            boxes[kept].numpy(), confidences[kept].numpy(), classes[kept].numpy(), names
+        )
 
 
 def _less_oblong(image: np.ndarray) -> np.ndarray:
@@ -310,17 +323,35 @@ def _less_oblong(image: np.ndarray) -> np.ndarray:
     return np.pad(image, padding, constant_values=PADDING_GREY)
 
 
-def find_detector(model_name_or_path: str) -> Path:
+def find_detector(model_name_or_path: str, *, backend: str = "torch", dtype: str = "auto") -> Path:
     """Return the file or folder of a detector, downloaded if need be.
 
     Args:
         model_name_or_path: a pretrained YOLOv5 (`yolov5s`), a YOLOv5 checkpoint or TorchScript
             file, a folder with a transformers detector, or the name of one on the Hugging Face
             hub (`organisation/model`).
+        backend: what is to run it, `torch` or `openvino`.
+        dtype: the number format by name.
 
     Raises:
-        ModelUnavailable: there is no such model, or it can't be downloaded.
+        ModelUnavailable: there is no such model, it can't be downloaded, or the backend can't run
+            it, or not in this number format.
     """
+    path = _find(model_name_or_path)
+    if backend == "openvino":
+        from deployments.openvino_backend import find_int8  # refused where it isn't installed
+
+        if path.is_dir() or is_torchscript(path):
+            raise ModelUnavailable(
+                f"backend: openvino runs YOLOv5 checkpoints only, and {model_name_or_path} is "
+                "none: set segmenter.backend to torch."
+            )
+        if dtype == "int8":
+            find_int8(path.stem, sha256(path))
+    return path
+
+
+def _find(model_name_or_path: str) -> Path:
     if model_name_or_path in YOLOV5_NAMES:
         return yolov5_weights(model_name_or_path)
     path = Path(model_name_or_path).expanduser()
@@ -343,6 +374,7 @@ def load_detector(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
+    backend: str = "torch",
 ) -> Detector:
     """Load a detector by name or path.
 
@@ -351,17 +383,18 @@ def load_detector(
         image_size: side of YOLOv5's input, pixels.
         iou_threshold: overlap from which the less confident of two boxes of a class is dropped.
         batch_size: images that are run together at most.
+        backend: what runs it, see `find_detector`.
 
     Raises:
         ModelUnavailable: there is no such model, or it can't be used; says why.
     """
-    path = find_detector(model_name_or_path)
+    path = find_detector(model_name_or_path, backend=backend)
     common = {"iou_threshold": iou_threshold, "batch_size": batch_size, "device": device}
     if path.is_dir():
         return TransformersDetector(path, dtype=dtype, **common)
     if is_torchscript(path):
         return TorchScriptDetector(path, image_size=image_size, **common)
-    return YoloV5Detector(path, image_size=image_size, dtype=dtype, **common)
+    return YoloV5Detector(path, image_size=image_size, dtype=dtype, backend=backend, **common)
 
 
 def is_torchscript(path: Path) -> bool:

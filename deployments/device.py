@@ -1,12 +1,14 @@
-"""Devices and number formats by name, resolved the same way for every network."""
+"""Devices and number formats by name, and the ways there and back, the same for every network."""
 
 from __future__ import annotations
 
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,17 +42,20 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the torch dtype for `auto`, `float32`, `bfloat16` or `float16`.
+    """Return the torch dtype for `auto`, `float32`, `bfloat16`, `float16` or `int8`.
 
-    `auto` is bfloat16 where the hardware computes in it, float32 elsewhere.
+    `auto` is bfloat16 where the hardware computes in it, float32 elsewhere. int8 is for networks
+    that were calibrated, which OpenVINO runs.
 
     Raises:
         ValueError: for any other name.
     """
     if name == "auto":
         return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+    if name == "int8":
+        return torch.int8
     if name not in DTYPES:
-        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, not {name!r}")
+        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, int8, not {name!r}")
     return DTYPES[name]
 
 
@@ -60,6 +65,32 @@ def _computes_bfloat16(device: torch.device) -> bool:
     # Without these instructions a CPU converts to float32 and back: slower than float32 itself.
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def pinned(array: np.ndarray, device: torch.device) -> np.ndarray:
+    """Copy an array to memory from where a GPU fetches it by itself; for a CPU leave it as it is.
+
+    Torch keeps such memory, and gives it to no one else as long as a GPU may read from it.
+    """
+    if device.type == "cpu":
+        return array
+    return torch.from_numpy(array).pin_memory().numpy()
+
+
+def upload(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Send an array to a device, in the order of its stream; nobody waits for a GPU's copy."""
+    if device.type != "cpu" and not torch.from_numpy(array).is_pinned():
+        array = pinned(array, device)
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
+def download(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """Fetch tensors from whatever devices they are on, and wait once for all of them."""
+    # What comes from a GPU without waiting comes into pinned memory.
+    fetched = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return [tensor.numpy() for tensor in fetched]
 
 
 # For replicas that compute: several of them share the cores, and OpenMP threads that spin while

@@ -42,19 +42,6 @@ class Chunk(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What is refused before it is decoded.
-
-    Attributes:
-        max_bytes: size of the encoded image.
-        max_pixels: width times height. A decoded image takes three bytes a pixel.
-    """
-
-    max_bytes: int = 32 * 2**20
-    max_pixels: int = 64_000_000
-
-
-@dataclass(frozen=True, slots=True)
 class SegmentedPhoto:
     """A decoded photo as the segmenter leaves it.
 

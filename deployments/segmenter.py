@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
 from ray import serve
 
 from deployments.detectors import Detections, load_detector
-from deployments.device import COMPUTING_REPLICA, compute_thread, resolve_device, resolve_dtype
+from deployments.device import (
+    COMPUTING_REPLICA,
+    compute_thread,
+    download,
+    pinned,
+    resolve_device,
+    resolve_dtype,
+    upload,
+)
 from deployments.errors import BadParameter, InsetError
-from deployments.images import DecodedImage, contrast, decode, outer_box, scale_crop
-from deployments.records import Box, Chunk, ImageLimits, SegmentedPhoto
-from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
+from deployments.images import DecodedImage, contrast, decode, outer_box, scale_crops
+from deployments.limits import ImageLimits
+from deployments.records import Chunk, SegmentedPhoto
+from deployments.settings import HEALTH_CHECK_S, SegmenterSettings, check_backend
+from deployments.suppression import apart
 from deployments.tiles import fewest_tiles, tile_boxes
-from deployments.yolov5 import intersection_over_union
 
 DECODING_THREADS = 4
-TILE_IOU = 0.7  # a tile that overlaps a detection by more than this would be the same chunk again
 
 
 class Segmenter:
@@ -33,6 +42,7 @@ class Segmenter:
             dropped.
         image_size: side of YOLOv5's input, pixels, a multiple of 32.
         batch_size: photos that are decoded and run through the network together at most.
+        backend: what runs the detector: `torch`, or `openvino` on the CPU.
         device: see `device.resolve_device`.
         dtype: see `device.resolve_dtype`.
         tiles: scales at which overlapping tiles of the photo are chunks too, different numbers
@@ -41,7 +51,7 @@ class Segmenter:
         min_tile_contrast: tiles whose grey values deviate less (a clear sky) are dropped:
             standard deviation, 0 to 127.5; 0 drops none.
         crop_size: side of the crops, pixels.
-        squash: how crops become square, see `images.scale_crop`.
+        squash: how crops become square, see `images.scale_crops`.
         limits: what is refused before it is decoded.
 
     Raises:
@@ -57,6 +67,7 @@ class Segmenter:
         iou_threshold: float = 0.45,
         image_size: int = 640,
         batch_size: int = 32,
+        backend: str = "torch",
         device: str = "auto",
         dtype: str = "auto",
         tiles: Sequence[int] = (2, 3),
@@ -79,6 +90,7 @@ class Segmenter:
         _require(max_tiles >= fewest, "max_tiles", f"at least {fewest}: so many are these tiles")
         _require(min_tile_contrast >= 0, "min_tile_contrast", "at least 0")
         _require(crop_size >= 1, "crop_size", "at least 1")
+        check_backend(backend, device, dtype)
         self.confidence_threshold = confidence_threshold
         self.batch_size = batch_size
         self.tiles = tiles
@@ -87,7 +99,7 @@ class Segmenter:
         self.crop_size = crop_size
         self.squash = squash
         self.limits = limits
-        self.device = resolve_device(device)
+        self.device = resolve_device("cpu" if backend == "openvino" else device)
         self.detector = load_detector(
             model_name_or_path,
             image_size=image_size,
@@ -95,6 +107,7 @@ class Segmenter:
             batch_size=batch_size,
             device=self.device,
             dtype=resolve_dtype(dtype, self.device),
+            backend=backend,
         )
         self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
 
@@ -136,12 +149,14 @@ class Segmenter:
     ) -> list[SegmentedPhoto | InsetError]:
         decoded = list(self._threads.map(self._decode, images, thresholds))
         good = [i for i, image in enumerate(decoded) if isinstance(image, DecodedImage)]
-        found = self.detector.detect(
-            [decoded[i].pixels for i in good], [thresholds[i] for i in good]
-        )
+        photos = [upload(decoded[i].pixels, self.device) for i in good]
+        found = self.detector.detect(photos, [thresholds[i] for i in good])
         results: list[SegmentedPhoto | InsetError] = list(decoded)
-        for i, detections in zip(good, found, strict=True):
-            results[i] = self._cut(decoded[i], detections)
+        for i, (chunks, crops) in zip(good, self._cut(photos, found), strict=True):
+            height, width = decoded[i].pixels.shape[:2]
+            results[i] = SegmentedPhoto(
+                width, height, decoded[i].media_type, decoded[i].animated, chunks, crops
+            )
         return results
 
     def _decode(self, data: bytes, threshold: float) -> DecodedImage | InsetError:
@@ -150,16 +165,27 @@ class Segmenter:
                 raise BadParameter(
                     f"confidence_threshold must be between 0 and 1, not {threshold}."
                 )
-            return decode(data, self.limits)
+            image = decode(data, self.limits)
+            return replace(image, pixels=pinned(image.pixels, self.device))
         except InsetError as error:
             return error
 
-    def _cut(self, image: DecodedImage, detections: Detections) -> SegmentedPhoto:
-        """Cut the chunks from the full-resolution pixels."""
-        height, width = image.pixels.shape[:2]
+    def _cut(
+        self, photos: list[torch.Tensor], found: list[Detections]
+    ) -> list[tuple[list[Chunk], np.ndarray]]:
+        """Cut the chunks from the full-resolution pixels, and bring them to the CPU at once."""
+        chunks = [
+            self._chunks(*photo.shape[:2], detections)
+            for photo, detections in zip(photos, found, strict=True)
+        ]
+        boxes = [np.array([chunk.box for chunk in of_photo]) for of_photo in chunks]
+        crops = download(scale_crops(photos, boxes, self.crop_size, self.squash))
+        return [self._without_flat_tiles(*of_photo) for of_photo in zip(chunks, crops, strict=True)]
+
+    def _chunks(self, height: int, width: int, detections: Detections) -> list[Chunk]:
         objects = [
             Chunk(
-                box=outer_box(tuple(box), width, height),
+                box=outer_box(box, width, height),
                 source="detection",
                 confidence=confidence,
                 label=label,
@@ -171,37 +197,25 @@ class Segmenter:
                 strict=True,
             )
         ]
-        boxes = tile_boxes(width, height, self.tiles, self.max_tiles)
-        tiles = [Chunk(box=box, source="tile") for box in _apart(boxes, objects)]
-        chunks = [*objects, *tiles, Chunk(box=(0, 0, width, height), source="whole")]
-        pixels = torch.from_numpy(image.pixels).to(self.device)
-        crops = torch.stack(
-            [scale_crop(pixels, chunk.box, self.crop_size, self.squash) for chunk in chunks]
-        )
-        crops = np.asarray(crops.cpu())
+        tiles = tile_boxes(width, height, self.tiles, self.max_tiles)
+        others = apart(tiles, [chunk.box for chunk in objects])
+        return [
+            *objects,
+            *(Chunk(box=box, source="tile") for box in others),
+            Chunk(box=(0, 0, width, height), source="whole"),
+        ]
+
+    def _without_flat_tiles(
+        self, chunks: list[Chunk], crops: np.ndarray
+    ) -> tuple[list[Chunk], np.ndarray]:
+        if not self.min_tile_contrast:
+            return chunks, crops
         kept = [
             number
             for number, chunk in enumerate(chunks)
             if chunk.source != "tile" or contrast(crops[number]) >= self.min_tile_contrast
         ]
-        return SegmentedPhoto(
-            width,
-            height,
-            image.media_type,
-            image.animated,
-            [chunks[number] for number in kept],
-            crops[kept],
-        )
-
-
-def _apart(boxes: list[Box], objects: list[Chunk]) -> list[Box]:
-    """Return those of the boxes that show something else than each of the objects."""
-    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    apart = torch.ones(len(boxes), dtype=torch.bool)
-    for chunk in objects:
-        box = torch.tensor(chunk.box, dtype=torch.float32)
-        apart &= intersection_over_union(box, corners) <= TILE_IOU
-    return [boxes[number] for number in apart.nonzero().flatten().tolist()]
+        return [chunks[number] for number in kept], crops[kept]
 
 
 def _require(condition: bool, name: str, rule: str) -> None:
@@ -231,12 +245,16 @@ class SegmenterDeployment:
         limits: ImageLimits,
         share: float,
     ) -> None:
-        self.segmenter = Segmenter(
+        self._thread = compute_thread(settings.threads, share=share)
+        # There, because OpenVINO takes as many threads as torch has in the thread that loads it.
+        self.segmenter = self._thread.submit(
+            Segmenter,
             settings.model_name_or_path,
             confidence_threshold=settings.confidence_threshold,
             iou_threshold=settings.iou_threshold,
             image_size=settings.image_size,
             batch_size=settings.batch_size,
+            backend=settings.backend,
             device=settings.device,
             dtype=settings.dtype,
             tiles=settings.tiles,
@@ -245,8 +263,7 @@ class SegmenterDeployment:
             crop_size=crop_size,
             squash=squash,
             limits=limits,
-        )
-        self._thread = compute_thread(settings.threads, share=share)
+        ).result()
         self._segment.set_max_batch_size(settings.batch_size)
         self._segment.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
 

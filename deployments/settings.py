@@ -16,11 +16,11 @@ from pydantic import (
 )
 
 from deployments.errors import StartupError
-from deployments.records import ImageLimits
+from deployments.limits import ImageLimits
 from deployments.tiles import fewest_tiles
 
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 def _different(scales: tuple[int, ...]) -> tuple[int, ...]:
@@ -43,7 +43,40 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class SegmenterSettings(Section):
+def check_backend(backend: str, device: str, dtype: str) -> None:
+    """Refuse what does not go together, or is not known.
+
+    Args:
+        backend, device, dtype: of a network, by name.
+
+    Raises:
+        ValueError
+    """
+    if backend not in ("torch", "openvino"):
+        raise ValueError(f"backend must be torch or openvino, not {backend!r}")
+    if backend == "openvino" and device.startswith("cuda"):
+        raise ValueError(
+            f"backend openvino computes on the CPU: device must be auto or cpu, not {device}"
+        )
+    if backend == "torch" and dtype == "int8":
+        raise ValueError("dtype int8 needs backend openvino")
+
+
+class NetworkSection(Section):
+    """What the sections of both networks have."""
+
+    backend: Literal["torch", "openvino"] = "torch"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    threads: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> NetworkSection:
+        check_backend(self.backend, self.device, self.dtype)
+        return self
+
+
+class SegmenterSettings(NetworkSection):
     model_name_or_path: str = "yolov5s"
     confidence_threshold: float = Field(0.1, ge=0, le=1)
     iou_threshold: float = Field(0.45, ge=0, le=1)
@@ -53,9 +86,6 @@ class SegmenterSettings(Section):
     min_tile_contrast: float = Field(0, ge=0, le=128)
     batch_size: int = Field(32, ge=1, le=1024)
     batch_wait_ms: float = Field(0, ge=0, le=10_000)
-    device: Device = "auto"
-    dtype: Dtype = "auto"
-    threads: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _has_room_for_its_tiles(self) -> SegmenterSettings:
@@ -67,13 +97,10 @@ class SegmenterSettings(Section):
         return self
 
 
-class EncoderSettings(Section):
+class EncoderSettings(NetworkSection):
     pretrained_model_name_or_path: str = "openai/clip-vit-base-patch32"
     batch_size: int = Field(32, ge=1, le=4096)
     batch_wait_ms: float = Field(0, ge=0, le=10_000)
-    device: Device = "auto"
-    dtype: Dtype = "auto"
-    threads: int | None = Field(None, ge=1)
 
 
 class ChunkIndexSettings(Section):

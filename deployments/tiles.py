@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from deployments.records import Box
+if TYPE_CHECKING:
+    from deployments.records import Box
 
 LEAST_SIDE = 32  # pixels; what is smaller shows next to nothing
 MAX_ASPECT = 1.5  # of a tile, where the photo would make it more oblong
@@ -28,6 +31,11 @@ def tile_boxes(width: int, height: int, scales: Sequence[int], max_tiles: int) -
     Returns:
         Boxes inside the photo, all different; those of a scale row by row.
     """
+    return list(_tile_boxes(width, height, tuple(scales), max_tiles))
+
+
+@lru_cache(1024)  # most photos have one of few sizes
+def _tile_boxes(width: int, height: int, scales: tuple[int, ...], max_tiles: int) -> list[Box]:
     short, long = sorted((width, height))
     boxes: list[Box] = []
     reserved = fewest_tiles(scales)

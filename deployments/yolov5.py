@@ -1,4 +1,4 @@
-"""The YOLOv5 network (versions 6 and 7), and the geometry before and after it.
+"""The YOLOv5 network (versions 6 and 7), and the canvases that it looks at.
 
 Own code, written from the published architecture: a list of layers `[from, number, module, args]`
 in the checkpoint's yaml, whose depths and widths are scaled by two multiples.
@@ -7,9 +7,11 @@ in the checkpoint's yaml, whose depths and widths are scaled by two multiples.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,8 +19,6 @@ from deployments.checkpoint import Checkpoint, CheckpointRefused
 from deployments.images import resize
 
 PADDING_GREY = 114  # what the networks were trained with
-MAX_CANDIDATES = 4096
-MAX_DETECTIONS = 300
 
 
 class Conv(nn.Module):
@@ -348,7 +348,7 @@ class Letterbox:
     def left(self) -> int:
         return (self.canvas[1] - self.scaled[1]) // 2
 
-    def boxes_on_image(self, boxes: torch.Tensor) -> torch.Tensor:
+    def boxes_on_image(self, boxes: np.ndarray) -> np.ndarray:
         """Map boxes back, clipped to the image.
 
         Args:
@@ -359,10 +359,9 @@ class Letterbox:
         """
         height, width = self.image
         # The two scales differ a little, because the scaled size is whole pixels.
-        x_scale, y_scale = width / self.scaled[1], height / self.scaled[0]
-        offset = boxes.new_tensor([self.left, self.top, self.left, self.top])
-        mapped = (boxes - offset) * boxes.new_tensor([x_scale, y_scale, x_scale, y_scale])
-        return mapped.clamp(boxes.new_zeros(4), boxes.new_tensor([width, height, width, height]))
+        scale = np.array([width / self.scaled[1], height / self.scaled[0]] * 2, np.float32)
+        offset = np.array([self.left, self.top] * 2, np.float32)
+        return ((boxes - offset) * scale).clip(0, np.array([width, height] * 2, np.float32))
 
 
 def letterbox(height: int, width: int, image_size: int, stride: int) -> Letterbox:
@@ -383,64 +382,22 @@ def square_letterbox(height: int, width: int, image_size: int) -> Letterbox:
     return Letterbox(fitted.image, fitted.scaled, (image_size, image_size))
 
 
-def lay_on_canvas(pixels: torch.Tensor, place: Letterbox) -> torch.Tensor:
-    """Scale an image and lay it on its canvas: uint8 `[h, w, 3]` to uint8 `[*canvas, 3]`."""
-    canvas = pixels.new_full((*place.canvas, 3), PADDING_GREY)
-    height, width = place.scaled
-    scaled = pixels if place.scaled == place.image else resize(pixels, place.scaled, "bilinear")
-    canvas[place.top : place.top + height, place.left : place.left + width] = scaled
-    return canvas
-
-
-def candidates(
-    prediction: torch.Tensor, threshold: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Select what may be an object: each anchor with its most probable class.
-
-    Args:
-        prediction: float32 `[anchors, 5 + classes]`, as `YoloV5.forward` returns for one image.
-        threshold: objectness times class probability must be larger.
-
-    Returns:
-        Boxes float32 `[n, 4]` (x1, y1, x2, y2), confidences float32 `[n]` and classes int64
-        `[n]`, most confident first (of equal ones the first anchor), at most `MAX_CANDIDATES`.
-    """
-    rows = prediction[prediction[:, 4] > threshold]  # a probability can't raise the product
-    confidences, classes = (rows[:, 5:] * rows[:, 4:5]).max(1)
-    chosen = (confidences > threshold).nonzero().squeeze(1)
-    order = confidences[chosen].sort(descending=True, stable=True).indices[:MAX_CANDIDATES]
-    chosen = chosen[order]
-    centres, half = rows[chosen, :2], rows[chosen, 2:4] / 2
-    return torch.cat((centres - half, centres + half), 1), confidences[chosen], classes[chosen]
-
-
-def non_maximum_suppression(
-    boxes: torch.Tensor, classes: torch.Tensor, iou_threshold: float
+def lay_on_canvases(
+    images: Sequence[torch.Tensor], places: Sequence[Letterbox], device: torch.device
 ) -> torch.Tensor:
-    """Drop every box that overlaps a more confident box of its class.
+    """Scale images and lay each on its canvas.
 
     Args:
-        boxes: float32 `[n, 4]`, x1, y1, x2, y2, most confident first; on the CPU.
-        classes: int64 `[n]`.
-        iou_threshold: intersection over union must be larger for a box to be dropped.
+        images: uint8 `[height, width, 3]`, of any sizes, on any devices.
+        places: of each image; all canvases have one size.
 
     Returns:
-        int64 `[k]`: the indices of the boxes that stay, ascending, at most `MAX_DETECTIONS`.
+        uint8 `[n, *canvas, 3]` on the device.
     """
-    kept: list[int] = []
-    left = torch.arange(len(boxes))
-    while len(left) and len(kept) < MAX_DETECTIONS:
-        best, left = left[0], left[1:]
-        kept.append(int(best))
-        overlap = intersection_over_union(boxes[best], boxes[left]) > iou_threshold
-        left = left[~(overlap & (classes[left] == classes[best]))]
-    return torch.tensor(kept, dtype=torch.int64)
-
-
-def intersection_over_union(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Return float32 `[n]` between 0 and 1 for a box `[4]` and boxes `[n, 4]`; 0 without area."""
-    top_left = torch.maximum(box[:2], boxes[:, :2])
-    bottom_right = torch.minimum(box[2:], boxes[:, 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(1)
-    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - intersection
-    return torch.where(union > 0, intersection / union, torch.zeros_like(union))
+    size = (len(images), *places[0].canvas, 3)
+    canvases = torch.full(size, PADDING_GREY, dtype=torch.uint8, device=device)
+    for canvas, image, place in zip(canvases, images, places, strict=True):
+        height, width = place.scaled
+        scaled = image if place.scaled == place.image else resize(image, place.scaled, "bilinear")
+        canvas[place.top : place.top + height, place.left : place.left + width] = scaled
+    return canvases

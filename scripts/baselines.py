@@ -4,7 +4,8 @@
 `backbone`            YOLOv5s's own backbone: the means of its feature maps at strides 8, 16 and 32
 `efficientnet-lite0`  an ImageNet classifier's last feature map, averaged (1280 numbers)
 `random`              CLIP ViT-B/32 with random weights: what the architecture knows untrained
-any other name        a CLIP of transformers, by folder or hub name: `deployments.encoder.Encoder`
+any other name        a CLIP of transformers, by folder or hub name: `deployments.encoder.Encoder`,
+                      with its options
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -152,8 +153,8 @@ class Clip:
         ModelUnavailable: it can't be found or downloaded.
     """
 
-    def __init__(self, name: str) -> None:
-        self.encoder = Encoder(name)
+    def __init__(self, name: str, **options: Any) -> None:
+        self.encoder = Encoder(name, **options)
         self.size, self.squash = self.encoder.files.image_size, self.encoder.files.squash
         self.encode = self.encoder.encode_images
 
@@ -166,10 +167,13 @@ BASELINES: dict[str, Callable[[], CropEncoder]] = {
 }
 
 
-def load_encoder(name: str) -> CropEncoder:
+def load_encoder(name: str, **options: Any) -> CropEncoder:
     """Load an encoder by one of the names above.
+
+    Args:
+        options: of Inset's own.
 
     Raises:
         ModelUnavailable: it can't be had.
     """
-    return BASELINES[name]() if name in BASELINES else Clip(name)
+    return BASELINES[name]() if name in BASELINES else Clip(name, **options)

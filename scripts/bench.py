@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bench_chunks
+import bench_gpu
 import bench_models
 import bench_plain
 import bench_service
@@ -279,6 +280,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--report", type=Path, default=ROOT / "BENCHMARKS.md", help="file to write (BENCHMARKS.md)"
     )
     every.set_defaults(run=run, tables=everything, batches=bench_models.BATCHES)
+    gpu = commands.add_parser("gpu", help="the networks, and bytes to vectors, on a GPU")
+    bench_gpu.add_arguments(gpu)
+    gpu.set_defaults(run=bench_gpu.run)
     chunks = commands.add_parser("chunks", help="engines for the chunk index, side by side")
     add_chunks(chunks)
     chunks.set_defaults(run=bench_chunks.chunks)

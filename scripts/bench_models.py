@@ -83,8 +83,25 @@ def on_torch(network: nn.Module, dtype: str, memory_format: str) -> Prepare:
     return prepare
 
 
+def on_openvino(network: nn.Module, dtype: str, memory_format: str) -> Prepare:
+    """Run a network in OpenVINO, which begins with the pixels, and lays them out by itself."""
+    from deployments.openvino_backend import CompiledNetwork, convert
+
+    side = network.config.image_size if hasattr(network, "config") else 2 * network.stride
+    compiled = CompiledNetwork(convert(network, side), DTYPES[dtype])
+
+    def prepare(batch: torch.Tensor) -> Callable[[], Any]:
+        pixels = (255 * batch).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+        return lambda: compiled(pixels)
+
+    return prepare
+
+
 # What makes a network in float32 run in a number format and a memory format.
-BACKENDS: dict[str, Callable[[nn.Module, str, str], Prepare]] = {"torch": on_torch}
+BACKENDS: dict[str, Callable[[nn.Module, str, str], Prepare]] = {
+    "torch": on_torch,
+    "openvino": on_openvino,
+}
 
 
 def load_detector() -> nn.Module:
@@ -127,6 +144,7 @@ def variants(image_size: int, dtypes: Sequence[str], batches: Sequence[int]) -> 
         Variant(network, height, width, backend, dtype, memory_format, batch)
         for network, height, width, memory_format in inputs
         for backend in BACKENDS
+        if backend == "torch" or memory_format == "contiguous"
         for dtype in dtypes
         for batch in batches
     ]

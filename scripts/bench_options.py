@@ -10,7 +10,7 @@ from typing import Any
 
 from bench_chunks import ENGINES
 from bench_models import BATCHES, default_dtypes
-from evaluate import parse_options
+from evaluate import parse_segmenter
 from index import IN_FLIGHT
 from service import ROOT
 
@@ -81,7 +81,7 @@ def add_batches(parser: argparse.ArgumentParser) -> None:
 
 def add_segmenter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--segmenter", type=parse_options, default={}, metavar="JSON",
+        "--segmenter", type=parse_segmenter, default={}, metavar="JSON",
         help="options that serve_config.yaml has under `segmenter`: '{\"tiles\": []}'",
     )  # fmt: skip
 

@@ -52,10 +52,12 @@ from deployments.images import scale_crop
 from deployments.ranker import Ranker
 from deployments.records import Box, Neighbours
 from deployments.segmenter import Segmenter
-from deployments.settings import SegmenterSettings, display_name
+from deployments.settings import EncoderSettings, SegmenterSettings, display_name
 
 LIMIT = 10  # photos of an answer
 BATCH = 8  # photos, as in serve_config.yaml
+NAME = "pretrained_model_name_or_path"
+COMPACT = str(Path(__file__).parent.parent / "models" / "compact")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -276,35 +278,52 @@ def show(options: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items()) or "as by default"
 
 
-def parse_options(text: str) -> dict[str, Any]:
+def parse_segmenter(text: str) -> dict[str, Any]:
     """Return what `--segmenter` says."""
+    return parse_options(text, "segmenter", SegmenterSettings)
+
+
+def parse_encoder(text: str) -> dict[str, Any]:
+    """Return what `--encoder` says: a name, or options and perhaps the name among them."""
+    if not text.startswith("{"):
+        return {NAME: text}
+    return {NAME: COMPACT} | parse_options(text, "encoder", EncoderSettings)
+
+
+def parse_options(
+    text: str, of: str, section: type[SegmenterSettings | EncoderSettings]
+) -> dict[str, Any]:
+    """Return options of a section of the config that are given as JSON."""
     try:
         given = json.loads(text)
-        settings = SegmenterSettings.model_validate(given)
+        settings = section.model_validate(given)
     except ValueError as error:  # pydantic's are of this kind too
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no JSON object with options of the segmenter ({error})"
+            f"{text!r} is no JSON object with options of the {of} ({error})"
         ) from None
     # Those of the deployment alone change nothing here.
     return settings.model_dump(mode="json", include=set(given) - {"batch_wait_ms", "threads"})
 
 
 def evaluate_all(
-    encoders: Sequence[str],
+    encoders: Sequence[dict[str, Any]],
     segmenters: Sequence[dict[str, Any]],
     photos: Sequence[Photo],
     queries: Sequence[Query],
 ) -> list[Row]:
     """Return a row for each encoder and segmenter; an encoder that can't be had is told."""
     loaded = {}
-    for name in encoders:
+    for given in encoders:
+        options = dict(given)
+        name = options.pop(NAME)
+        title = ", ".join([display_name(name), *([show(options)] if options else [])])
         try:
-            loaded[name] = load_encoder(name)
+            loaded[title] = load_encoder(name, **options)
         except ModelUnavailable as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
+            print(f"{title} is left out: {error}", file=sys.stderr)
     return [
-        evaluate(display_name(name), encoder, options, photos, queries)
-        for name, encoder in loaded.items()
+        evaluate(title, encoder, options, photos, queries)
+        for title, encoder in loaded.items()
         for options in segmenters
     ]
 
@@ -357,13 +376,14 @@ def main() -> int:
     parser.add_argument(
         "--encoder",
         action="append",
-        help=f"a CLIP, by folder or hub name, or {', '.join(BASELINES)}; may be repeated "
-        "(models/compact)",
+        type=parse_encoder,
+        help=f"a CLIP, by folder or hub name, or {', '.join(BASELINES)}; or options that "
+        "serve_config.yaml has under `encoder`, as an object; may be repeated (models/compact)",
     )
     parser.add_argument(
         "--segmenter",
         action="append",
-        type=parse_options,
+        type=parse_segmenter,
         metavar="JSON",
         help="options that serve_config.yaml has under `segmenter`, as an object: "
         '\'{"tiles": [2], "confidence_threshold": 0.3}\'; may be repeated (its defaults)',
@@ -385,8 +405,7 @@ def main() -> int:
             parser.error(f"no such folder: {folder}")
     if arguments.limit is not None and arguments.limit < 1:
         parser.error("--limit must be at least 1")
-    root = Path(__file__).parent.parent
-    arguments.encoder = arguments.encoder or [str(root / "models" / "compact")]
+    arguments.encoder = arguments.encoder or [{NAME: COMPACT}]
     arguments.segmenter = arguments.segmenter or [{}]
     try:
         return run(arguments)

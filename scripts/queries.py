@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from deployments.errors import InsetError
 from deployments.images import decode, outer_box
-from deployments.records import Box, ImageLimits
-from deployments.yolov5 import intersection_over_union
+from deployments.limits import ImageLimits
+from deployments.records import Box
+from deployments.suppression import intersection_over_union
 
 SMALLEST_OBJECT = 48  # pixels, of each side
 LARGEST_OBJECT = 0.5  # of the photo's area

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from types import SimpleNamespace
 
 import bench
 import pytest
@@ -134,7 +135,7 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
         def stop(self):
             calls.append("stop")
 
-    def prepared(encoder, args):
+    def prepared(encoder, args, import_path="graph:build"):
         calls.append("prepare")
         return bench.contextmanager(lambda: iter([Service()]))()
 
@@ -146,7 +147,9 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
         return measure
 
     monkeypatch.setattr(bench, "prepared", prepared)
-    monkeypatch.setattr(bench, "Pictures", measurement("pictures", None))
+    monkeypatch.setattr(
+        bench, "Pictures", measurement("pictures", SimpleNamespace(photos=None, queries=None))
+    )
     monkeypatch.setattr(bench.bench_models, "ceiling", measurement("ceiling", TABLES["ceiling"]))
     monkeypatch.setattr(bench.bench_plain, "plain", measurement("plain", TABLES["plain"]))
     for name in ("search", "mixed", "memory"):
@@ -154,6 +157,8 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
         monkeypatch.setattr(bench.bench_service, name, measurement(name, result))
     monkeypatch.setattr(bench.bench_service, "index", measurement("index", TABLES["index"][0]))
     monkeypatch.setattr(bench.bench_service, "startup", measurement("startup", {"seconds": 9}))
+    monkeypatch.setattr(bench.bench_stages, "start", measurement("start", None))
+    monkeypatch.setattr(bench.bench_stages, "stages", measurement("stages", []))
 
     arguments = bench.make_parser().parse_args(["all", "--photos", str(tmp_path)])
     tables = dict(bench.everything(arguments, tmp_path))
@@ -164,7 +169,7 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
     assert before == [
         *("ceiling", "plain", "pictures", "prepare", "startup", "index", "search", "mixed")
     ]
-    assert after == ["startup", "memory"]
+    assert after == ["startup", "memory", "pictures", "prepare", "start", "stages"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def networks():
 
 def test_every_combination_is_there_once():
     found = variants(112, ["float32", "bfloat16"], [1, 8])
-    assert len(found) == len(set(found)) == 2 * 2 * (2 * 2 + 1)
+    assert len(found) == len(set(found)) == 2 * 2 * ((2 * 2 + 1) + (2 + 1))
     assert {way.memory_format for way in found if way.network == "encoder"} == {"contiguous"}
     shapes = {(way.network, way.height, way.width) for way in found}
     assert shapes == {("detector", 640, 640), ("detector", 480, 640), ("encoder", 112, 112)}
@@ -81,6 +81,18 @@ def test_formats_change_the_way_not_the_result(networks):
         torch.rand(1, 3, 112, 112)
     )
     assert run().image_embeds.dtype == torch.bfloat16
+
+
+@torch.inference_mode()
+def test_openvino_computes_the_same(networks):
+    for name, atol in (("detector", 1e-2), ("encoder", 1e-3)):
+        network = networks[name]
+        size = (2, 3, 64, 96) if name == "detector" else (2, 3, 112, 112)
+        batch = torch.randint(0, 256, size) / 255
+        output = network(batch)
+        expected = output if name == "detector" else output.image_embeds
+        run = BACKENDS["openvino"](network, "float32", "contiguous")(batch + 0.001)
+        torch.testing.assert_close(run(), expected, rtol=1e-3, atol=atol)
 
 
 def test_vit_b_32_is_an_encoder_of_that_shape(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def load(model, image_size=320, batch_size=4, iou_threshold=0.45):
 
 def photo(name, size=None):
     image = Image.open(os.path.join(skimage.data_dir, name)).convert("RGB")
-    return np.array(image if size is None else image.resize(size))
+    return torch.from_numpy(np.array(image if size is None else image.resize(size)))
 
 
 def some_photos():
@@ -58,7 +58,7 @@ def some_photos():
         photo("astronaut.png"),
         photo("chelsea.png"),
         photo("coffee.png"),
-        photo("astronaut.png")[:, ::-1].copy(),
+        photo("astronaut.png").flip(1),
         photo("motorcycle_left.png", (300, 100)),
         photo("coffee.png", (3, 400)),
         photo("coffee.png", (1, 1)),
@@ -106,7 +106,7 @@ def test_a_result_does_not_depend_on_the_other_images(yolov5s):
 
 def test_mirrored_pictures_have_mirrored_boxes(yolov5s):
     straight = photo("coffee.png", (640, 320))
-    [a], [b] = (yolov5s.detect([i], [0.2]) for i in (straight, straight[:, ::-1].copy()))
+    [a], [b] = (yolov5s.detect([i], [0.2]) for i in (straight, straight.flip(1)))
     assert a.labels[0] == b.labels[0] == "cup"
     x1, y1, x2, y2 = a.boxes[0]
     np.testing.assert_allclose(b.boxes[0], [640 - x2, y1, 640 - x1, y2], atol=12)
@@ -123,7 +123,7 @@ def test_images_of_equal_canvas_are_run_together(yolov5s, monkeypatch):
 
     spy.stride = network.stride
     monkeypatch.setattr(yolov5s, "network", spy)
-    square, wide = np.zeros((50, 50, 3), np.uint8), np.zeros((40, 80, 3), np.uint8)
+    square, wide = (torch.zeros(*size, 3, dtype=torch.uint8) for size in [(50, 50), (40, 80)])
     yolov5s.detect([square, wide, square, square, wide, square, square], [0.3] * 7)
     assert batches == [(4, 3, 320, 320), (1, 3, 320, 320), (2, 3, 160, 320)]
 
@@ -275,10 +275,10 @@ def test_transformers_boxes_that_overlap_are_dropped(yolos):
 def test_no_torchvision_is_imported(yolos):
     """Where torchvision is installed, a detector must not depend on it either."""
     code = (
-        "import sys, torch, numpy; from deployments.detectors import load_detector;"
+        "import sys, torch; from deployments.detectors import load_detector;"
         f"d = load_detector({str(yolos)!r}, image_size=64, iou_threshold=0.5, batch_size=1,"
         " device=torch.device('cpu'), dtype=torch.float32);"
-        "d.detect([numpy.zeros((9, 9, 3), 'uint8')], [0.5]);"
+        "d.detect([torch.zeros(9, 9, 3, dtype=torch.uint8)], [0.5]);"
         "assert 'torchvision' not in sys.modules; print(type(d.processor).__name__)"
     )
     ran = subprocess.run(

@@ -21,7 +21,7 @@ from transformers import (
 from deployments.encoder import CLIP_MEAN, CLIP_STD, Encoder, EncoderDeployment, find_encoder
 from deployments.errors import BadParameter, ModelUnavailable
 from deployments.images import decode, scale_crop
-from deployments.records import ImageLimits
+from deployments.limits import ImageLimits
 from deployments.settings import EncoderSettings
 
 SIZE = 48
@@ -154,8 +154,9 @@ def test_a_broken_preprocessor_config_is_refused(copy):
         find_encoder(str(copy))
 
 
-def test_image_embeddings_equal_transformers(clip, pictures):
-    encoder = Encoder(str(clip), device="cpu", dtype="float32", batch_size=3)
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_image_embeddings_equal_transformers(clip, pictures, backend):
+    encoder = Encoder(str(clip), backend=backend, device="cpu", dtype="float32", batch_size=3)
     ours = encoder.encode_images(pictures)
     reference = CLIPModel.from_pretrained(clip).eval()
     processor = CLIPImageProcessorPil.from_pretrained(clip)
@@ -184,8 +185,9 @@ def test_no_pictures_no_embeddings(clip):
     assert Encoder(str(clip), device="cpu").encode_images([]).shape == (0, 32)
 
 
-def test_text_embeddings_equal_transformers(clip):
-    encoder = Encoder(str(clip), device="cpu", dtype="float32")
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_text_embeddings_equal_transformers(clip, backend):
+    encoder = Encoder(str(clip), backend=backend, device="cpu", dtype="float32")
     texts = ["a cat", "two motorcycles in a garage, and a very long sentence behind them"]
     ours = encoder.encode_texts(texts)
     tokenizer, model = CLIPTokenizer.from_pretrained(clip), CLIPModel.from_pretrained(clip).eval()

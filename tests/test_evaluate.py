@@ -267,7 +267,8 @@ def test_what_is_missing_is_told_and_left_out(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ModelUnavailable, match=r"pip install -e '.\[train\]'"):
         load_encoder("efficientnet-lite0")
-    assert evaluate.evaluate_all(["efficientnet-lite0"], [{}], [], []) == []
+    encoder = evaluate.parse_encoder("efficientnet-lite0")
+    assert evaluate.evaluate_all([encoder], [{}], [], []) == []
     assert "efficientnet-lite0 is left out: " in capsys.readouterr().err
 
 
@@ -373,6 +374,7 @@ def test_mistakes_are_told_in_words(folder, tmp_path, monkeypatch, capsys):
         ([*images, "--url", "http://x", "--segmenter", "{}"], 2, "the service's own encoder and"),
         ([*images, "--url", f"http://127.0.0.1:{free_port()}"], 1, "No service answers at"),
         ([*images, "--encoder", tmp_path], 1, "is left out"),
+        ([*images, "--encoder", '{"dtype": "int8"}'], 2, "dtype int8 needs backend openvino"),
     ]:
         monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, options)])
         try:

@@ -111,7 +111,7 @@ async def photo_batches(segmenter, photos, pause_s=0.0):
 async def crop_batches(encoder, pictures, pause_s=0.0):
     """The same for queries."""
     sizes = []
-    encoder.encoder._images.register_forward_pre_hook(
+    encoder.encoder.tower.register_forward_pre_hook(
         lambda _, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
     calls = []
@@ -165,7 +165,7 @@ def test_batches_of_crops_are_limited_by_their_number(tmp_path, pictures):
     assert len(photo.chunks) > 4
     encoder = box("IndexEncoder", tmp_path, {"encoder": {"batch_size": 4, "dtype": "float32"}})
     sizes = []
-    encoder.encoder._images.register_forward_pre_hook(
+    encoder.encoder.tower.register_forward_pre_hook(
         lambda _, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
 
@@ -221,7 +221,7 @@ def computing(name, folder, section, options):
     made = box(name, folder, {section: options})
     if name == "Segmenter":
         return made, made.segmenter.device, made.segmenter.detector.network
-    return made, made.encoder.device, made.encoder._images
+    return made, made.encoder.device, made.encoder.tower
 
 
 BOXES = [("Segmenter", "segmenter"), ("IndexEncoder", "encoder"), ("QueryEncoder", "encoder")]
@@ -242,6 +242,17 @@ def test_device(tmp_path, name, section):
 
 
 @pytest.mark.parametrize(("name", "section"), BOXES)
+def test_backend(tmp_path, name, section):
+    """By as many threads as torch would have."""
+    options = SMALL if section == "segmenter" else {}
+    options = options | {"backend": "openvino", "device": "auto", "threads": 1}
+    _, device, network = computing(name, tmp_path, section, options)
+    assert device.type == "cpu"
+    compiled = network._request.get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+@pytest.mark.parametrize(("name", "section"), BOXES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_dtype(tmp_path, name, section, dtype):
     options = SMALL if section == "segmenter" else {}
@@ -259,7 +270,7 @@ def eight_cores(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "section", "share"),
-    [("Segmenter", "segmenter", 4), ("IndexEncoder", "encoder", 4), ("QueryEncoder", "encoder", 8)],
+    [("Segmenter", "segmenter", 4), ("IndexEncoder", "encoder", 4), ("QueryEncoder", "encoder", 1)],
 )
 def test_threads(eight_cores, tmp_path, name, section, share):
     """As the thread that computes sees it; null is this box's share of the cores."""
@@ -267,6 +278,12 @@ def test_threads(eight_cores, tmp_path, name, section, share):
     for threads, expected in ((3, 3), (None, share)):
         made, _, _ = computing(name, tmp_path, section, options | {"threads": threads})
         assert made._thread.submit(torch.get_num_threads).result() == expected
+
+
+def test_threads_for_the_queries_of_a_large_encoder(eight_cores, tmp_path, monkeypatch):
+    monkeypatch.setattr("deployments.encoder.SMALL_BYTES", 0)
+    made, _, _ = computing("QueryEncoder", tmp_path, "encoder", {})
+    assert made._thread.submit(torch.get_num_threads).result() == 8
 
 
 # chunk_index and ranker

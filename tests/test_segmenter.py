@@ -9,10 +9,12 @@ import skimage
 import torch
 from PIL import Image
 
+from deployments import images as images_module
 from deployments import segmenter as segmenter_module
 from deployments.detectors import Detections
 from deployments.errors import BadParameter, BrokenImage, ModelUnavailable, NotAnImage, TooLarge
-from deployments.images import ImageLimits, decode, scale_crop
+from deployments.images import decode, scale_crop
+from deployments.limits import ImageLimits
 from deployments.records import SegmentedPhoto
 from deployments.segmenter import Segmenter
 from deployments.tiles import tile_boxes
@@ -72,6 +74,21 @@ def test_the_crops_are_the_boxes_of_the_full_picture(squash):
         assert 0 <= x1 < x2 <= result.width
         assert 0 <= y1 < y2 <= result.height
         np.testing.assert_array_equal(crop, scale_crop(pixels, chunk.box, 64, squash))
+
+
+def test_a_gpus_way_to_cut_gives_the_same_photos(monkeypatch):
+    segmenter = Segmenter(dtype="float32", device="cpu", crop_size=48, min_tile_contrast=8)
+    picture = Image.open(io.BytesIO(photo("motorcycle_left.png"))).convert("RGB")
+    sizes = [(240, 160), (160, 240), (300, 20)]
+    images = [*(encoded(picture.resize(size)) for size in sizes), b"bad"]
+    expected = segmenter.segment(images)
+    monkeypatch.setattr(images_module, "MATRICES_ON", {"cpu"})
+    actual = segmenter.segment(images)
+    assert type(actual.pop()) is type(expected.pop()) is NotAnImage
+    for a, b in zip(actual, expected, strict=True):
+        assert (a.width, a.height, a.chunks) == (b.width, b.height, b.chunks)
+        assert a.crops.shape == b.crops.shape
+        assert np.abs(a.crops.astype(int) - b.crops).max() <= 2
 
 
 def test_the_whole_picture_is_the_last_chunk(segmenter):
@@ -197,6 +214,12 @@ def test_flat_tiles_are_dropped_if_it_is_said(recorder):
         pixels = torch.from_numpy(np.array(picture))
         for chunk, crop in zip(result.chunks, result.crops, strict=True):
             np.testing.assert_array_equal(crop, scale_crop(pixels, chunk.box, 100))
+
+
+def test_no_contrast_is_computed_for_nothing(recorder, monkeypatch):
+    monkeypatch.setattr(segmenter_module, "contrast", lambda pixels: pytest.fail("computed"))
+    [result] = Segmenter(crop_size=16).segment([encoded(Image.new("RGB", (200, 150)))])
+    assert len(boxes(result)) == 34
 
 
 def test_no_more_than_a_batch_is_decoded_at_once(recorder):

@@ -14,8 +14,8 @@ from deployments.chunk_index import ChunkIndex
 from deployments.device import DTYPES, resolve_device
 from deployments.encoder import Encoder, EncoderDeployment
 from deployments.errors import StartupError
+from deployments.limits import ImageLimits
 from deployments.ranker import AGGREGATIONS, Ranker
-from deployments.records import ImageLimits
 from deployments.segmenter import Segmenter, SegmenterDeployment
 from deployments.settings import Settings, display_name
 
@@ -151,8 +151,8 @@ def test_snapshots_of_the_index_lie_in_the_store_unless_it_is_said_where():
 @pytest.mark.parametrize(
     ("section", "implementation", "shared"),
     [
-        ("segmenter", Segmenter, 10),
-        ("encoder", Encoder, 4),
+        ("segmenter", Segmenter, 11),
+        ("encoder", Encoder, 5),
         ("chunk_index", ChunkIndex, 4),
         ("ranker", Ranker, 1),
     ],
@@ -179,7 +179,7 @@ def test_the_choices_are_those_of_the_implementations():
     assert choices("ranker", "aggregation") == set(AGGREGATIONS)
     assert choices("chunk_index", "dtype") == set(DTYPES)
     for section in ("segmenter", "encoder"):
-        assert choices(section, "dtype") == {"auto", *DTYPES}
+        assert choices(section, "dtype") == {"auto", "int8", *DTYPES}
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "gpu", "cuda:", ""])
@@ -246,12 +246,14 @@ def test_an_unknown_key_is_named_with_those_there_are(args, key, known):
         ("segmenter.batch_size", 0),
         ("segmenter.batch_size", 2.5),
         ("segmenter.batch_wait_ms", -1),
+        ("segmenter.backend", "tensorrt"),
         ("segmenter.device", "gpu"),
-        ("segmenter.dtype", "int8"),
+        ("segmenter.dtype", "int4"),
         ("segmenter.threads", 0),
         ("encoder.pretrained_model_name_or_path", None),
         ("encoder.batch_size", None),
         ("encoder.batch_wait_ms", "soon"),
+        ("encoder.backend", None),
         ("encoder.device", "cuda:x"),
         ("encoder.dtype", "float64"),
         ("encoder.threads", -2),
@@ -290,6 +292,29 @@ def test_no_tiles_and_any_order():
 def test_tiles_that_would_not_fit():
     message = refusal({"segmenter": {"tiles": [2, 3, 4]}})
     assert "segmenter: a photo has 83 tiles at these scales; max_tiles must be at least" in message
+
+
+@pytest.mark.parametrize("section", ["segmenter", "encoder"])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"dtype": "int8"}, "dtype int8 needs backend openvino"),
+        (
+            {"backend": "openvino", "device": "cuda:1"},
+            "backend openvino computes on the CPU: device must be auto or cpu, not cuda:1",
+        ),
+    ],
+)
+def test_a_backend_that_can_not(section, options, sentence):
+    assert refusal({section: options}) == f"serve_config.yaml, args: {section}: {sentence}"
+    with pytest.raises(ValueError, match=sentence):
+        {"segmenter": Segmenter, "encoder": Encoder}[section](**options)
+
+
+def test_a_backend_that_there_is_not():
+    for implementation in (Segmenter, Encoder):
+        with pytest.raises(ValueError, match="backend must be torch or openvino, not 'onnx'"):
+            implementation(backend="onnx")
 
 
 @pytest.mark.parametrize("value", [None, "yolov5s", 3, []])

@@ -1,4 +1,4 @@
-"""The network against its definition, the geometry against properties, NMS against brute force."""
+"""The network against its definition, the geometry against properties."""
 
 import math
 
@@ -13,19 +13,14 @@ from torch import nn
 from deployments.checkpoint import CheckpointRefused, read_checkpoint
 from deployments.weights import yolov5_weights
 from deployments.yolov5 import (
-    MAX_CANDIDATES,
-    MAX_DETECTIONS,
     PADDING_GREY,
     Conv,
     YoloV5,
-    candidates,
     decode_head,
     fuse,
-    intersection_over_union,
-    lay_on_canvas,
+    lay_on_canvases,
     letterbox,
     load_network,
-    non_maximum_suppression,
     square_letterbox,
 )
 
@@ -149,10 +144,11 @@ def test_letterbox_and_back(height, width, image_size, stride, data):
         x2 * x_scale + place.left,
         y2 * y_scale + place.top,
     ]
-    back = place.boxes_on_image(torch.tensor([box, [-9.0, -9, 9999, 9999]]))
+    back = place.boxes_on_image(np.array([box, [-9.0, -9, 9999, 9999]], np.float32))
+    assert back.dtype == np.float32
     np.testing.assert_allclose(back[0], [x1, y1, x2, y2], atol=1)
     assert back[1].tolist() == [0, 0, width, height]
-    assert place.boxes_on_image(torch.zeros(0, 4)).shape == (0, 4)
+    assert place.boxes_on_image(np.zeros((0, 4), np.float32)).shape == (0, 4)
 
 
 @settings(max_examples=50, deadline=None)
@@ -165,84 +161,19 @@ def test_square_letterbox(height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 70), (64, 64), (200, 3), (1, 1)])
-def test_the_picture_lies_centred_on_grey(height, width):
-    place = letterbox(height, width, 64, 32)
-    canvas = lay_on_canvas(torch.full((height, width, 3), 200, dtype=torch.uint8), place)
-    assert canvas.shape == (*place.canvas, 3)
-    inside = torch.zeros(place.canvas, dtype=torch.bool)
-    rows = slice(place.top, place.top + place.scaled[0])
-    inside[rows, place.left : place.left + place.scaled[1]] = True
-    assert (canvas[inside] == 200).all()
-    assert (canvas[~inside] == PADDING_GREY).all()
-
-
-def test_candidates_by_hand():
-    prediction = torch.tensor(
-        [
-            [50, 60, 20, 10, 0.9, 0.1, 0.5],  # 0.45, class 1
-            [10, 10, 4, 4, 0.4, 1.0, 0.0],  # below: 0.4 is not more than 0.4
-            [30, 30, 2, 2, 1.0, 0.8, 0.7],  # 0.8, class 0; only the best class counts
-            [0, 0, 8, 8, 1.0, 0.3, 0.2],  # objectness alone isn't enough
-            [50, 60, 20, 10, 0.5, 0.9, 0.2],  # 0.45 again: after the first
-        ]
-    )
-    boxes, confidences, classes = candidates(prediction, 0.4)
-    assert confidences.tolist() == pytest.approx([0.8, 0.45, 0.45])
-    assert classes.tolist() == [0, 1, 0]
-    assert boxes.tolist() == [[29, 29, 31, 31], [40, 55, 60, 65], [40, 55, 60, 65]]
-
-
-def test_candidates_are_limited_to_the_most_confident():
-    prediction = torch.rand(MAX_CANDIDATES + 500, 6, generator=torch.Generator().manual_seed(0))
-    prediction[:, 5] = 1
-    _, confidences, _ = candidates(prediction, 0)
-    expected = prediction[:, 4].sort(descending=True).values[:MAX_CANDIDATES]
-    torch.testing.assert_close(confidences, expected)
-    assert len(candidates(prediction, 1.0)[0]) == 0
-    assert len(candidates(prediction[:0], 0.5)[0]) == 0
-
-
-def overlap(a, b):
-    """Intersection over union in plain Python."""
-    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
-    both = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
-    return both / union if union > 0 else 0
-
-
-# Small whole numbers: equal boxes, touching boxes, empty boxes and exact ties all occur.
-small = st.integers(0, 8)
-box_lists = st.lists(
-    st.tuples(small, small, small, small, st.integers(0, 1)).map(
-        lambda t: (min(t[0], t[2]), min(t[1], t[3]), max(t[0], t[2]), max(t[1], t[3]), t[4])
-    ),
-    max_size=30,
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(box_lists, st.sampled_from([0.0, 0.25, 0.45, 0.5, 1.0]))
-def test_suppression_equals_brute_force(boxes, threshold):
-    expected = []
-    for i, box in enumerate(boxes):
-        if not any(box[4] == boxes[k][4] and overlap(box, boxes[k]) > threshold for k in expected):
-            expected.append(i)
-    tensor = torch.tensor([box[:4] for box in boxes], dtype=torch.float32).view(-1, 4)
-    classes = torch.tensor([box[4] for box in boxes], dtype=torch.int64)
-    # Fractions of small numbers and these thresholds differ by more than float32 rounds,
-    # or are exactly equal.
-    assert non_maximum_suppression(tensor, classes, threshold).tolist() == expected
-
-
-def test_at_most_300_are_kept():
-    corners = torch.arange(MAX_DETECTIONS + 50).float().mul(10).unsqueeze(1)
-    boxes = torch.cat((corners, corners, corners + 5, corners + 5), 1)
-    kept = non_maximum_suppression(boxes, torch.zeros(len(boxes), dtype=torch.int64), 0.5)
-    assert kept.tolist() == list(range(MAX_DETECTIONS))
-
-
-def test_intersection_over_union_by_hand():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10], [3, 3, 3, 3]])
-    values = intersection_over_union(torch.tensor([0.0, 0, 10, 10]), boxes)
-    torch.testing.assert_close(values, torch.tensor([1, 1 / 3, 0, 0]))
+def test_pictures_lie_centred_on_grey(height, width):
+    sizes = [(height, width), (2 * height, 2 * width)]  # of one canvas
+    places = [letterbox(*size, 64, 32) for size in sizes]
+    images = [
+        torch.full((*size, 3), value, dtype=torch.uint8)
+        for size, value in zip(sizes, (200, 100), strict=True)
+    ]
+    canvases = lay_on_canvases(images, places, CPU)
+    assert canvases.shape == (2, *places[0].canvas, 3)
+    assert canvases.dtype == torch.uint8
+    for canvas, place, value in zip(canvases, places, (200, 100), strict=True):
+        inside = torch.zeros(place.canvas, dtype=torch.bool)
+        rows = slice(place.top, place.top + place.scaled[0])
+        inside[rows, place.left : place.left + place.scaled[1]] = True
+        assert (canvas[inside] == value).all()
+        assert (canvas[~inside] == PADDING_GREY).all()

@@ -1,0 +1,128 @@
+"""How fast the bare networks are on a GPU, and how near that is to what its units can do."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from gpu_load import Sizes
+from gpu_networks import make_detector, make_tower, operations
+from torch import nn
+
+from deployments.checkpoint import Checkpoint
+from deployments.device import DTYPES
+from deployments.yolov5 import letterbox
+
+Rows = list[dict[str, Any]]
+
+
+def eager(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
+    return lambda: network(example)
+
+
+def graph(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
+    """Launch all of a forward pass at once; the input is copied to where it expects it."""
+    static = example.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            network(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        network(static)
+
+    def run() -> None:
+        static.copy_(example)
+        captured.replay()
+
+    return run
+
+
+def compile(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
+    torch._dynamo.reset()
+    compiled = torch.compile(network)
+    return lambda: compiled(example)
+
+
+MODES = {"eager": eager, "graph": graph, "compile": compile}
+
+
+@torch.inference_mode()
+def ceilings(
+    sizes: Sizes,
+    detector: Checkpoint,
+    device: torch.device,
+    dtypes: Sequence[str],
+    modes: Sequence[str],
+    seconds: float,
+) -> Rows:
+    """Time the bare networks, and a large product in bfloat16 to compare them with."""
+    matrix = torch.randn(sizes.matrix, sizes.matrix, device=device).bfloat16()
+    peak = 2 * sizes.matrix**3 * per_second(lambda: matrix @ matrix, device, seconds)
+    found = [
+        {"network": "product of matrices", "input": " x ".join([f"{sizes.matrix}"] * 3),
+         "dtype": "bfloat16", "teraflops": peak / 1e12, "share": 1.0}
+    ]  # fmt: skip
+    for name, dtype, network, example in _networks(sizes, detector, device, dtypes):
+        work = operations(network, example)
+        batches = sizes.batches + (sizes.crops if name != "yolov5s" else ())
+        for mode, batch in itertools.product(modes, batches):
+            row = {
+                "network": name, "input": " x ".join(map(str, example.shape[2:])), "mode": mode,
+                "dtype": "float32 (TF32)" if dtype == "float32" else dtype, "batch": batch,
+            }  # fmt: skip
+            try:
+                run = MODES[mode](network, example.repeat(batch, 1, 1, 1))
+                rate = batch * per_second(run, device, seconds)
+            except Exception as error:  # what can't be had on this machine
+                reason = str(error).strip().split("\n")[0]
+                print(f"{name}, {dtype}, {mode}, batch {batch}: {reason}", file=sys.stderr)
+            else:
+                row |= {"per_second": rate, "ms": 1000 * batch / rate}
+                row |= {"teraflops": rate * work / 1e12, "share": rate * work / peak}
+            found.append(row)
+    return found
+
+
+def _networks(
+    sizes: Sizes, detector: Checkpoint, device: torch.device, dtypes: Sequence[str]
+) -> Iterator[tuple[str, str, nn.Module, torch.Tensor]]:
+    """Yield each network in each number format: its name, that, itself, and an input of one."""
+    width, height = sizes.photo
+    canvas = letterbox(height, width, sizes.image_size, 32).canvas
+    pixels = torch.randint(0, 256, (1, *canvas, 3), dtype=torch.uint8, device=device)
+    for dtype in dtypes:
+        network = make_detector(detector, device, DTYPES[dtype])
+        yield "yolov5s", dtype, network, pixels.permute(0, 3, 1, 2)
+    for name, shape in sizes.encoders.items():
+        for dtype in dtypes:
+            side = shape.image_size
+            example = torch.randn(1, 3, side, side, device=device, dtype=DTYPES[dtype])
+            yield name, dtype, make_tower(shape, device, DTYPES[dtype]), example
+
+
+def per_second(run: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    """Return how often something runs in a second, one after the other, the device's part too."""
+    run()
+    count = 1
+    while True:
+        synchronize(device)
+        began = time.perf_counter()
+        for _ in range(count):
+            run()
+        synchronize(device)
+        took = time.perf_counter() - began
+        if took >= seconds:
+            return count / took
+        count = max(count + 1, min(10 * count, int(count * 1.3 * seconds / max(took, 1e-9))))
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
