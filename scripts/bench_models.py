@@ -242,7 +242,7 @@ def best(found: Sequence[dict[str, Any]], network: str, **wanted: Any) -> float:
     )
 
 
-def ceiling_rate(found: Sequence[dict[str, Any]], crops: float) -> float:
+def ceiling_rate(found: Sequence[dict[str, Any]], crops: float, backend: str) -> float:
     """Return how many photos a second there could be if only the networks took time.
 
     A photo costs one pass through the detector, on the canvas of a landscape photo, and its crops'
@@ -251,7 +251,8 @@ def ceiling_rate(found: Sequence[dict[str, Any]], crops: float) -> float:
     Args:
         found: what `ceiling` returned.
         crops: of a photo.
+        backend: what runs both networks.
     """
     height, width = CANVASES[-1]
-    detector = best(found, "detector", height=height, width=width)
-    return 1 / (1 / detector + crops / best(found, "encoder"))
+    detector = best(found, "detector", height=height, width=width, backend=backend)
+    return 1 / (1 / detector + crops / best(found, "encoder", backend=backend))

@@ -74,24 +74,37 @@ def compare(tables: Mapping[str, Rows]) -> list[dict[str, Any]]:
     scripts = {row["script"]: row for row in tables["plain"]}
     searches = {row["clients"]: row for row in tables["search"]}
     rate, crops = index["photos_per_second"], index["crops_per_photo"]
+    backends = list(dict.fromkeys(row["backend"] for row in tables["ceiling"]))
     pairs = {
-        "photos/s against the ceiling": (rate, ceiling_rate(tables["ceiling"], crops)),
+        **{
+            f"photos/s against the ceiling of {backend}": (
+                rate,
+                ceiling_rate(tables["ceiling"], crops, backend),
+            )
+            for backend in backends
+        },
         **{
             f"photos/s against {name}": (rate, script["photos_per_second"])
             for name, script in scripts.items()
         },
-        "search p50 with 1 client, ms, against one pass through the encoder": (
-            searches[1]["p50"],
-            1000 / best(tables["ceiling"], "encoder", batch=1),
-        ),
+        **{
+            f"search p50 with 1 client, ms, against one pass through the encoder in {backend}": (
+                searches[1]["p50"],
+                1000 / best(tables["ceiling"], "encoder", batch=1, backend=backend),
+            )
+            for backend in backends
+        },
         **{
             f"search p50 with 1 client, ms, against {name}": (searches[1]["p50"], script["p50"])
             for name, script in scripts.items()
         },
-        "searches/s with 8 clients against crops/s of the encoder": (
-            searches[8]["per_second"],
-            best(tables["ceiling"], "encoder"),
-        ),
+        **{
+            f"searches/s with 8 clients against crops/s of the encoder in {backend}": (
+                searches[8]["per_second"],
+                best(tables["ceiling"], "encoder", backend=backend),
+            )
+            for backend in backends
+        },
         **{
             f"searches/s with 8 clients against {name} with 8 threads": (
                 searches[8]["per_second"],

@@ -270,7 +270,7 @@ def eight_cores(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "section", "share"),
-    [("Segmenter", "segmenter", 4), ("IndexEncoder", "encoder", 4), ("QueryEncoder", "encoder", 1)],
+    [("Segmenter", "segmenter", 4), ("IndexEncoder", "encoder", 8), ("QueryEncoder", "encoder", 1)],
 )
 def test_threads(eight_cores, tmp_path, name, section, share):
     """As the thread that computes sees it; null is this box's share of the cores."""
