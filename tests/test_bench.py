@@ -84,7 +84,9 @@ def test_benchmarks_md_has_what_was_measured_and_on_what():
     assert "| CPU | a fast one |" in lines
     headings = [line for line in lines if line.startswith("## ")]
     assert headings == ["## Compared", "## Searching"]
-    assert "| vit-b-32 | photos/s against the ceiling of torch | 3.00 | 5.00 | -2.00 | 0.60 |" in lines
+    assert (
+        "| vit-b-32 | photos/s against the ceiling of torch | 3.00 | 5.00 | -2.00 | 0.60 |" in lines
+    )
     (searching,) = (line for line in lines if line.startswith("| models/compact | 8 |"))
     assert "61.2" in searching
     table = [line for line in lines[lines.index("## Compared") :] if line.startswith("|")]
