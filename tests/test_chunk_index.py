@@ -16,6 +16,7 @@ from deployments import chunk_index
 from deployments.chunk_index import ChunkIndex, ChunkIndexDeployment
 from deployments.errors import UnknownSequence
 from deployments.metadata import Filter
+from deployments.ranker import Ranker
 from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
 from deployments.settings import ChunkIndexSettings
 from deployments.store import Put, Store
@@ -244,7 +245,7 @@ class Replicas:
             return chunk_index._search_together(replica.index, [item])[0]
 
         replica._search = search_one
-        self.run(replica.__init__(self.settings, DIMENSION, self.handle))
+        self.run(replica.__init__(self.settings, DIMENSION, Ranker(), self.handle))
         return replica
 
     def stop(self, replica):
@@ -281,8 +282,12 @@ class Replicas:
     def search(self, replica, query, count=10, sequence=None, condition=None):
         if sequence is None:
             sequence = self.handle.store.sequence
-        found, known = self.run(replica.search(query, count, sequence, parse(condition)))
+        filter = parse(condition)
+        ranked, known = self.run(replica.rank(query, count, 2.0, 1, sequence, filter))
         assert known >= sequence
+        found = self.run(replica._search((query, count, filter)))
+        nearest = sorted(map(min, found.distances))
+        assert [photo.distance for photo in ranked] == nearest[:count]
         return found
 
 
@@ -370,7 +375,7 @@ def test_a_search_waits_for_the_change_it_must_know(alone):
     east = unit(1, 0, 0, 0)
 
     async def search_first():
-        search = asyncio.ensure_future(replica.search(east, 1, 1, None))
+        search = asyncio.ensure_future(replica.rank(east, 1, 2.0, 1, 1, None))
         await asyncio.sleep(0.05)
         assert not search.done()
         alone.put("a", east[None])
@@ -380,7 +385,7 @@ def test_a_search_waits_for_the_change_it_must_know(alone):
     replica.store.changes.remote = slowly = slow(replica.store.changes.remote)
     found, known = alone.run(search_first())
     assert slowly.calls
-    assert found.photos == ["a"]
+    assert [photo.id for photo in found] == ["a"]
     assert known == 1
 
 
@@ -398,7 +403,7 @@ def test_a_change_that_the_store_does_not_have_is_not_waited_for(alone):
     (replica,) = alone.replicas
     alone.put("a", unit(1, 0, 0, 0)[None])
     with pytest.raises(UnknownSequence, match=r"change 7 .* last change is 1"):
-        alone.run(replica.search(unit(1, 0, 0, 0), 1, 7, None))
+        alone.run(replica.rank(unit(1, 0, 0, 0), 1, 2.0, 1, 7, None))
 
 
 def test_another_store_takes_the_place_of_what_was_known(alone, tmp_path):
@@ -414,7 +419,7 @@ def test_another_store_takes_the_place_of_what_was_known(alone, tmp_path):
     alone.run(until(lambda: replica.position.sequence == 1))
     assert alone.search(replica, east).photos == ["d"]
     with pytest.raises(UnknownSequence):
-        alone.run(replica.search(east, 1, 3, None))
+        alone.run(replica.rank(east, 1, 2.0, 1, 3, None))
 
 
 def test_a_replica_starts_from_its_snapshot_and_reads_only_what_is_newer(alone):
