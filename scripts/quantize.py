@@ -191,7 +191,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.photos < 1:
         parser.error("--photos must be at least 1")
-    nncf.set_log_level(logging.ERROR)
+    # NNCF's own function for this would silence every handler of this process.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     try:
         run(arguments)
     except (QuantisationFailed, StartupError) as error:
