@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import bench_chunks
 import bench_gpu
 import bench_models
+import bench_pace
 import bench_plain
 import bench_service
 import bench_stages
@@ -261,6 +262,12 @@ SECTIONS = {
         COMPARISON_COLUMNS,
     ),
     **{name: command.section for name, command in COMMANDS.items()},
+    "pace": Section(
+        "The pace of the machine",
+        "What one core did in the same time before and between the measurements, of the best: "
+        "where it is lower, all figures are.",
+        bench_pace.COLUMNS,
+    ),
 }
 
 
@@ -297,13 +304,18 @@ def alone(name: str, arguments: argparse.Namespace, encoder: Path) -> Iterator[t
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print each table as soon as it is there, and write what is asked for."""
     tables: dict[str, Rows] = defaultdict(list)
+    paces = []
     with encoder_folders(arguments.encoder) as folders:
         for encoder, folder in folders.items():
+            paces.append(({"encoder": encoder, "moment": "at first"}, bench_pace.pace()))
             for name, rows in arguments.tables(arguments, folder):
                 of_encoder = [{"encoder": encoder} | row for row in rows]
                 tables[name] += of_encoder
-                section = SECTIONS[name]
-                print(f"\n{section.title}\n\n{section.table(of_encoder)}\n", flush=True)
+                show(name, of_encoder)
+                moment = {"encoder": encoder, "moment": f"after: {SECTIONS[name].title}"}
+                paces.append((moment, bench_pace.pace()))
+    tables["pace"] = bench_pace.rows(paces)
+    show("pace", tables["pace"])
     results = {
         "command": f"scripts/{shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -314,6 +326,11 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
     if arguments.report:
         arguments.report.write_text(report(results, SECTIONS))
+
+
+def show(name: str, rows: Rows) -> None:
+    section = SECTIONS[name]
+    print(f"\n{section.title}\n\n{section.table(rows)}\n", flush=True)
 
 
 @contextmanager

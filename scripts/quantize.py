@@ -38,6 +38,7 @@ try:
     # First, because it keeps NNCF quiet.
     from deployments.openvino_backend import convert, write_int8  # isort: skip
     import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 except (ImportError, ModelUnavailable) as error:
     sys.exit(
         "Quantising needs OpenVINO and NNCF: install them with .venv/bin/pip install -e "
@@ -108,6 +109,10 @@ def quantise_detector(settings: SegmenterSettings, photos: Sequence[np.ndarray])
         nncf.Dataset(canvases, lambda canvas: canvas.permute(0, 3, 1, 2).float().numpy() / 255),
         subset_size=len(canvases),
         preset=nncf.QuantizationPreset.MIXED,
+        # The whole range that occurs: NNCF's own choice cuts off what is rare, and an object is.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+        ),
         ignored_scope=nncf.IgnoredScope(patterns=[head]),
     )
     return write_int8(model, sha256(path))

@@ -120,6 +120,10 @@ def test_what_is_measured_is_printed_and_written(tmp_path, capsys):
     assert encoders == ["models/compact", str(ROOT / "models" / "compact")]
     assert written["tables"]["index"][0]["photos_per_second"] == 3
     assert capsys.readouterr().out.count("| 3.00 | 40.0 |") == 2
+    moments = written["tables"]["pace"]
+    assert [row["moment"] for row in moments] == 2 * ["at first", "after: Indexing"]
+    assert max(row["pace"] for row in moments) == 1
+    assert min(row["pace"] for row in moments) > 0.1
     assert (tmp_path / "BENCHMARKS.md").read_text().count("| 3.00 | 40.0 |") == 2
 
 
