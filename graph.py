@@ -46,16 +46,14 @@ def build(args: dict[str, Any]) -> Application:
         )
     limits, dimension = settings.limits, encoder.identity.dimension
 
-    # The segmenter and the index encoder work at the same time. The crops of a photo are more work
-    # than the photo, so the encoder may take all cores, and gets those that are free.
     segmenter = SegmenterDeployment.bind(
-        settings.segmenter, encoder.image_size, encoder.squash, limits.image, share=1 / 2
+        settings.segmenter, encoder.image_size, encoder.squash, limits.image
     )
     index_encoder = EncoderDeployment.options(name="IndexEncoder").bind(
-        settings.encoder, limits.image, share=1
+        settings.encoder, limits.image
     )
     query_encoder = EncoderDeployment.options(name="QueryEncoder").bind(
-        settings.encoder, limits.image, share=0 if encoder.is_small else 1
+        settings.encoder, limits.image, low_latency=True
     )
     store = StoreDeployment.bind(settings.store, encoder.identity)
     # The ranker works in the replica of the index: a process of its own would be a hop more.

@@ -18,9 +18,10 @@ import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.device import HUGE_PAGES_REPLICA, compute_thread, resolve_device
+from deployments.device import HUGE_PAGES_REPLICA, compute_threads, resolve_device
 from deployments.engines import ApproximateEngine, Engine, ExactEngine, Found
 from deployments.errors import UnknownSequence
+from deployments.gate import Gate
 from deployments.metadata import Filter, MetadataColumns
 from deployments.ranker import Ranker
 from deployments.records import (
@@ -296,8 +297,9 @@ class ChunkIndexDeployment:
         self._snapshot: Position | None = None  # where it would begin again
         self._moved = asyncio.Condition()
         self._polls = 0  # how many have begun
-        self._searcher = compute_thread(None)
-        self._builder = compute_thread(None)
+        self._gate = Gate()
+        self._searcher = compute_threads(None)
+        self._builder = compute_threads(None)
         self.index, self.position = await self._start()
         # Chunks that came, went or were linked since the snapshot.
         self._unsaved = 0 if self._snapshot else self.index.chunks
@@ -346,6 +348,7 @@ class ChunkIndexDeployment:
             )
 
         async def fetch(count: int) -> Neighbours:
+            await self._gate.wait()
             return await self._search((query, count, filter))
 
         return await self.ranker.rank(fetch, limit, max_distance, max_chunks), known
@@ -375,7 +378,8 @@ class ChunkIndexDeployment:
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
     async def _search(self, items: list[tuple[np.ndarray, int, Filter | None]]) -> list[Neighbours]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._searcher, _search_together, self.index, items)
+        with self._gate.busy():
+            return await loop.run_in_executor(self._searcher, _search_together, self.index, items)
 
     # Following the store
 

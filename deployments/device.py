@@ -110,16 +110,30 @@ HUGE_PAGES_REPLICA = {
 }
 
 
-def compute_thread(threads: int | None, *, share: float = 1) -> ThreadPoolExecutor:
-    """Return the one thread from which a replica runs its network.
+def compute_threads(threads: int | None, passes: int = 1) -> ThreadPoolExecutor:
+    """Return the threads from which a replica runs its network.
 
-    An event loop that waits for it stays free for other requests and for health checks; and torch
-    keeps one team of threads for each thread that calls it, so there should be only one.
+    An event loop that waits for them stays free for other requests and for health checks; and torch
+    keeps one team of threads for each thread that calls it, so there should be no more of them.
 
     Args:
-        threads: size of torch's team on the CPU. Without this Ray would set it to the replica's
-            `num_cpus`, which is a share for scheduling, not a limit.
-        share: of all cores, when `threads` is None; at least one core.
+        threads: on the CPU, of all teams together; None for all cores. Without this Ray would set
+            it to the replica's `num_cpus`, which is a share for scheduling, not a limit.
+        passes: how many run the network at the same time.
     """
-    count = threads or max(1, int((os.cpu_count() or 1) * share))
-    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(count,))
+    team = (threads or count_cores()) // passes
+    return ThreadPoolExecutor(passes, initializer=torch.set_num_threads, initargs=(team,))
+
+
+def passes_at_once(threads: int | None, backend: str, device: torch.device) -> int:
+    """Return how many passes at the same time make the most of a replica's threads.
+
+    The threads of torch's team wait for each other after each layer: on two cores, two passes of
+    one thread each do 1.2 (YOLOv5s) to 1.3 times (a small CLIP) what two threads do together.
+    OpenVINO gains nothing by it, and a GPU has its own way.
+    """
+    return threads or count_cores() if backend == "torch" and device.type == "cpu" else 1
+
+
+def count_cores() -> int:
+    return os.cpu_count() or 1

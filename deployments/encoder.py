@@ -21,12 +21,14 @@ from transformers.utils import logging as transformers_logging
 
 from deployments.device import (
     COMPUTING_REPLICA,
-    compute_thread,
+    compute_threads,
+    passes_at_once,
     resolve_device,
     resolve_dtype,
     upload,
 )
 from deployments.errors import BadParameter, ModelUnavailable
+from deployments.gate import Gate
 from deployments.images import decode, scale_crop
 from deployments.limits import ImageLimits
 from deployments.records import EncodedPhoto, EncoderIdentity, EncoderState, SegmentedPhoto
@@ -148,7 +150,7 @@ class Encoder:
         backend: str = "torch",
         device: str = "auto",
         dtype: str = "auto",
-        batch_size: int = 32,
+        batch_size: int = 16,
     ) -> None:
         check_backend(backend, device, dtype)
         self.backend = backend
@@ -324,35 +326,53 @@ class EncoderDeployment:
     of the photos being indexed.
 
     Args:
-        share: of the cores, unless `settings.threads` says how many.
+        low_latency: be quick with one picture, rather than get through many.
     """
 
-    def __init__(self, settings: EncoderSettings, limits: ImageLimits, share: float) -> None:
+    def __init__(
+        self, settings: EncoderSettings, limits: ImageLimits, low_latency: bool = False
+    ) -> None:
         self.limits = limits
-        self._thread = compute_thread(settings.threads, share=share)
-        # There, because OpenVINO takes as many threads as torch has in the thread that loads it.
-        self.encoder = self._thread.submit(
-            Encoder,
-            settings.pretrained_model_name_or_path,
-            backend=settings.backend,
-            device=settings.device,
-            dtype=settings.dtype,
-            batch_size=settings.batch_size,
-        ).result()
+        # OpenVINO takes as many threads as torch has in the thread that loads it.
+        with compute_threads(settings.threads) as loading:
+            self.encoder = loading.submit(
+                Encoder,
+                settings.pretrained_model_name_or_path,
+                backend=settings.backend,
+                device=settings.device,
+                dtype=settings.dtype,
+                batch_size=settings.batch_size,
+            ).result()
+        threads, passes = settings.threads, 1
+        if not low_latency:
+            passes = passes_at_once(threads, settings.backend, self.encoder.device)
+        elif self.encoder.files.is_small:
+            threads = threads or 1
+        self._threads = compute_threads(threads, passes)
+        self._gate = Gate(passes)
         # The first forward pass is slow (memory, kernels): let it be no one's request.
         size = self.encoder.files.image_size
-        self._thread.submit(
+        self._threads.submit(
             self.encoder.encode_images, np.zeros((1, size, size, 3), np.uint8)
         ).result()
-        for batched in (self._encode_images, self._encode_texts):
-            batched.set_max_batch_size(settings.batch_size)
-            batched.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+        options = {
+            "max_batch_size": settings.batch_size,
+            "batch_wait_timeout_s": settings.batch_wait_ms / 1000,
+            "max_concurrent_batches": passes,
+        }
+        self._encode_texts = serve.batch(self._encode_texts_together, **options)
+        self._encode_images = serve.batch(
+            self._encode_images_together,
+            batch_size_fn=lambda items: sum(map(len, items)),
+            **options,
+        )
 
     async def encode_photo(self, photo: SegmentedPhoto) -> EncodedPhoto:
         """Replace a photo's crops by their vectors."""
         # serve.batch refuses an item that is larger than a batch.
         size = self.encoder.batch_size
         pieces = [photo.crops[start : start + size] for start in range(0, len(photo.crops), size)]
+        await self._gate.wait()
         vectors = await asyncio.gather(*map(self._encode_images, pieces))
         return EncodedPhoto(
             photo.width,
@@ -373,6 +393,7 @@ class EncoderDeployment:
             TooLarge, NotAnImage, BrokenImage
         """
         crop = await asyncio.to_thread(self._cut_query, data, box)
+        await self._gate.wait()
         vectors = await self._encode_images(crop[np.newaxis])
         return vectors[0]
 
@@ -382,6 +403,7 @@ class EncoderDeployment:
         Raises:
             BadParameter: the encoder has no text tower.
         """
+        await self._gate.wait()
         return await self._encode_texts(text)
 
     async def ping(self) -> None:
@@ -399,15 +421,15 @@ class EncoderDeployment:
         files = self.encoder.files
         return scale_crop(torch.from_numpy(pixels), box, files.image_size, files.squash).numpy()
 
-    @serve.batch(batch_size_fn=lambda items: sum(map(len, items)))
-    async def _encode_images(self, crops: list[np.ndarray]) -> list[np.ndarray]:
+    async def _encode_images_together(self, crops: list[np.ndarray]) -> list[np.ndarray]:
         loop = asyncio.get_running_loop()
-        vectors = await loop.run_in_executor(
-            self._thread, self.encoder.encode_images, np.concatenate(crops)
-        )
+        with self._gate.busy():
+            vectors = await loop.run_in_executor(
+                self._threads, self.encoder.encode_images, np.concatenate(crops)
+            )
         return np.split(vectors, np.cumsum([len(item) for item in crops])[:-1])
 
-    @serve.batch
-    async def _encode_texts(self, texts: list[str]) -> list[np.ndarray]:
-        loop = asyncio.get_running_loop()
-        return list(await loop.run_in_executor(self._thread, self.encoder.encode_texts, texts))
+    async def _encode_texts_together(self, texts: list[str]) -> list[np.ndarray]:
+        loop, encode = asyncio.get_running_loop(), self.encoder.encode_texts
+        with self._gate.busy():
+            return list(await loop.run_in_executor(self._threads, encode, texts))

@@ -14,14 +14,16 @@ from ray import serve
 from deployments.detectors import Detections, load_detector
 from deployments.device import (
     COMPUTING_REPLICA,
-    compute_thread,
+    compute_threads,
     download,
+    passes_at_once,
     pinned,
     resolve_device,
     resolve_dtype,
     upload,
 )
 from deployments.errors import BadParameter, InsetError
+from deployments.gate import Gate
 from deployments.images import DecodedImage, contrast, decode, outer_box, scale_crops
 from deployments.limits import ImageLimits
 from deployments.records import Chunk, SegmentedPhoto
@@ -66,7 +68,7 @@ class Segmenter:
         confidence_threshold: float = 0.1,
         iou_threshold: float = 0.45,
         image_size: int = 640,
-        batch_size: int = 32,
+        batch_size: int = 1,
         backend: str = "torch",
         device: str = "auto",
         dtype: str = "auto",
@@ -231,11 +233,7 @@ def _require(condition: bool, name: str, rule: str) -> None:
     ray_actor_options=COMPUTING_REPLICA,
 )
 class SegmenterDeployment:
-    """A `Segmenter` behind batches of photos.
-
-    Args:
-        share: of the cores, unless `settings.threads` says how many.
-    """
+    """A `Segmenter` behind batches of photos."""
 
     def __init__(
         self,
@@ -243,29 +241,35 @@ class SegmenterDeployment:
         crop_size: int,
         squash: bool,
         limits: ImageLimits,
-        share: float,
     ) -> None:
-        self._thread = compute_thread(settings.threads, share=share)
-        # There, because OpenVINO takes as many threads as torch has in the thread that loads it.
-        self.segmenter = self._thread.submit(
-            Segmenter,
-            settings.model_name_or_path,
-            confidence_threshold=settings.confidence_threshold,
-            iou_threshold=settings.iou_threshold,
-            image_size=settings.image_size,
-            batch_size=settings.batch_size,
-            backend=settings.backend,
-            device=settings.device,
-            dtype=settings.dtype,
-            tiles=settings.tiles,
-            max_tiles=settings.max_tiles,
-            min_tile_contrast=settings.min_tile_contrast,
-            crop_size=crop_size,
-            squash=squash,
-            limits=limits,
-        ).result()
-        self._segment.set_max_batch_size(settings.batch_size)
-        self._segment.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+        # OpenVINO takes as many threads as torch has in the thread that loads it.
+        with compute_threads(settings.threads) as loading:
+            self.segmenter = loading.submit(
+                Segmenter,
+                settings.model_name_or_path,
+                confidence_threshold=settings.confidence_threshold,
+                iou_threshold=settings.iou_threshold,
+                image_size=settings.image_size,
+                batch_size=settings.batch_size,
+                backend=settings.backend,
+                device=settings.device,
+                dtype=settings.dtype,
+                tiles=settings.tiles,
+                max_tiles=settings.max_tiles,
+                min_tile_contrast=settings.min_tile_contrast,
+                crop_size=crop_size,
+                squash=squash,
+                limits=limits,
+            ).result()
+        passes = passes_at_once(settings.threads, settings.backend, self.segmenter.device)
+        self._threads = compute_threads(settings.threads, passes)
+        self._gate = Gate(passes)
+        self._segment = serve.batch(
+            self._segment_together,
+            max_batch_size=settings.batch_size,
+            batch_wait_timeout_s=settings.batch_wait_ms / 1000,
+            max_concurrent_batches=passes,
+        )
 
     async def segment(self, data: bytes, confidence_threshold: float | None) -> SegmentedPhoto:
         """Cut a photo into chunks.
@@ -273,6 +277,7 @@ class SegmenterDeployment:
         Raises:
             BadParameter, TooLarge, NotAnImage, BrokenImage
         """
+        await self._gate.wait()
         result = await self._segment((data, confidence_threshold))
         if isinstance(result, InsetError):
             raise result
@@ -281,10 +286,10 @@ class SegmenterDeployment:
     async def ping(self) -> None:
         """Answer, to show that it can."""
 
-    @serve.batch
-    async def _segment(
+    async def _segment_together(
         self, items: list[tuple[bytes, float | None]]
     ) -> list[SegmentedPhoto | InsetError]:
         images, thresholds = zip(*items, strict=True)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self.segmenter.segment, images, thresholds)
+        segment, loop = self.segmenter.segment, asyncio.get_running_loop()
+        with self._gate.busy():
+            return await loop.run_in_executor(self._threads, segment, images, thresholds)

@@ -84,7 +84,7 @@ class SegmenterSettings(NetworkSection):
     tiles: Scales = (2, 3)
     max_tiles: int = Field(64, ge=1, le=1024)
     min_tile_contrast: float = Field(0, ge=0, le=128)
-    batch_size: int = Field(32, ge=1, le=1024)
+    batch_size: int = Field(1, ge=1, le=1024)
     batch_wait_ms: float = Field(0, ge=0, le=10_000)
 
     @model_validator(mode="after")
@@ -99,7 +99,7 @@ class SegmenterSettings(NetworkSection):
 
 class EncoderSettings(NetworkSection):
     pretrained_model_name_or_path: str = "openai/clip-vit-base-patch32"
-    batch_size: int = Field(32, ge=1, le=4096)
+    batch_size: int = Field(16, ge=1, le=4096)
     batch_wait_ms: float = Field(0, ge=0, le=10_000)
 
 

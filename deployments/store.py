@@ -26,6 +26,7 @@ import numpy as np
 from ray import serve
 
 from deployments.errors import BadParameter, EncoderMismatch, InsetError, StoreFull
+from deployments.gate import Gate
 from deployments.metadata import check_metadata
 from deployments.records import (
     Changes,
@@ -379,6 +380,7 @@ class StoreDeployment:
         with ending_serve_run(EncoderMismatch):
             self.store = Store(settings.path, encoder, max_bytes=settings.max_bytes)
         self._sequence = self.store.sequence
+        self._gate = Gate()
         self._changed = asyncio.Condition()
         self._followers = Followers()
         self._cutting: asyncio.Task | None = None
@@ -471,6 +473,7 @@ class StoreDeployment:
         """Answer, to show that it can."""
 
     async def _apply_one(self, operation: Operation) -> Any:
+        await self._gate.wait()
         result = await self._apply(operation)
         if isinstance(result, InsetError):
             raise result
@@ -478,7 +481,8 @@ class StoreDeployment:
 
     @serve.batch(max_batch_size=GROUP_SIZE, batch_wait_timeout_s=0)
     async def _apply(self, operations: list[Operation]) -> list[Result]:
-        results = await asyncio.to_thread(self.store.apply, operations)
+        with self._gate.busy():
+            results = await asyncio.to_thread(self.store.apply, operations)
         async with self._changed:
             self._sequence = self.store.sequence
             self._changed.notify_all()

@@ -59,9 +59,15 @@ def batches_without_replicas():
         name = "_warn_if_max_batch_size_exceeds_max_ongoing_requests"
         patch.setattr(batching._BatchQueue, name, lambda self: None)
         yield
-    for loop, here in list(queues.items()):
-        for queue in here.values() if loop.is_running() else ():
-            loop.call_soon_threadsafe(queue._handle_batch_task.cancel)
+    # Their batches, and the index that follows the store.
+    for loop in list(queues):
+        if loop.is_running():
+            loop.call_soon_threadsafe(cancel_all_of, loop)
+
+
+def cancel_all_of(loop):
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
 
 
 def arguments(folder, changes=None):

@@ -108,7 +108,7 @@ def test_squashing_equals_transformers(copy, pictures, crop):
 def test_a_query_is_squashed_as_its_crop_is(copy, photos):
     CLIPImageProcessorPil(size=SQUARE, do_center_crop=False).save_pretrained(copy)
     settings = EncoderSettings(pretrained_model_name_or_path=str(copy), device="cpu")
-    encoder = EncoderDeployment.func_or_class(settings, ImageLimits(), share=1)
+    encoder = EncoderDeployment.func_or_class(settings, ImageLimits())
     data, box = (photos / "chelsea.png").read_bytes(), (10, 0, 420, 99)
     pixels = torch.from_numpy(decode(data, ImageLimits()).pixels)
     crop = encoder._cut_query(data, box)

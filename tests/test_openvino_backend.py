@@ -19,7 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 import graph
 from deployments.checkpoint import read_checkpoint
 from deployments.detectors import find_detector, load_detector
-from deployments.device import compute_thread
+from deployments.device import compute_threads
 from deployments.encoder import Encoder, find_encoder
 from deployments.errors import ModelUnavailable
 from deployments.openvino_backend import CompiledNetwork, convert, int8_file
@@ -146,7 +146,7 @@ def test_from_several_threads(clip):
     encoder = Encoder(str(clip), backend="openvino", dtype="float32")
     pictures = [crops(1 + seed % 3, 48, seed) for seed in range(24)]
     expected = [encoder.encode_images(some) for some in pictures]
-    with compute_thread(1) as one, compute_thread(1) as other:
+    with compute_threads(1) as one, compute_threads(1) as other:
         threads = [one, other] * 12
         found = [t.submit(encoder.encode_images, p) for t, p in zip(threads, pictures, strict=True)]
         for a, b in zip(expected, found, strict=True):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -124,7 +125,7 @@ async def crop_batches(encoder, pictures, pause_s=0.0):
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (4, [3])])
 def test_batch_size_of_the_segmenter(tmp_path, pictures, batch_size, expected):
-    options = SMALL | {"batch_size": batch_size, "batch_wait_ms": 300}
+    options = SMALL | {"batch_size": batch_size, "batch_wait_ms": 300, "threads": 1}
     segmenter = box("Segmenter", tmp_path, {"segmenter": options})
     assert asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 3)) == expected
 
@@ -269,21 +270,38 @@ def eight_cores(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "section", "share"),
-    [("Segmenter", "segmenter", 4), ("IndexEncoder", "encoder", 8), ("QueryEncoder", "encoder", 1)],
+    ("name", "section", "threads", "expected"),
+    [
+        ("Segmenter", "segmenter", None, 8 * [1]),
+        ("Segmenter", "segmenter", 3, 3 * [1]),
+        ("IndexEncoder", "encoder", None, 8 * [1]),
+        ("IndexEncoder", "encoder", 3, 3 * [1]),
+        ("QueryEncoder", "encoder", None, [1]),
+        ("QueryEncoder", "encoder", 3, [3]),
+    ],
 )
-def test_threads(eight_cores, tmp_path, name, section, share):
-    """As the thread that computes sees it; null is this box's share of the cores."""
+def test_threads(eight_cores, tmp_path, name, section, threads, expected):
+    """A pass in each, for photos; all of them in one, or one alone, for queries."""
     options = SMALL if section == "segmenter" else {}
-    for threads, expected in ((3, 3), (None, share)):
-        made, _, _ = computing(name, tmp_path, section, options | {"threads": threads})
-        assert made._thread.submit(torch.get_num_threads).result() == expected
+    made, _, _ = computing(name, tmp_path, section, options | {"threads": threads})
+    assert teams(made) == expected
+
+
+def teams(box):
+    """How many threads of torch each of those has that run a box's network at the same time."""
+    everyone = threading.Barrier(box._threads._max_workers)
+
+    def size():
+        everyone.wait(timeout=10)
+        return torch.get_num_threads()
+
+    return [f.result() for f in [box._threads.submit(size) for _ in range(everyone.parties)]]
 
 
 def test_threads_for_the_queries_of_a_large_encoder(eight_cores, tmp_path, monkeypatch):
     monkeypatch.setattr("deployments.encoder.SMALL_BYTES", 0)
     made, _, _ = computing("QueryEncoder", tmp_path, "encoder", {})
-    assert made._thread.submit(torch.get_num_threads).result() == 8
+    assert teams(made) == [8]
 
 
 # chunk_index and ranker

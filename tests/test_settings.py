@@ -25,7 +25,6 @@ BOXES = ["Ingress", "Segmenter", "IndexEncoder", "QueryEncoder", "ChunkIndex", "
 
 # Where serve_config.yaml doesn't give what a key left out means, and says so beside it.
 OTHER_DEFAULTS = {
-    "segmenter.batch_size": "32 if left out",
     "encoder.pretrained_model_name_or_path": "if this key is",
 }
 
