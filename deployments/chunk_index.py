@@ -69,6 +69,9 @@ class ChunkIndex:
         dtype: how the exact engine keeps vectors; see `ExactEngine`.
         expansion: how thoroughly the graph is searched; see `ApproximateEngine`.
 
+    Attributes:
+        engine: which one it is, `exact` or `approximate`.
+
     Raises:
         ValueError: an unknown engine, device or dtype.
     """
@@ -92,6 +95,7 @@ class ChunkIndex:
             self._engine = ApproximateEngine(dimension, expansion=expansion)
         else:
             raise ValueError(f"engine must be auto, exact or approximate, not {engine!r}")
+        self.engine = engine
         self._numbers: dict[str, int] = {}  # of the photos that are here
         self._ids: list[str | None] = []  # by number; None: removed
         self._here = np.zeros(0, bool)  # by number, and room for more
@@ -357,6 +361,7 @@ class ChunkIndexDeployment:
         """Return what is loaded."""
         index = self.index
         return IndexState(
+            engine=index.engine,
             photos=index.photos,
             chunks=index.chunks,
             sequence=self.position.sequence,

@@ -381,6 +381,7 @@ class EncoderDeployment:
             photo.animated,
             photo.chunks,
             np.concatenate(vectors),
+            photo.thumbnail,
         )
 
     async def encode_query(

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: FastAPI reads the annotations of local functions.
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -28,6 +29,7 @@ from deployments.metadata import (
 )
 from deployments.records import IndexedImage, Match, Record, Stats
 from deployments.store_format import ID_PATTERN
+from deployments.thumbnails import MAX_BYTES, MAX_SIDE, MEDIA_TYPE
 
 if TYPE_CHECKING:
     from deployments.ingress import Inset
@@ -285,16 +287,28 @@ def build_app(service: "Inset") -> FastAPI:
     async def get_image(id: Id, request: Request) -> Response:
         """Return the original bytes."""
         record, data = await service.get(id)
-        headers = {
-            "ETag": f'"{record.sha256}"',
-            "Cache-Control": "no-cache",
-            # The type is what the decoder found, so no browser has to guess.
-            "X-Content-Type-Options": "nosniff",
-        }
-        tags = request.headers.get("if-none-match", "")
-        if headers["ETag"] in tags or tags.strip() == "*":
-            return Response(status_code=304, headers=headers)
-        return Response(data, media_type=record.media_type, headers=headers)
+        return _picture(request, data, record.media_type, record.sha256)
+
+    @app.get(
+        "/images/{id}/thumbnail",
+        response_class=Response,
+        responses={
+            200: {
+                "description": f"At most {MAX_BYTES:,} bytes, and {MAX_SIDE} pixels wide and high",
+                "content": {MEDIA_TYPE: {"schema": _BINARY}},
+            },
+            304: {"description": "Unchanged"},
+            **_problems(400, 404, 413, 415, 422),
+        },
+    )
+    async def get_thumbnail(id: Id, request: Request) -> Response:
+        """Return a small picture of a photo, upright, in the proportions of its width and height.
+
+        Of a photo that an older version stored it is made now; should the original be beyond
+        today's limits, the answer says so.
+        """
+        data = await service.thumbnail(id)
+        return _picture(request, data, MEDIA_TYPE, hashlib.sha256(data).hexdigest())
 
     @app.get("/images/{id}/record", responses=_problems(400, 404))
     async def get_record(id: Id) -> Record:
@@ -368,6 +382,20 @@ class BodyLimit:
             return message
 
         await self.app(scope, limited, send)
+
+
+def _picture(request: Request, data: bytes, media_type: str, digest: str) -> Response:
+    """Answer the bytes of a picture, or that they are those that the client has."""
+    headers = {
+        "ETag": f'"{digest}"',
+        "Cache-Control": "no-cache",
+        # The type is what the decoder found, so no browser has to guess.
+        "X-Content-Type-Options": "nosniff",
+    }
+    tags = request.headers.get("if-none-match", "")
+    if headers["ETag"] in tags or tags.strip() == "*":
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type=media_type, headers=headers)
 
 
 Image = tuple[str | None, Callable[[], Awaitable[bytes]]]

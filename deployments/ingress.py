@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import isfinite
@@ -14,7 +15,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import BadParameter, Unavailable, UnknownSequence
+from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownSequence
 from deployments.http_api import BodyLimit, build_app
 from deployments.metadata import Filter, Value, check_metadata
 from deployments.records import (
@@ -28,6 +29,8 @@ from deployments.records import (
 )
 from deployments.settings import HEALTH_CHECK_S, LimitSettings
 from deployments.store_format import check_id
+
+logger = logging.getLogger(__name__)
 
 MAX_LIMIT = 1000
 MAX_CHUNKS = 5  # of a photo in an answer, unless more are asked for: it has some forty
@@ -201,6 +204,32 @@ class Inset:
         """
         async with self._patience():
             return await self.store.get.remote(check_id(id))
+
+    async def thumbnail(self, id: str) -> bytes:
+        """Return a small picture of a photo, as `deployments.thumbnails.make_thumbnail` makes it.
+
+        It was made when the photo was indexed; where a version without thumbnails has done that, it
+        is made now, and kept if there is room.
+
+        Raises:
+            BadParameter, UnknownId, CorruptRecord, Unavailable
+            TooLarge, NotAnImage, BrokenImage: it had to be made now, and the original, which was
+                accepted once, can't be decoded under the limits of today.
+        """
+        async with self._patience():
+            thumbnail = await self.store.thumbnail.remote(check_id(id))
+            if thumbnail is None:
+                record, original = await self.store.get.remote(id)
+                thumbnail = await self.segmenter.thumbnail.remote(original)
+                try:
+                    await self.store.keep_thumbnail.remote(id, record.sha256, thumbnail)
+                except StoreFull as error:
+                    logger.warning(
+                        "the thumbnail of %r isn't kept, so it is made again next time: %s",
+                        id,
+                        error.detail,
+                    )
+        return thumbnail
 
     async def record(self, id: str) -> Record:
         """Return what is known of a photo.

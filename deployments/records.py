@@ -51,6 +51,7 @@ class SegmentedPhoto:
         animated: it has more frames; only the first one is looked at.
         chunks: the detections, most confident first, the tiles, then the whole picture.
         crops: uint8 `[len(chunks), s, s, 3]`, RGB, one for each chunk.
+        thumbnail: encoded, see `thumbnails.make_thumbnail`.
     """
 
     width: int
@@ -59,6 +60,7 @@ class SegmentedPhoto:
     animated: bool
     chunks: list[Chunk]
     crops: np.ndarray
+    thumbnail: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class EncodedPhoto:
     animated: bool
     chunks: list[Chunk]
     vectors: np.ndarray
+    thumbnail: bytes
 
 
 class Record(BaseModel):
@@ -229,6 +232,10 @@ class Match(BaseModel):
 class IndexState(BaseModel):
     """What one replica of the chunk index has loaded."""
 
+    engine: Literal["exact", "approximate"] = Field(
+        description="`exact` compares with every vector, `approximate` walks a graph where there "
+        "are many"
+    )
     photos: int
     chunks: int
     sequence: int = Field(description="the store's last change that it has seen")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from deployments.limits import ImageLimits
 from deployments.records import Chunk, SegmentedPhoto
 from deployments.settings import HEALTH_CHECK_S, SegmenterSettings, check_backend
 from deployments.suppression import apart
+from deployments.thumbnails import make_thumbnail
 from deployments.tiles import fewest_tiles, tile_boxes
 
 DECODING_THREADS = 4
@@ -149,26 +151,37 @@ class Segmenter:
     def _segment_batch(
         self, images: Sequence[bytes], thresholds: Sequence[float]
     ) -> list[SegmentedPhoto | InsetError]:
-        decoded = list(self._threads.map(self._decode, images, thresholds))
-        good = [i for i, image in enumerate(decoded) if isinstance(image, DecodedImage)]
-        photos = [upload(decoded[i].pixels, self.device) for i in good]
+        results: list[Any] = list(self._threads.map(self._open, images, thresholds))
+        good = [i for i, result in enumerate(results) if not isinstance(result, InsetError)]
+        opened: list[tuple[DecodedImage, bytes]] = [results[i] for i in good]
+        photos = [upload(image.pixels, self.device) for image, _ in opened]
         found = self.detector.detect(photos, [thresholds[i] for i in good])
-        results: list[SegmentedPhoto | InsetError] = list(decoded)
-        for i, (chunks, crops) in zip(good, self._cut(photos, found), strict=True):
-            height, width = decoded[i].pixels.shape[:2]
+        cut = self._cut(photos, found)
+        for i, (image, thumbnail), (chunks, crops) in zip(good, opened, cut, strict=True):
+            height, width = image.pixels.shape[:2]
             results[i] = SegmentedPhoto(
-                width, height, decoded[i].media_type, decoded[i].animated, chunks, crops
+                width, height, image.media_type, image.animated, chunks, crops, thumbnail
             )
         return results
 
-    def _decode(self, data: bytes, threshold: float) -> DecodedImage | InsetError:
+    def thumbnail(self, data: bytes) -> bytes:
+        """Make the thumbnail of a photo, the same as `segment` does.
+
+        Raises:
+            TooLarge, NotAnImage, BrokenImage
+        """
+        return make_thumbnail(decode(data, self.limits).pixels)
+
+    def _open(self, data: bytes, threshold: float) -> tuple[DecodedImage, bytes] | InsetError:
+        """Decode a photo, and make its thumbnail."""
         try:
             if not 0 <= threshold <= 1:
                 raise BadParameter(
                     f"confidence_threshold must be between 0 and 1, not {threshold}."
                 )
             image = decode(data, self.limits)
-            return replace(image, pixels=pinned(image.pixels, self.device))
+            thumbnail = make_thumbnail(image.pixels)
+            return replace(image, pixels=pinned(image.pixels, self.device)), thumbnail
         except InsetError as error:
             return error
 
@@ -282,6 +295,10 @@ class SegmenterDeployment:
         if isinstance(result, InsetError):
             raise result
         return result
+
+    async def thumbnail(self, data: bytes) -> bytes:
+        """See `Segmenter.thumbnail`."""
+        return await asyncio.to_thread(self.segmenter.thumbnail, data)
 
     async def ping(self) -> None:
         """Answer, to show that it can."""

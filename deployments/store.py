@@ -1,8 +1,8 @@
 """The store: the only owner of durable state.
 
-One LMDB environment in one folder, owned by one process. A photo's bytes, record, vectors and log
-entry are committed in one transaction, so after any crash a photo is either all there or not at
-all. `store_format` says what lies where; `store_reader` reads it.
+One LMDB environment in one folder, owned by one process. A photo's bytes, record, vectors,
+thumbnail and log entry are committed in one transaction, so after any crash a photo is either all
+there or not at all. `store_format` says what lies where; `store_reader` reads it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from deployments.store_format import (
     VECTOR_DTYPE,
     Databases,
     Delete,
+    KeepThumbnail,
     Prepared,
     PreparedPut,
     Result,
@@ -107,7 +108,7 @@ class Put:
     metadata: Metadata = field(default_factory=dict)
 
 
-Operation = Put | Delete
+Operation = Put | Delete | KeepThumbnail
 
 
 class Store(StoreReader):
@@ -155,9 +156,9 @@ class Store(StoreReader):
         When the whole group doesn't fit, its operations are committed one by one.
 
         Returns:
-            For each operation: `Stored` for a put, the sequence number of a deletion, or the error
-            it met (BadParameter, IdTaken, UnknownId, CorruptRecord, StoreFull). Whatever isn't an
-            error is on disk.
+            For each operation: `Stored` for a put, the sequence number of a deletion, whether a
+            thumbnail was kept, or the error it met (BadParameter, IdTaken, UnknownId,
+            CorruptRecord, StoreFull). Whatever isn't an error is on disk.
 
         Raises:
             ValueError: a photo without chunks, or with vectors that don't fit; nothing was stored.
@@ -192,11 +193,11 @@ class Store(StoreReader):
                 time.sleep(CUT_PAUSE_S)  # or this thread would have the lock again at once
         return removed
 
-    def _prepare(self, operation: Operation) -> PreparedPut | Delete | BadParameter:
+    def _prepare(self, operation: Operation) -> Prepared:
         """All that can be done for an operation before the transaction."""
         try:
             check_id(operation.id)
-            return operation if isinstance(operation, Delete) else self._prepare_put(operation)
+            return self._prepare_put(operation) if isinstance(operation, Put) else operation
         except BadParameter as error:
             return error
 
@@ -225,7 +226,7 @@ class Store(StoreReader):
             metadata=check_metadata(put.metadata),
             chunks=photo.chunks,
         )
-        return PreparedPut(record, put.data, vectors.tobytes())
+        return PreparedPut(record, put.data, vectors.tobytes(), photo.thumbnail)
 
     def _commit_alone(self, operation: Prepared) -> Result:
         try:
@@ -234,7 +235,8 @@ class Store(StoreReader):
             return error
 
     def _commit(self, operations: Sequence[Prepared]) -> list[Result]:
-        sizes = [len(op.data) for op in operations if isinstance(op, PreparedPut)]
+        adding = (PreparedPut, KeepThumbnail)
+        sizes = [len(op.data) for op in operations if isinstance(op, adding)]
         return self._write(
             lambda txn: Writer(txn, self.dbs, self.encoder.dimension).carry_out(operations),
             added_bytes=sum(sizes) if sizes else None,
@@ -245,7 +247,7 @@ class Store(StoreReader):
 
         Args:
             change: writes, and returns what this returns.
-            added_bytes: size of the originals it adds; None if it adds none: then it may use the
+            added_bytes: size of the pictures it adds; None if it adds none: then it may use the
                 reserve.
 
         Raises:
@@ -342,7 +344,7 @@ class Store(StoreReader):
         if found is None:
             make_store(txn, dbs, self._configured)
         elif found < FORMAT:
-            upgrade_store(txn, dbs)
+            upgrade_store(txn, dbs, found)
         return dbs
 
     def _check_encoder(self) -> None:
@@ -408,6 +410,14 @@ class StoreDeployment:
         """
         return await self._apply_one(Delete(id))
 
+    async def keep_thumbnail(self, id: str, sha256: str, data: bytes) -> bool:
+        """Store a thumbnail that was made later; see `KeepThumbnail`. Returns whether it was.
+
+        Raises:
+            BadParameter, StoreFull, CorruptRecord
+        """
+        return await self._apply_one(KeepThumbnail(id, sha256, data))
+
     async def find(self, id: str, sha256: str) -> Record | None:
         """Return the record if this content is stored under this id, None if the id is free.
 
@@ -431,6 +441,10 @@ class StoreDeployment:
     async def get(self, id: str) -> tuple[Record, bytes]:
         """See `Store.original`."""
         return await asyncio.to_thread(self.store.original, id)
+
+    async def thumbnail(self, id: str) -> bytes | None:
+        """See `Store.thumbnail`."""
+        return self.store.thumbnail(id)
 
     async def original(self, id: str) -> bytes:
         """Return the bytes alone: what the encoder needs to search by a stored photo."""

@@ -19,6 +19,7 @@ from deployments.store_format import (
     count_chunks,
     decode_record,
     decode_vectors,
+    is_intact,
     last_sequence,
     read_meta,
     read_totals,
@@ -37,7 +38,7 @@ class Problem:
 
     Attributes:
         id: the photo; empty where it is none's.
-        part: `record`, `original`, `vectors`, `boxes`, `log` or `totals`.
+        part: `record`, `original`, `vectors`, `boxes`, `thumbnail`, `log` or `totals`.
         what: a sentence.
     """
 
@@ -77,6 +78,7 @@ class StoreCheck:
             problems = []
             data = self._txn.get(key, db=self._dbs.originals)
             vectors = self._txn.get(key, db=self._dbs.vectors)
+            thumbnail = self._txn.get(key, db=self._dbs.thumbnails)
             self._found.chunks += count_chunks(vectors or b"", self._dimension)
             self._found.original_bytes += len(data or b"")
             try:
@@ -90,6 +92,10 @@ class StoreCheck:
                 if self._txn.get(sequence_key(record.sequence), db=self._dbs.log) != PUT + key:
                     what = f"has no entry for the put with the sequence number {record.sequence}"
                     problems.append(Problem(id, "log", what))
+            # To have none is no problem.
+            if thumbnail is not None and not is_intact(id, thumbnail):
+                what = "its checksum is wrong; when it is asked for it is made anew"
+                problems.append(Problem(id, "thumbnail", what))
             yield problems
 
     def log_problems(self) -> Iterator[list[Problem]]:
@@ -108,7 +114,11 @@ class StoreCheck:
 
     def other_problems(self) -> Iterator[Problem]:
         """What has no record; and totals that aren't those of the photos checked before."""
-        for part, db in (("original", self._dbs.originals), ("vectors", self._dbs.vectors)):
+        for part, db in (
+            ("original", self._dbs.originals),
+            ("vectors", self._dbs.vectors),
+            ("thumbnail", self._dbs.thumbnails),
+        ):
             cursor = self._txn.cursor(db=db)
             for key in cursor.iternext(keys=True, values=False):
                 if self._txn.get(key, db=self._dbs.records) is None:

@@ -215,7 +215,7 @@ def _begin_anew(file: Path) -> None:
         with env.begin(write=True) as txn:
             dbs = open_databases(env, txn)
             if found < FORMAT:
-                upgrade_store(txn, dbs)
+                upgrade_store(txn, dbs, found)
             begin_history(txn, dbs)
 
 

@@ -7,13 +7,16 @@ Named databases, and what they hold:
     originals  id                                     the bytes as they were sent
     records    id                                     checksum, `Record` as JSON
     vectors    id                                     checksum, float16 [chunks, d], little-endian
+    thumbnails id                                     checksum, the bytes of a picture
     log        sequence number, 8 bytes big-endian    operation (1 byte), id
 
 The log has one entry for each stored photo, and one for each deletion after the change "cut";
 deleting a photo takes away the entry that put it. Its last key is the store's sequence number, so
 the last entry is never cut.
 
-A store of format 1 has neither a history nor a cut, and its records have no metadata.
+A photo may lack a thumbnail, until it is asked for: one that was put into a store of format 2 or 1.
+These have no thumbnails at all; one of format 1 has neither a history nor a cut, and its records
+have no metadata.
 """
 
 from __future__ import annotations
@@ -43,8 +46,8 @@ from deployments.records import EncoderIdentity, Record
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
-READABLE_FORMATS = (1, FORMAT)
+FORMAT = 3
+READABLE_FORMATS = (1, 2, FORMAT)
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,199}$"  # an LMDB key has at most 511 bytes
 VECTOR_DTYPE = np.dtype("<f2")
 CHECKSUM_BYTES = 16
@@ -56,6 +59,20 @@ class Delete:
     """Remove a photo."""
 
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepThumbnail:
+    """Store the thumbnail of a photo that was stored without one.
+
+    Attributes:
+        sha256: of the original that it was made from. Where another one is stored now, or none, the
+            thumbnail isn't.
+    """
+
+    id: str
+    sha256: str
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +99,11 @@ class PreparedPut:
     record: Record
     data: bytes
     vectors: bytes
+    thumbnail: bytes
 
 
-Prepared = PreparedPut | Delete | BadParameter
-Result = Stored | int | InsetError
+Prepared = PreparedPut | Delete | KeepThumbnail | BadParameter
+Result = Stored | int | bool | InsetError
 
 
 class Databases(NamedTuple):
@@ -95,6 +113,7 @@ class Databases(NamedTuple):
     originals: lmdb._Database
     records: lmdb._Database
     vectors: lmdb._Database
+    thumbnails: lmdb._Database
     log: lmdb._Database
 
 
@@ -134,6 +153,8 @@ class Writer:
                     return self._put(operation)
                 case Delete():
                     return self._delete(operation.id)
+                case KeepThumbnail():
+                    return self._keep_thumbnail(operation)
                 case _:
                     return operation
         except InsetError as error:
@@ -151,6 +172,7 @@ class Writer:
         self._txn.put(key, put.data, db=self._dbs.originals)
         self._txn.put(key, _checksum(id, payload) + payload, db=self._dbs.records)
         self._txn.put(key, _checksum(id, put.vectors) + put.vectors, db=self._dbs.vectors)
+        self._txn.put(key, _checksum(id, put.thumbnail) + put.thumbnail, db=self._dbs.thumbnails)
         self._totals.chunks += len(record.chunks)
         self._totals.original_bytes += len(put.data)
         return Stored(record, created=True)
@@ -163,10 +185,23 @@ class Writer:
             raise unknown(id)
         data = self._txn.pop(key, db=self._dbs.originals) or b""
         vectors = self._txn.pop(key, db=self._dbs.vectors) or b""
+        self._txn.delete(key, db=self._dbs.thumbnails)
         self._totals.chunks -= count_chunks(vectors, self._dimension)
         self._totals.original_bytes -= len(data)
         self._forget_put(id, value)
         return self._log(DELETE, key)
+
+    def _keep_thumbnail(self, kept: KeepThumbnail) -> bool:
+        """Return whether it is that of the photo that is stored now, and so was written.
+
+        It is no change that anybody follows: it has no entry in the log.
+        """
+        id, key = kept.id, kept.id.encode()
+        value = self._txn.get(key, db=self._dbs.records)
+        if value is None or decode_record(id, value).sha256 != kept.sha256:
+            return False
+        self._txn.put(key, _checksum(id, kept.data) + kept.data, db=self._dbs.thumbnails)
+        return True
 
     def _forget_put(self, id: str, value: bytes) -> None:
         """Take the put out of the log, also if the record is too damaged to say where it is."""
@@ -193,12 +228,19 @@ def open_databases(env: lmdb.Environment, txn: lmdb.Transaction | None = None) -
 def make_store(txn: lmdb.Transaction, dbs: Databases, encoder: EncoderIdentity) -> None:
     """Write what an empty store holds."""
     write_meta(txn, dbs.meta, "encoder", asdict(encoder))
-    _begin_format_2(txn, dbs)
+    _begin_log(txn, dbs)
+    write_meta(txn, dbs.meta, "format", FORMAT)
 
 
-def upgrade_store(txn: lmdb.Transaction, dbs: Databases) -> None:
-    """Bring a store of format 1 to this format. The records stay: they read as without metadata."""
-    _begin_format_2(txn, dbs)
+def upgrade_store(txn: lmdb.Transaction, dbs: Databases, found: int) -> None:
+    """Bring a store of an older format to this one.
+
+    The photos stay as they are: records of format 1 read as without metadata, and thumbnails are
+    made when they are asked for.
+    """
+    if found == 1:
+        _begin_log(txn, dbs)
+    write_meta(txn, dbs.meta, "format", FORMAT)
 
 
 def begin_history(txn: lmdb.Transaction, dbs: Databases) -> None:
@@ -206,10 +248,9 @@ def begin_history(txn: lmdb.Transaction, dbs: Databases) -> None:
     write_meta(txn, dbs.meta, "history", uuid.uuid4().hex)
 
 
-def _begin_format_2(txn: lmdb.Transaction, dbs: Databases) -> None:
+def _begin_log(txn: lmdb.Transaction, dbs: Databases) -> None:
     begin_history(txn, dbs)
     write_meta(txn, dbs.meta, "cut", 0)
-    write_meta(txn, dbs.meta, "format", FORMAT)
 
 
 def read_format(env: lmdb.Environment, path: Path) -> int | None:
@@ -349,6 +390,14 @@ def _record_json(id: str, value: bytes | None) -> bytes:
     if not is_intact(id, value):
         raise corrupt(id, "record")
     return value[CHECKSUM_BYTES:]
+
+
+def thumbnail_or_log(id: str, value: bytes | None) -> bytes | None:
+    """Return a thumbnail; None if there is none, or, which is logged, none that is intact."""
+    if value is not None and not is_intact(id, value):
+        logger.error("The stored thumbnail of the photo %r is damaged: check the disk.", id)
+        return None
+    return value and value[CHECKSUM_BYTES:]
 
 
 def decode_vectors(record: Record, value: bytes | None, dimension: int) -> np.ndarray:

@@ -43,6 +43,8 @@ from deployments.store_format import (
     require_same_content,
     sequence_key,
     sequence_of,
+    thumbnail_or_log,
+    unknown,
 )
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class StoreDetails:
     Attributes:
         file_bytes: size of its file on disk, bytes.
         free_bytes: size of the pages in it that hold nothing; they are used again.
+        thumbnails: how many photos have one; the others get theirs when it is asked for.
+        thumbnail_bytes: size of the pages that hold them, bytes.
         log_entries: one for each photo, and one for each deletion since the log was cut.
         cut: deletions up to this change are no longer in the log.
         oldest, newest: when the photos that are stored were indexed, UTC, ISO 8601; None if there
@@ -68,6 +72,8 @@ class StoreDetails:
 
     file_bytes: int
     free_bytes: int
+    thumbnails: int
+    thumbnail_bytes: int
     log_entries: int
     cut: int
     oldest: str | None
@@ -207,6 +213,22 @@ class StoreReader:
             raise corrupt(id, "original")
         return record, data
 
+    def thumbnail(self, id: str) -> bytes | None:
+        """A photo's thumbnail; None if it was stored without one.
+
+        Also if it is damaged, which is logged: the original is there to make another.
+
+        Raises:
+            BadParameter, UnknownId
+        """
+        key = key_of(id)
+        with self.reading() as txn:
+            is_there = txn.cursor(db=self.dbs.records).set_key(key)
+            value = txn.get(key, db=self.dbs.thumbnails)
+        if not is_there:
+            raise unknown(id)
+        return thumbnail_or_log(id, value)
+
     def vectors(self, id: str) -> np.ndarray:
         """A photo's vectors, float16 `[n, d]`, read-only; n is the number of its chunks.
 
@@ -318,16 +340,11 @@ class StoreReader:
         """Counts and sizes, without a scan."""
         with self.reading() as txn:
             totals = read_totals(txn, self.dbs.meta)
-            pages = [txn.stat(db) for db in self.dbs]
             return StoreState(
                 photos=txn.stat(self.dbs.records)["entries"],
                 chunks=totals.chunks,
                 original_bytes=totals.original_bytes,
-                used_bytes=sum(
-                    stat["psize"]
-                    * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
-                    for stat in pages
-                ),
+                used_bytes=sum(_page_bytes(txn.stat(db)) for db in self.dbs),
                 map_bytes=self._env.info()["map_size"],
                 sequence=last_sequence(txn, self.dbs.log),
             )
@@ -341,16 +358,15 @@ class StoreReader:
     def details(self) -> StoreDetails:
         """What `stats` doesn't say; looks for the oldest and the newest photo in the log."""
         with self.reading() as txn:
-            pages = [txn.stat(), *map(txn.stat, self.dbs)]
-            page_bytes = pages[0]["psize"]
-            used = sum(
-                stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in pages
-            )
+            main, thumbnails = txn.stat(), txn.stat(self.dbs.thumbnails)
+            used = sum(map(_page_bytes, [main, *map(txn.stat, self.dbs)]))
             # Two pages say where the newest transaction begins.
-            free = self._env.info()["last_pgno"] + 1 - 2 - used
+            pages = self._env.info()["last_pgno"] + 1 - 2
             return StoreDetails(
                 file_bytes=(self.path / DATA).stat().st_size,
-                free_bytes=max(0, free) * page_bytes,
+                free_bytes=max(0, pages * main["psize"] - used),
+                thumbnails=thumbnails["entries"],
+                thumbnail_bytes=_page_bytes(thumbnails),
                 log_entries=txn.stat(self.dbs.log)["entries"],
                 cut=read_meta(txn, self.dbs.meta, "cut"),
                 oldest=self._indexed_at(txn, txn.cursor(db=self.dbs.log).iternext(keys=False)),
@@ -380,3 +396,8 @@ class StoreReader:
         """
         with self.reading() as txn:
             self._env.copyfd(descriptor, compact=True, txn=txn)
+
+
+def _page_bytes(stat: dict[str, int]) -> int:
+    """Size of the pages of a database, bytes."""
+    return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])

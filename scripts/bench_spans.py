@@ -45,8 +45,12 @@ def install() -> None:
         (store.Store, "apply"),
     ]:
         note(owner, name)
-    for module in (segmenter, encoder):
-        note(module, "decode")
+    for module, name in [
+        (segmenter, "decode"),
+        (segmenter, "make_thumbnail"),
+        (encoder, "decode"),
+    ]:
+        note(module, name)
 
 
 def note(owner: Any, name: str) -> None:

@@ -32,6 +32,7 @@ STAGES = {
         "SegmenterDeployment.segment": "segmenter: batch wait",
         "Segmenter.segment": "segmenter: the rest",
         "decode": "segmenter: decode",
+        "make_thumbnail": "segmenter: thumbnail",
         "YoloV5Detector.detect": "segmenter: detect",
         "Segmenter._cut": "segmenter: crops",
         "EncoderDeployment.encode_photo": "encoder: batch wait",

@@ -29,12 +29,14 @@ class Seen:
     Attributes:
         original: its bytes; None: there are none.
         record: what `/images/{id}/record` says; None: nothing.
+        thumbnail: whether there is one.
         found: ids and distances, nearest first, that a search finds by these bytes, or where there
             are none by those that were last sent.
     """
 
     original: bytes | None
     record: dict[str, Any] | None
+    thumbnail: bool
     found: list[tuple[str, float]]
 
 
@@ -87,6 +89,7 @@ def check_photo(id: str, possible: set[int | None], listed: bool, seen: Seen) ->
     parts = {
         "original": seen.original is not None,
         "record": seen.record is not None,
+        "thumbnail": seen.thumbnail,
         "listing": listed,
         "search": id in dict(seen.found),
     }
@@ -169,13 +172,15 @@ class Inspector:
     def _look_at(self, id: str, sequence: int) -> Seen:
         original = self._get(f"/images/{id}")
         record = self._get(f"/images/{id}/record")
+        thumbnail = self._get(f"/images/{id}/thumbnail") is not None
         if original is None and id not in self._journal.latest:
-            return Seen(None, None if record is None else record.json(), [])
+            return Seen(None, None if record is None else record.json(), thumbnail, [])
         query = picture(self._journal.latest[id]) if original is None else original.content
         answer = post(self._client, "/search", query, limit=10, min_sequence=sequence)
         return Seen(
             None if original is None else original.content,
             None if record is None else record.json(),
+            thumbnail,
             [(m["id"], m["distance"]) for m in answer.raise_for_status().json()["matches"]],
         )
 

@@ -24,6 +24,7 @@ OPERATIONS = [
     ("index", [b"x"]),
     ("search", [b"x"]),
     ("get", ["a"]),
+    ("thumbnail", ["a"]),
     ("record", ["a"]),
     ("list", []),
     ("delete", ["a"]),

@@ -18,6 +18,7 @@ from deployments.settings import LimitSettings
 
 LIMITS = LimitSettings(max_image_bytes=1000, max_request_bytes=5000, max_pixels=10**6, timeout_s=1)
 PICTURE = b"picture"
+THUMBNAIL = b"small picture"
 DIGEST = hashlib.sha256(PICTURE).hexdigest()
 ETAG = f'"{DIGEST}"'
 BOX = (0, 0, 20, 10)
@@ -28,6 +29,7 @@ REQUESTS = {
     "search": ("POST", "/search", {"content": PICTURE, "headers": PNG}),
     "list": ("GET", "/images", {}),
     "get": ("GET", "/images/a", {}),
+    "thumbnail": ("GET", "/images/a/thumbnail", {}),
     "record": ("GET", "/images/a/record", {}),
     "delete": ("DELETE", "/images/a", {}),
     "check": ("GET", "/healthz", {}),
@@ -88,6 +90,10 @@ class Service:
         self.remember("get", id)
         return known(id), PICTURE
 
+    async def thumbnail(self, id):
+        self.remember("thumbnail", id)
+        return THUMBNAIL
+
     async def record(self, id):
         self.remember("record", id)
         return known(id)
@@ -106,7 +112,14 @@ class Service:
         return Stats(
             store=StoreState(photos=1, chunks=1, sequence=1, **sizes),
             chunk_index=IndexState(
-                photos=1, chunks=1, sequence=1, digest="0" * 16, waiting=0, removed=0, snapshot=None
+                engine="exact",
+                photos=1,
+                chunks=1,
+                sequence=1,
+                digest="0" * 16,
+                waiting=0,
+                removed=0,
+                snapshot=None,
             ),
             encoder=EncoderState(name="clip", dimension=4, digest="0" * 64, text=False),
             segmenter="yolov5s",

@@ -13,7 +13,7 @@ import pytest
 
 from deployments.records import Change, Chunk, EncodedPhoto, EncoderIdentity, Metadata, Position
 from deployments.store import Put, Store
-from deployments.store_format import _checksum
+from deployments.store_format import KeepThumbnail, _checksum
 from deployments.store_reader import StoreReader
 
 DIMENSION = 16
@@ -28,7 +28,9 @@ def photo(data: bytes, chunks: int | None = None) -> EncodedPhoto:
     vectors = generator.standard_normal((chunks, DIMENSION), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     whole = Chunk(box=(0, 0, 640, 480), source="whole")
-    return EncodedPhoto(640, 480, "image/jpeg", False, [whole] * chunks, vectors)
+    return EncodedPhoto(
+        640, 480, "image/jpeg", False, [whole] * chunks, vectors, b"small " + data[:100]
+    )
 
 
 def metadata(data: bytes) -> Metadata:
@@ -38,6 +40,11 @@ def metadata(data: bytes) -> Metadata:
 
 def put(id: str, data: bytes) -> Put:
     return Put(id, data, f"{id}.jpg", photo(data), metadata(data))
+
+
+def keep(id: str, data: bytes) -> KeepThumbnail:
+    """As the service does for a photo that was stored without its thumbnail."""
+    return KeepThumbnail(id, hashlib.sha256(data).hexdigest(), photo(data).thumbnail)
 
 
 def float16(data: bytes) -> np.ndarray:
@@ -51,6 +58,7 @@ def assert_whole(store: Store, id: str, data: bytes) -> None:
     assert (record.id, record.bytes, record.metadata) == (id, len(data), metadata(data))
     assert record.sha256 == hashlib.sha256(data).hexdigest()
     np.testing.assert_array_equal(store.vectors(id), float16(data))
+    assert store.thumbnail(id) == photo(data).thumbnail
 
 
 Content = dict[str, tuple[np.ndarray, Metadata]]
@@ -126,14 +134,17 @@ def store(folder: Path):
     store.close()
 
 
-def make_format_1(folder: Path, photos: dict[str, bytes], map_size: int = 2**20) -> None:
-    """A store as the first version wrote it: `photos`, after one that was put and deleted."""
+def make_old(folder: Path, photos: dict[str, bytes], format: int) -> None:
+    """A store as older versions wrote it: `photos`, after one that was put and deleted."""
     folder.mkdir()
-    with lmdb.open(str(folder), max_dbs=5, map_size=map_size) as env:
+    with lmdb.open(str(folder), max_dbs=5, map_size=2**20) as env:
         names = (b"meta", b"originals", b"records", b"vectors", b"log")
         with env.begin(write=True) as txn:
             meta, originals, records, vectors, log = (env.open_db(n, txn=txn) for n in names)
-            txn.put(b"format", b"1", db=meta)
+            txn.put(b"format", b"%d" % format, db=meta)
+            if format > 1:
+                txn.put(b"history", json.dumps("0" * 32).encode(), db=meta)
+                txn.put(b"cut", b"1", db=meta)
             txn.put(b"encoder", json.dumps(asdict(ENCODER)).encode(), db=meta)
             totals = {
                 "chunks": sum(len(float16(data)) for data in photos.values()),
@@ -156,6 +167,8 @@ def make_format_1(folder: Path, photos: dict[str, bytes], map_size: int = 2**20)
                     "sequence": sequence,
                     "chunks": [chunk.model_dump() for chunk in described.chunks],
                 }
+                if format > 1:
+                    record["metadata"] = metadata(data)
                 payload, rows = json.dumps(record).encode(), float16(data).tobytes()
                 txn.put(key, data, db=originals)
                 txn.put(key, _checksum(id, payload) + payload, db=records)

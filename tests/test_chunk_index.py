@@ -146,6 +146,14 @@ def test_vectors_of_another_shape_are_refused(shape):
         ChunkIndex(DIMENSION).put("a", np.zeros(shape, np.float16))
 
 
+@pytest.mark.parametrize(
+    ("engine", "used"),
+    [("auto", "approximate"), ("approximate", "approximate"), ("exact", "exact")],
+)
+def test_an_index_says_which_engine_it_uses(engine, used):
+    assert ChunkIndex(DIMENSION, engine=engine, device="cpu").engine == used
+
+
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="auto, exact or approximate"):
         ChunkIndex(DIMENSION, engine="fast")
@@ -270,7 +278,7 @@ class Replicas:
 
     def put(self, id: str, vectors: np.ndarray, metadata: dict | None = None) -> int:
         chunk = Chunk(box=(0, 0, 1, 1), source="whole")
-        photo = EncodedPhoto(1, 1, "image/png", False, [chunk] * len(vectors), vectors)
+        photo = EncodedPhoto(1, 1, "image/png", False, [chunk] * len(vectors), vectors, b"small")
         (stored,) = self.handle.store.apply([Put(id, id.encode(), None, photo, metadata or {})])
         return stored.record.sequence
 
@@ -462,6 +470,7 @@ def test_building_saving_and_renewing_happen_by_themselves(alone, monkeypatch):
     alone.run(until(lambda: replica.index.removed == 0))
     state = alone.run(replica.stats())
     assert (state.photos, state.chunks, state.sequence) == (10, 30, 70)
+    assert state.engine == "approximate"
     assert state.snapshot
     alone.run(replica.check_health())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import crashtest
@@ -133,8 +134,8 @@ def test_an_answer_that_should_not_be_is_noticed(journal, requests, sentence):
 
 PHOTO = picture(1)
 RECORD = {"id": "a", "sha256": sha256(PHOTO), "chunks": [{}]}
-WHOLE = Seen(PHOTO, RECORD, [("a", 0.0), ("b", 0.3)])
-ABSENT = Seen(None, None, [("b", 0.3)])
+WHOLE = Seen(PHOTO, RECORD, True, [("a", 0.0), ("b", 0.3)])
+ABSENT = Seen(None, None, False, [("b", 0.3)])
 
 
 @pytest.mark.parametrize(
@@ -157,16 +158,18 @@ def test_what_is_as_it_should_be_is_not_reported(possible, listed, seen):
         ({None}, True, WHOLE, "was deleted, and is there"),
         ({2}, True, WHOLE, "other bytes"),
         ({None, 2}, True, WHOLE, "other bytes"),
-        ({1}, False, WHOLE, "by half: only in original, record, search"),
-        ({1}, True, Seen(None, RECORD, WHOLE.found), "by half"),
-        ({1}, True, Seen(PHOTO, None, WHOLE.found), "by half"),
-        ({1}, True, Seen(PHOTO, RECORD, ABSENT.found), "by half"),
-        ({None}, False, Seen(None, None, WHOLE.found), "by half: only in search"),
+        ({1}, False, WHOLE, "by half: only in original, record, thumbnail, search"),
+        ({1}, True, replace(WHOLE, original=None), "by half"),
+        ({1}, True, replace(WHOLE, record=None), "by half"),
+        ({1}, True, replace(WHOLE, thumbnail=False), "by half"),
+        ({1}, True, replace(WHOLE, found=ABSENT.found), "by half"),
+        ({None}, False, replace(ABSENT, found=WHOLE.found), "by half: only in search"),
+        ({None}, False, replace(ABSENT, thumbnail=True), "by half: only in thumbnail"),
         ({None, 1}, True, ABSENT, "by half: only in listing"),
-        ({1}, True, Seen(PHOTO, RECORD, [("b", 0.0), ("a", 0.0)]), "bytes find first"),
-        ({1}, True, Seen(PHOTO, RECORD, [("a", 0.1)]), "bytes find first"),
-        ({1}, True, Seen(PHOTO, RECORD | {"sha256": "00"}, WHOLE.found), "isn't its own"),
-        ({1}, True, Seen(PHOTO, RECORD | {"chunks": []}, WHOLE.found), "isn't its own"),
+        ({1}, True, replace(WHOLE, found=[("b", 0.0), ("a", 0.0)]), "bytes find first"),
+        ({1}, True, replace(WHOLE, found=[("a", 0.1)]), "bytes find first"),
+        ({1}, True, replace(WHOLE, record=RECORD | {"sha256": "00"}), "isn't its own"),
+        ({1}, True, replace(WHOLE, record=RECORD | {"chunks": []}), "isn't its own"),
     ],
 )
 def test_a_photo_that_is_not_as_it_should_be_is_reported(possible, listed, seen, sentence):

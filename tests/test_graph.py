@@ -19,6 +19,9 @@ from deployments.errors import (
     UnknownId,
     UnknownSequence,
 )
+from deployments.images import decode
+from deployments.limits import ImageLimits
+from deployments.thumbnails import make_thumbnail
 
 pytest_plugins = ["boxes"]  # for its fixtures
 
@@ -49,6 +52,13 @@ def test_a_photo_becomes_a_record(inset, pictures):
 
 def test_the_original_is_what_was_sent(inset, pictures):
     assert call(inset.get, "coffee")[1] == pictures["coffee"]
+
+
+def test_a_photo_has_a_thumbnail(inset, pictures):
+    for name, size in (("chelsea", (320, 213)), ("motorcycle", (320, 216))):
+        thumbnail = call(inset.thumbnail, name)
+        assert thumbnail == make_thumbnail(decode(pictures[name], ImageLimits()).pixels)
+        assert Image.open(io.BytesIO(thumbnail)).size == size
 
 
 def test_the_same_photo_again_changes_nothing(inset, pictures):

@@ -1,11 +1,23 @@
 """HTTP in and HTTP out, over a service that only remembers what it was asked."""
 
 import asyncio
+import hashlib
 import json
 
 import httpx
 import pytest
-from fake_service import BOX, DIGEST, ETAG, LIMITS, PICTURE, PNG, REQUESTS, STATUSES, Service
+from fake_service import (
+    BOX,
+    DIGEST,
+    ETAG,
+    LIMITS,
+    PICTURE,
+    PNG,
+    REQUESTS,
+    STATUSES,
+    THUMBNAIL,
+    Service,
+)
 from starlette.testclient import TestClient
 
 from deployments import errors
@@ -442,6 +454,7 @@ def test_a_wrong_parameter_of_the_list_is_named(client, service, path):
 def test_what_can_be_no_id_is_a_bad_parameter(client, service, method):
     for id in ("-a", "a%20b", "x" * 201):
         assert_problem(client.request(method, f"/images/{id}"), 400, "Bad parameter")
+        assert_problem(client.get(f"/images/{id}/thumbnail"), 400, "Bad parameter")
     assert service.calls == []
 
 
@@ -469,25 +482,47 @@ def test_an_original_is_what_the_decoder_says_it_is(client):
     assert response.headers["etag"] == ETAG
 
 
-@pytest.mark.parametrize("tags", [ETAG, f"W/{ETAG}", f'"other", {ETAG}', f'W/"o",W/{ETAG}', "*"])
-def test_an_unchanged_original_is_not_sent_again(client, tags):
-    response = client.get("/images/a", headers={"if-none-match": tags})
+def test_a_thumbnail_is_a_picture_of_its_own(client, service):
+    """Whatever the original is; so it has another ETag, that of its own bytes."""
+    response = client.get("/images/a/thumbnail")
+    assert response.content == THUMBNAIL
+    assert response.headers["content-type"] == "image/jpeg"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["etag"] == TAGS["/images/a/thumbnail"] != ETAG
+    assert service.calls == [("thumbnail", "a")]
+
+
+TAGS = {
+    "/images/a": ETAG,
+    "/images/a/thumbnail": f'"{hashlib.sha256(THUMBNAIL).hexdigest()}"',
+}
+
+
+@pytest.mark.parametrize("path", TAGS)
+@pytest.mark.parametrize("tags", ["{}", "W/{}", '"other", {}', 'W/"o",W/{}', "*"])
+def test_an_unchanged_picture_is_not_sent_again(client, path, tags):
+    tag = TAGS[path]
+    response = client.get(path, headers={"if-none-match": tags.format(tag)})
     assert (response.status_code, response.content) == (304, b"")
-    assert response.headers["etag"] == ETAG
+    assert response.headers["etag"] == tag
 
 
+@pytest.mark.parametrize("path", TAGS)
 @pytest.mark.parametrize("tags", ['"other"', 'W/"other"', DIGEST, f'"x{DIGEST}"', ""])
-def test_another_etag_is_no_reason_not_to_send(client, tags):
-    response = client.get("/images/a", headers={"if-none-match": tags})
-    assert (response.status_code, response.content) == (200, PICTURE)
+def test_another_etag_is_no_reason_not_to_send(client, path, tags):
+    response = client.get(path, headers={"if-none-match": tags})
+    assert response.status_code == 200
+    assert response.content in (PICTURE, THUMBNAIL)
 
 
-def test_nobody_has_an_unknown_photo(client, service):
+@pytest.mark.parametrize("path", TAGS)
+def test_nobody_has_an_unknown_photo(client, service, path):
     service.error = UnknownId("There is no photo 'a'.")
-    assert_problem(client.get("/images/a", headers={"if-none-match": "*"}), 404)
+    assert_problem(client.get(path, headers={"if-none-match": "*"}), 404)
 
 
-@pytest.mark.parametrize("path", ["/images", "/images/a", "/images/a/record", "/healthz", "/stats"])
+@pytest.mark.parametrize("path", [path for method, path, _ in REQUESTS.values() if method == "GET"])
 def test_head_is_get_without_the_body(client, path):
     """RFC 9110, 9.1: whoever supports GET must support HEAD."""
     get, head = client.get(path), client.head(path)

@@ -23,6 +23,7 @@ OPERATIONS = {
     ("GET", "/images/{id}"): None,  # there is no telling which ids are known
     ("DELETE", "/images/{id}"): None,
     ("GET", "/images/{id}/record"): None,
+    ("GET", "/images/{id}/thumbnail"): None,
     ("GET", "/healthz"): 200,
     ("GET", "/stats"): 200,
 }

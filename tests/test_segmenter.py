@@ -17,6 +17,7 @@ from deployments.images import decode, scale_crop
 from deployments.limits import ImageLimits
 from deployments.records import SegmentedPhoto
 from deployments.segmenter import Segmenter
+from deployments.thumbnails import make_thumbnail
 from deployments.tiles import tile_boxes
 
 
@@ -74,6 +75,34 @@ def test_the_crops_are_the_boxes_of_the_full_picture(squash):
         assert 0 <= x1 < x2 <= result.width
         assert 0 <= y1 < y2 <= result.height
         np.testing.assert_array_equal(crop, scale_crop(pixels, chunk.box, 64, squash))
+
+
+def test_a_photo_comes_with_its_thumbnail(segmenter):
+    names = ("chelsea.png", "coffee.png")
+    results = segmenter.segment([photo(name) for name in names])
+    for name, result in zip(names, results, strict=True):
+        expected = make_thumbnail(decode(photo(name), ImageLimits()).pixels)
+        assert result.thumbnail == segmenter.thumbnail(photo(name)) == expected
+
+
+def test_a_thumbnail_lies_as_the_photo_does(segmenter):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    data = io.BytesIO()
+    Image.new("RGB", (800, 400), "red").save(data, "JPEG", exif=exif)
+    [result] = segmenter.segment([data.getvalue()])
+    assert (result.width, result.height) == (400, 800)
+    with Image.open(io.BytesIO(result.thumbnail)) as thumbnail:
+        assert thumbnail.size == (160, 320)
+        assert not thumbnail.getexif()  # or a browser would turn it once more
+
+
+def test_no_thumbnail_of_what_is_no_photo(segmenter):
+    large = encoded(Image.new("1", (2000, 1000)))
+    cases = [(b"hello", NotAnImage), (photo("chelsea.png")[:999], BrokenImage), (large, TooLarge)]
+    for data, error in cases:
+        with pytest.raises(error):
+            segmenter.thumbnail(data)
 
 
 def test_a_gpus_way_to_cut_gives_the_same_photos(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -337,6 +338,23 @@ def test_an_original_that_did_not_change_is_not_sent_again(client, library):
         assert response.status_code == 200, condition
 
 
+def test_a_photo_has_a_thumbnail(client, library):
+    for name in ("rocket.jpg", "camera.png"):
+        record = library[name]
+        path = f"/images/{record['id']}/thumbnail"
+        response = client.get(path)
+        assert (response.status_code, response.headers["content-type"]) == (200, "image/jpeg")
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert len(response.content) <= 20_000
+        with Image.open(io.BytesIO(response.content)) as thumbnail:
+            assert max(thumbnail.size) == 320
+            ratio = thumbnail.width / thumbnail.height
+        assert abs(ratio / (record["width"] / record["height"]) - 1) < 0.01
+        again = client.get(path, headers={"If-None-Match": response.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    assert "nobody" in problem(client.get("/images/nobody/thumbnail"), 404)
+
+
 def test_the_content_type_is_what_the_bytes_are(client):
     """Not what the client says: a page must not come back as a page."""
     data = picture("mislabelled")
@@ -376,7 +394,7 @@ def test_a_deleted_photo_is_nowhere(client):
     assert response.headers["inset-sequence"] == str(last)
     matches = search(client, data, limit=1000, min_sequence=response.headers["inset-sequence"])
     assert id not in [match["id"] for match in matches]
-    for path in (f"/images/{id}", f"/images/{id}/record"):
+    for path in (f"/images/{id}", f"/images/{id}/record", f"/images/{id}/thumbnail"):
         assert id in problem(client.get(path), 404)
     assert id in problem(client.delete(f"/images/{id}"), 404)
     assert id in problem(client.post("/search", params={"id": id}), 404)
@@ -404,6 +422,8 @@ def test_health_and_stats(client, library):
     assert stats["segmenter"] == "yolov5s"
     assert stats["encoder"]["name"].endswith("models/compact")
     assert len(stats["encoder"]["digest"]) == 64
+    assert stats["encoder"]["text"] is False
+    assert stats["chunk_index"]["engine"] == "approximate"
     assert stats["store"]["photos"] >= len(library)
     assert stats["store"]["chunks"] >= stats["store"]["photos"]
     assert stats["store"]["original_bytes"] < stats["store"]["used_bytes"]
@@ -487,6 +507,7 @@ image = handle.index.remote(
 ).result()
 matches = handle.search.remote(data, filter="language=Python").result()
 record, original = handle.get.remote("from-python").result()
+thumbnail = handle.thumbnail.remote("from-python").result()
 errors = []
 for response, kind in [
     (handle.index.remote(b"no image"), NotAnImage),
@@ -507,6 +528,7 @@ print(json.dumps({
     "matches": [match.model_dump(mode="json") for match in matches],
     "record": record.model_dump(mode="json"),
     "same": original == data,
+    "thumbnail": base64.b64encode(thumbnail).decode(),
     "errors": errors,
 }))
 """
@@ -533,6 +555,7 @@ def test_handles_do_the_same_from_another_process(client, service: Service, tmp_
     assert (image.pop("status"), image["filename"]) == ("created", "python.png")
     assert answer["record"] == image
     assert answer["same"]
+    assert base64.b64decode(answer["thumbnail"])[:2] == b"\xff\xd8"  # JPEG
     assert (match["id"], match["url"]) == ("from-python", "/images/from-python")
     assert match["distance"] < 0.001
     statuses = [[True, status] for status in (415, 409, 404, 404)]

@@ -30,6 +30,7 @@ from stores import (
     assert_same_content,
     assert_whole,
     at,
+    keep,
     metadata,
     photo,
     put,
@@ -39,6 +40,7 @@ from deployments.errors import BadParameter, EncoderMismatch, IdTaken, StoreUnus
 from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
 from deployments.store import Delete, Put, Store, Stored
 from deployments.store_copies import backup, restore
+from deployments.store_format import KeepThumbnail
 
 pytest_plugins = ["stores"]  # for its fixtures
 
@@ -47,7 +49,10 @@ pytest_plugins = ["stores"]  # for its fixtures
 IDS = st.sampled_from(["a", "B", "a.1", "a~", "0-_", "z" * 200])
 DATA = st.sampled_from([b"\0", b"one", b"two", b"3" * 5000, b"4" * 20_000])
 PORTIONS = st.sampled_from([1, 600, 2**20])
-OPERATIONS = st.one_of(st.builds(put, IDS, DATA), st.builds(Delete, IDS))
+MAKERS = st.sampled_from([put, put, keep])
+OPERATIONS = st.one_of(
+    st.builds(lambda make, id, data: make(id, data), MAKERS, IDS, DATA), st.builds(Delete, IDS)
+)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -78,15 +83,18 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.history == history
 
     @rule(operations=st.lists(OPERATIONS, min_size=1, max_size=6))
-    def apply(self, operations: list[Put | Delete]) -> None:
+    def apply(self, operations: list[Put | Delete | KeepThumbnail]) -> None:
         results = self.store.apply(operations)
         assert len(results) == len(operations)
         for operation, result in zip(operations, results, strict=True):
             self.check(operation, result)
 
-    def check(self, operation: Put | Delete, result: object) -> None:
+    def check(self, operation: Put | Delete | KeepThumbnail, result: object) -> None:
         held = self.photos.get(operation.id)
-        if isinstance(operation, Delete) and held is None:
+        if isinstance(operation, KeepThumbnail):
+            # Of another photo, or of one that is gone, it must leave no trace.
+            assert result is (held is not None and operation == keep(operation.id, held))
+        elif isinstance(operation, Delete) and held is None:
             assert isinstance(result, UnknownId)
         elif isinstance(operation, Delete):
             self.sequence += 1
@@ -195,8 +203,23 @@ def test_group_sees_its_own_effects(store: Store) -> None:
     assert_whole(store, "a", b"2")
 
 
+def test_a_thumbnail_goes_with_its_photo(store: Store) -> None:
+    """And comes back with no other, nor alone."""
+    one, two = put("a", b"one"), put("a", b"two")
+    store.apply([one])
+    assert store.thumbnail("a") == one.photo.thumbnail
+    late = KeepThumbnail("a", hashlib.sha256(b"one").hexdigest(), b"late")
+    results = store.apply([late, Delete("a"), late, two, late])
+    assert [results[0], results[2], results[4]] == [True, False, False]
+    assert store.thumbnail("a") == two.photo.thumbnail
+    assert store.sequence == 3  # nobody who follows the log need know
+    store.apply([Delete("a")])
+    with store.reading() as txn:
+        assert txn.stat(store.dbs.thumbnails)["entries"] == 0
+
+
 def test_unknown(store: Store) -> None:
-    for read in (store.record, store.original, store.vectors):
+    for read in (store.record, store.original, store.vectors, store.thumbnail):
         with pytest.raises(UnknownId, match="'nobody'"):
             read("nobody")
     assert store.records(["nobody"]) == [None]
@@ -218,7 +241,7 @@ def test_hostile_id(store: Store, id: str) -> None:
     assert isinstance(bad_put, BadParameter)
     assert isinstance(bad_delete, BadParameter)
     assert isinstance(good, Stored)
-    for read in (store.record, store.original, store.vectors):
+    for read in (store.record, store.original, store.vectors, store.thumbnail):
         with pytest.raises(BadParameter):
             read(id)
     with pytest.raises(BadParameter):
@@ -245,7 +268,7 @@ def test_file_name_that_is_not_utf8(store: Store) -> None:
 )
 def test_vectors_that_do_not_fit(store: Store, chunks: int, vectors: np.ndarray) -> None:
     whole = [Chunk(box=(0, 0, 1, 1), source="whole")] * chunks
-    bad = EncodedPhoto(1, 1, "image/png", False, whole, vectors)
+    bad = EncodedPhoto(1, 1, "image/png", False, whole, vectors, b"small")
     with pytest.raises(ValueError, match="'bad'"):
         store.apply([put("good", b"x"), Put("bad", b"y", None, bad)])
     assert store.stats().photos == 0
@@ -260,7 +283,7 @@ def test_log_keeps_no_entry_of_what_is_gone(folder: Path) -> None:
     assert changes.position.sequence == 40
     assert store.deletions == 20
     store.close()
-    with lmdb.open(str(folder), max_dbs=5) as env, env.begin() as txn:
+    with lmdb.open(str(folder), max_dbs=6) as env, env.begin() as txn:
         assert txn.stat(env.open_db(b"log", txn=txn, create=False))["entries"] == 20
 
 
@@ -334,12 +357,12 @@ def test_encoder_mismatch(folder: Path) -> None:
 
 def test_other_format(folder: Path) -> None:
     Store(folder, ENCODER).close()
-    env = lmdb.open(str(folder), max_dbs=5)
+    env = lmdb.open(str(folder), max_dbs=6)
     meta = env.open_db(b"meta")
     with env.begin(write=True) as txn:
         txn.put(b"format", b"99", db=meta)
     env.close()
-    with pytest.raises(StoreUnusable, match="has format 99, this version reads format 2"):
+    with pytest.raises(StoreUnusable, match="has format 99, this version reads format 3"):
         Store(folder, ENCODER)
 
 

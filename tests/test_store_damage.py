@@ -6,7 +6,16 @@ from pathlib import Path
 
 import lmdb
 import pytest
-from stores import ENCODER, assert_counts, assert_same_content, assert_whole, float16, put, replay
+from stores import (
+    ENCODER,
+    assert_counts,
+    assert_same_content,
+    assert_whole,
+    float16,
+    keep,
+    put,
+    replay,
+)
 
 from deployments.errors import CorruptRecord
 from deployments.store import Delete, Store, Stored
@@ -16,7 +25,7 @@ pytest_plugins = ["stores"]  # for its fixtures
 
 def flip(folder: Path, database: bytes, id: bytes, position: int) -> None:
     """Flip a bit of a value behind the store's back."""
-    env = lmdb.open(str(folder), max_dbs=5)
+    env = lmdb.open(str(folder), max_dbs=6)
     db = env.open_db(database)
     with env.begin(write=True) as txn:
         value = bytearray(txn.get(id, db=db))
@@ -62,6 +71,22 @@ def test_damage_is_found(folder: Path, caplog, database: str, position: int) -> 
     store.close()
 
 
+@pytest.mark.parametrize("position", [0, 20, -1])
+def test_a_damaged_thumbnail_is_as_good_as_none(folder: Path, caplog, position: int) -> None:
+    """The original is there to make another."""
+    store = Store(folder, ENCODER)
+    store.apply([put("bad", b"b" * 100), put("good", b"g" * 100)])
+    store.close()
+    flip(folder, b"thumbnails", b"bad", position)
+    store = Store(folder, ENCODER)
+    assert store.thumbnail("bad") is None
+    assert "thumbnail of the photo 'bad' is damaged" in caplog.text
+    assert_whole(store, "good", b"g" * 100)
+    assert store.apply([keep("bad", b"b" * 100)]) == [True]
+    assert_whole(store, "bad", b"b" * 100)
+    store.close()
+
+
 def test_put_over_a_damaged_record(folder: Path) -> None:
     store = Store(folder, ENCODER)
     store.apply([put("a", b"x")])
@@ -78,7 +103,7 @@ def test_values_of_another_photo_are_found(folder: Path) -> None:
     store = Store(folder, ENCODER)
     store.apply([put("a", b"x"), put("b", b"x")])
     store.close()
-    env = lmdb.open(str(folder), max_dbs=5)
+    env = lmdb.open(str(folder), max_dbs=6)
     with env.begin(write=True) as txn:
         for name in (b"records", b"vectors"):
             db = env.open_db(name, txn=txn)

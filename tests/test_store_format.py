@@ -1,4 +1,4 @@
-"""The format of a store: what its hashes tell apart, and how a store of format 1 is upgraded."""
+"""The format of a store: what its hashes tell apart, and how older stores are upgraded."""
 
 from __future__ import annotations
 
@@ -11,11 +11,23 @@ import lmdb
 import numpy as np
 import pytest
 from conftest import ROOT
-from stores import ENCODER, OLD, Replica, assert_counts, assert_whole, float16, make_format_1, put
+from stores import (
+    ENCODER,
+    OLD,
+    Replica,
+    assert_counts,
+    assert_whole,
+    float16,
+    keep,
+    make_old,
+    metadata,
+    photo,
+    put,
+)
 
 from deployments.errors import StoreUnusable
 from deployments.store import Delete, Store
-from deployments.store_format import content_hash
+from deployments.store_format import FORMAT, content_hash
 from deployments.store_reader import StoreReader
 
 pytest_plugins = ["stores"]  # for its fixtures
@@ -34,35 +46,44 @@ def test_content_hash_tells_ids_and_vectors() -> None:
     assert content_hash("a", vectors.astype(np.float32)) == content_hash("a", vectors)
 
 
-# Stores of format 1
+# Stores of older formats
+
+
+@pytest.fixture(params=[1, 2])
+def format(request: pytest.FixtureRequest) -> int:
+    return request.param
 
 
 def format_of(folder: Path) -> dict[str, object]:
-    with lmdb.open(str(folder), max_dbs=5) as env:
+    with lmdb.open(str(folder), max_dbs=6) as env:
         meta = env.open_db(b"meta", create=False)
         with env.begin() as txn:
             return {key.decode(): json.loads(value) for key, value in txn.cursor(db=meta)}
 
 
-def test_a_store_of_format_1_is_upgraded(folder: Path) -> None:
-    make_format_1(folder, OLD)
+def test_an_old_store_is_upgraded(folder: Path, format: int) -> None:
+    make_old(folder, OLD, format)
+    before = format_of(folder)
     for _ in range(2):  # the upgrade, and an opening afterwards
         store = Store(folder, ENCODER)
         for id, data in OLD.items():
             record, original = store.original(id)
-            assert (original, record.metadata) == (data, {})
+            assert (original, record.metadata) == (data, {} if format == 1 else metadata(data))
             np.testing.assert_array_equal(store.vectors(id), float16(data))
+            assert store.thumbnail(id) is None
         assert_counts(store, OLD)
         assert (store.sequence, store.deletions) == (4, 1)
         assert set(Replica().catch_up(store)) == set(OLD)
         history = store.history
         store.close()
-    assert format_of(folder)["format"] == 2
-    assert format_of(folder)["history"] == history
+    assert format_of(folder)["format"] == FORMAT
+    assert format_of(folder)["history"] == before.get("history", history) == history
 
     store = Store(folder, ENCODER)
-    again, new, gone = store.apply([put("a", b"one"), put("c", b"three"), Delete("b")])
-    assert not again.created
+    again, new, gone, late = store.apply(
+        [put("a", b"one"), put("c", b"three"), Delete("b"), keep("b", OLD["b"])]
+    )
+    assert (again.created, late) == (False, False)
     assert (new.record.sequence, gone) == (5, 6)
     assert_whole(store, "c", b"three")
     assert_counts(store, {"a": b"one", "c": b"three"})
@@ -70,15 +91,27 @@ def test_a_store_of_format_1_is_upgraded(folder: Path) -> None:
     store.close()
 
 
-def test_a_reader_says_that_an_upgrade_is_due(folder: Path) -> None:
-    make_format_1(folder, OLD)
-    with pytest.raises(StoreUnusable, match=r"has format 1.*start the service once"):
+def test_a_photo_of_an_old_store_gets_its_thumbnail(folder: Path, format: int) -> None:
+    make_old(folder, OLD, format)
+    for _ in range(2):
+        store = Store(folder, ENCODER)
+        assert store.apply([keep("a", OLD["a"]), keep("a", b"other")]) == [True, False]
+        assert store.thumbnail("a") == photo(OLD["a"]).thumbnail
+        assert store.thumbnail("b") is None
+        details = store.details()
+        assert (details.thumbnails, store.sequence) == (1, 4)
+        store.close()
+
+
+def test_a_reader_says_that_an_upgrade_is_due(folder: Path, format: int) -> None:
+    make_old(folder, OLD, format)
+    with pytest.raises(StoreUnusable, match=rf"has format {format}.*start the service once"):
         StoreReader(folder)
-    assert format_of(folder)["format"] == 1
+    assert format_of(folder)["format"] == format
 
 
-def test_a_full_store_of_format_1_is_upgraded(folder: Path) -> None:
-    make_format_1(folder, OLD)
+def test_a_full_old_store_is_upgraded(folder: Path, format: int) -> None:
+    make_old(folder, OLD, format)
     size = (folder / "data.mdb").stat().st_size
     store = Store(folder, ENCODER, initial_bytes=size, max_bytes=size)
     assert store.original("b")[1] == OLD["b"]
@@ -91,16 +124,16 @@ import deployments.store as store
 from tests.stores import ENCODER
 
 upgrade = store.upgrade_store
-def killed(txn, dbs):
-    upgrade(txn, dbs)
+def killed(*args):
+    upgrade(*args)
     os.kill(os.getpid(), signal.SIGKILL)
 store.upgrade_store = killed
 store.Store(sys.argv[1], ENCODER)
 """
 
 
-def test_a_killed_upgrade_leaves_the_old_store(folder: Path) -> None:
-    make_format_1(folder, OLD)
+def test_a_killed_upgrade_leaves_the_old_store(folder: Path, format: int) -> None:
+    make_old(folder, OLD, format)
     before = format_of(folder)
     done = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=ROOT)
     assert done.returncode == -9

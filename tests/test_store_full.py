@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import resource
 import subprocess
@@ -17,6 +18,7 @@ from stores import ENCODER, assert_counts, assert_whole, at, put
 
 from deployments.errors import StoreFull
 from deployments.store import Delete, Store, Stored
+from deployments.store_format import KeepThumbnail
 
 pytest_plugins = ["stores"]  # for its fixtures
 
@@ -76,6 +78,10 @@ def test_full_store(folder: Path) -> None:
     assert isinstance(small, Stored)
     assert isinstance(again, Stored)
     held["small"] = b"s"
+    # A thumbnail is no reason to go beyond the limit, as a deletion is.
+    large = KeepThumbnail("small", hashlib.sha256(b"s").hexdigest(), b"t" * 500_000)
+    (full,) = store.apply([large])
+    assert isinstance(full, StoreFull)
     for id, data in held.items():
         assert_whole(store, id, data)
     # Deleting makes room, again and again, and the map doesn't creep.

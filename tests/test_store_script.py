@@ -19,7 +19,7 @@ from types import ModuleType
 import lmdb
 import pytest
 from conftest import ROOT, free_port, wait_until
-from stores import DIMENSION, ENCODER, OLD, assert_counts, assert_whole, float16, make_format_1, put
+from stores import DIMENSION, ENCODER, OLD, assert_counts, assert_whole, float16, make_old, put
 
 from deployments import store_copies
 from deployments.store import Delete, Store
@@ -88,7 +88,8 @@ def test_stats(run) -> None:
     status, out, _ = run("stats")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert status == 0
-    assert (lines["photos"], lines["sequence"], lines["format"]) == ("4", "6", "2")
+    assert (lines["photos"], lines["sequence"], lines["format"]) == ("4", "6", "3")
+    assert lines["thumbnails"].endswith(" MB, of 4 photos")
     assert lines["log"] == "5 entries, cut at 0"
     assert lines["encoder"] == f"{ENCODER.name}, dimension {DIMENSION}, weights {ENCODER.digest}"
     assert float(lines["file"].split()[0]) >= 2.3
@@ -115,7 +116,7 @@ def test_verify(run) -> None:
 
 
 def damage(folder: Path, database: str, key: bytes, value: bytes | None) -> None:
-    with lmdb.open(str(folder), max_dbs=5) as env, env.begin(write=True) as txn:
+    with lmdb.open(str(folder), max_dbs=6) as env, env.begin(write=True) as txn:
         db = env.open_db(database.encode(), txn=txn)
         if value is None:
             assert txn.delete(key, db=db)
@@ -131,11 +132,13 @@ def damage(folder: Path, database: str, key: bytes, value: bytes | None) -> None
         ("originals", b"stray", b"", [("stray", "original")]),
         ("records", b"a", b"x" * 200, [("a", "record")]),
         ("records", b"a", None, [
-            ("a", "log"), ("a", "original"), ("a", "vectors"), ("-", "totals"),
+            ("a", "log"), ("a", "original"), ("a", "vectors"), ("a", "thumbnail"), ("-", "totals"),
         ]),
         ("vectors", b"a", b"x" * 500, [("a", "vectors"), ("-", "totals")]),
         ("vectors", b"a", None, [("a", "vectors"), ("-", "totals")]),
         ("vectors", b"stray", b"", [("stray", "vectors")]),
+        ("thumbnails", b"a", b"x" * 500, [("a", "thumbnail")]),
+        ("thumbnails", b"stray", b"", [("stray", "thumbnail")]),
         ("log", sequence_key(2), None, [("a", "log")]),
         ("log", sequence_key(2), PUT + b"nobody", [("a", "log"), ("nobody", "log")]),
         ("log", sequence_key(7), PUT + b"a", [("a", "log")]),
@@ -152,6 +155,14 @@ def test_verify_finds_damage(run, folder: Path, database, key, value, expected) 
     assert [tuple(line.split("\t")[:2]) for line in lines] == expected
     concerned = len({id for id, _ in expected} - {"-"})
     assert summary.startswith(f"{len(expected)} problems, {concerned} of ")
+
+
+def test_a_photo_without_a_thumbnail_is_no_damage(run, folder: Path) -> None:
+    """It was stored by an older version, and gets one when somebody asks for it."""
+    damage(folder, "thumbnails", b"a", None)
+    status, out, _ = run("verify")
+    assert (status, out[:11]) == (0, "All is well")
+    assert "of 3 photos" in run("stats")[1]
 
 
 def test_verify_finds_wrong_vectors_and_boxes(folder: Path, run) -> None:
@@ -278,8 +289,9 @@ def test_what_is_no_backup_is_not_restored(run, folder: Path, tmp_path: Path) ->
     assert "There is no file" in err
 
 
-def test_a_backup_of_format_1_is_restored(run, tmp_path: Path) -> None:
-    make_format_1(tmp_path / "old", OLD)
+@pytest.mark.parametrize("format", [1, 2])
+def test_a_backup_of_an_older_format_is_restored(run, tmp_path: Path, format: int) -> None:
+    make_old(tmp_path / "old", OLD, format)
     file = tmp_path / "old" / "data.mdb"
     before = file.read_bytes()
     assert run("restore", file, path=tmp_path / "new")[0] == 0
