@@ -28,6 +28,7 @@ from deployments.metadata import (
     parse_metadata,
 )
 from deployments.records import IndexedImage, Match, Record, Stats
+from deployments.static_page import add_page
 from deployments.store_format import ID_PATTERN
 from deployments.thumbnails import MAX_BYTES, MAX_SIDE, MEDIA_TYPE
 
@@ -349,6 +350,7 @@ def build_app(service: "Inset") -> FastAPI:
         """Return counts, model names and sequence numbers."""
         return await service.stats()
 
+    add_page(app)
     app.add_exception_handler(InsetError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_bad_parameter)
     app.add_exception_handler(HTTPException, _answer_http_exception)

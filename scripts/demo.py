@@ -177,8 +177,10 @@ def main() -> int:
         service = start_service()
         found = find(files)
         if not arguments.once:
-            print(f"\nThe service is running at {URL}. Ctrl-C stops it. Try:")
+            print(f"\nThe service is running. Open {URL} in a browser,")
+            print(f"and drop {QUERY.name} on the page; or, for machines:")
             print(f"  curl -F file=@{QUERY.name} {URL}/search")
+            print("Ctrl-C stops it.")
             service.wait()
         return 0 if found else 1
     except (DemoFailed, ModelUnavailable) as error:

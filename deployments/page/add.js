@@ -1,0 +1,197 @@
+// The view that stores photos: several requests in flight, progress, and what failed and why.
+
+import { Problem, index } from "./api.js";
+import { forgetPage } from "./browse.js";
+import { card } from "./cards.js";
+import { deletion } from "./deletion.js";
+import { announce, byId, count, make, say } from "./elements.js";
+import { filesOfFolder } from "./files.js";
+import { forgetResults } from "./search.js";
+import { service } from "./service.js";
+
+const IN_FLIGHT = 4;
+const ATTEMPTS = 8;
+const SHOWN_FAILURES = 200;
+const SHOWN_NEW = 24;
+const RECENT = 20; // photos that the rate is taken from
+const REDRAW_MS = 200;
+const TELL_MS = 15_000;
+
+let current = null; // the photos being stored, or those stored last
+
+class Run {
+  total = 0;
+  created = 0;
+  existed = 0;
+  leftOut = 0;
+  failures = []; // {file, reason}
+  queue = [];
+  abort = new AbortController();
+  recent = [performance.now()]; // when the last photos were done
+  told = performance.now();
+  ended = false;
+
+  get done() {
+    return this.created + this.existed + this.failures.length;
+  }
+}
+
+/** Store files, beside those that are being stored already. */
+export async function addFiles({ files, leftOut }) {
+  const fresh = !current || current.ended || current.abort.signal.aborted;
+  if (fresh) current = new Run();
+  current.queue.push(...files);
+  current.total += files.length;
+  current.leftOut += leftOut;
+  if (!fresh) return;
+  byId("add-grid").replaceChildren();
+  byId("add-new").hidden = true;
+  byId("add-failures-list").replaceChildren();
+  byId("add-progress").hidden = false;
+  announce(`Storing ${count(current.total, "photo")}.`);
+  await work(current);
+}
+
+async function work(run) {
+  const redraw = setInterval(draw, REDRAW_MS);
+  draw();
+  // More files may be dropped meanwhile.
+  while (run.queue.length > 0 && !run.abort.signal.aborted) {
+    await Promise.all(Array.from({ length: IN_FLIGHT }, () => worker(run)));
+  }
+  clearInterval(redraw);
+  run.ended = true;
+  forgetPage();
+  forgetResults();
+  service.check(); // for its counts
+  if (run !== current) return;
+  draw();
+  announce(byId("add-title").textContent + ". " + byId("add-numbers").textContent);
+}
+
+async function worker(run) {
+  const { signal } = run.abort;
+  while (run.queue.length > 0 && !signal.aborted) {
+    const file = run.queue.shift();
+    try {
+      const image = await send(file, signal);
+      run[image.status === "created" ? "created" : "existed"] += 1;
+      deletion.keep(image.id); // it was sent anew after it was deleted, before that came to pass
+      if (image.status === "created") showNew(image);
+    } catch (problem) {
+      if (signal.aborted) return;
+      run.failures.push({ file, reason: problem.message });
+      showFailure(file, problem.message);
+    }
+    run.recent = [...run.recent.slice(-RECENT), performance.now()];
+  }
+}
+
+/** Send one file, again and again while the service is busy or away. */
+async function send(file, signal) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await index(file, signal);
+    } catch (problem) {
+      if (signal.aborted || !problem.passing || attempt === ATTEMPTS) throw problem;
+      if (!(await isReadable(file))) {
+        throw new Problem(0, "It can't be read: it was moved or changed, or is no file.", false);
+      }
+      await service.afterwards(problem, signal);
+    }
+  }
+}
+
+async function isReadable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function showNew(image) {
+  byId("add-new").hidden = false;
+  byId("add-grid").prepend(card(image));
+  byId("add-grid").children[SHOWN_NEW]?.remove();
+}
+
+function showFailure(file, reason) {
+  const list = byId("add-failures-list");
+  if (list.children.length >= SHOWN_FAILURES) return;
+  const name = make("bdi", { class: "name" }, file.webkitRelativePath || file.name);
+  list.append(make("li", {}, name, " ", reason));
+}
+
+// What is shown of it
+
+function draw() {
+  const { total, done, created, existed, leftOut, failures, abort, ended } = current;
+  const cancelled = abort.signal.aborted;
+  byId("add-bar").max = Math.max(1, total);
+  byId("add-bar").value = total ? done : 1;
+  const title = cancelled ? "Cancelled" : ended ? "Done" : "Storing";
+  byId("add-title").textContent = `${title}: ${done} of ${count(total, "photo")}`;
+  const numbers = [
+    [created, `${created} stored`],
+    [existed, `${existed} already stored`],
+    [failures.length, `${failures.length} failed`],
+    [leftOut, `${count(leftOut, "other file")} left out`],
+  ];
+  const said = numbers.filter(([number]) => number > 0).map(([, text]) => text);
+  if (ended && total === 0) said.unshift("There was no photo among them");
+  byId("add-numbers").textContent = said.join(" · ");
+  byId("add-pace").textContent = ended || cancelled ? "" : pace();
+  byId("add-cancel").hidden = ended || cancelled;
+  byId("add-retry").hidden = !ended || failures.length === 0;
+  byId("add-failures").hidden = failures.length === 0;
+  const more = failures.length > SHOWN_FAILURES ? `, the first ${SHOWN_FAILURES} of them` : "";
+  byId("add-failures-title").textContent = `What failed${more}`;
+  if (!ended && performance.now() - current.told > TELL_MS) {
+    current.told = performance.now();
+    announce(`${done} of ${total} photos. ${pace()}`);
+  }
+}
+
+/** Rate and time left, from the photos that were done last. */
+function pace() {
+  if (service.ready === false) return "Waiting for the service.";
+  const { recent, total, done } = current;
+  if (recent.length < 3) return "";
+  const rate = (recent.length - 1) / ((performance.now() - recent[0]) / 1000);
+  return `${rate.toFixed(1)} photos/s · ${duration((total - done) / rate)} left`;
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.ceil(seconds)} s`;
+  if (seconds < 90 * 60) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+/** Wire the view. */
+export function startAdd() {
+  byId("add-files").addEventListener("change", ({ target }) => {
+    addFiles({ files: [...target.files], leftOut: 0 });
+    target.value = "";
+  });
+  byId("add-folder").addEventListener("change", ({ target }) => {
+    addFiles(filesOfFolder(target.files));
+    target.value = "";
+  });
+  // Phones choose no folders.
+  byId("add-folder-label").hidden = !("webkitdirectory" in HTMLInputElement.prototype);
+  byId("add-cancel").addEventListener("click", () => current.abort.abort());
+  byId("add-retry").addEventListener("click", () => {
+    addFiles({ files: current.failures.map(({ file }) => file), leftOut: 0 });
+  });
+  deletion.addEventListener("change", () => {
+    for (const item of byId("add-grid").children) item.hidden = deletion.isHidden(item.dataset.id);
+  });
+  deletion.addEventListener("deleted", ({ detail }) => {
+    [...byId("add-grid").children].find((item) => item.dataset.id === detail)?.remove();
+  });
+  window.addEventListener("beforeunload", (event) => {
+    if (current && !current.ended) event.preventDefault();
+  });
+}

@@ -1,0 +1,93 @@
+// A photo in a grid: its thumbnail with boxes, its name, and how similar it is.
+
+import { thumbnail } from "./api.js";
+import { drawBoxes, matchBoxes, overlay } from "./boxes.js";
+import { byId, isPlainClick, make } from "./elements.js";
+import { address, go, route } from "./route.js";
+
+/** What a photo is called. */
+export const nameOf = ({ filename, id }) => filename || `photo ${id.slice(0, 12)}`;
+
+/** Cosine distance to similarity, 1 for the same. */
+export const similarity = (distance) => (1 - distance).toFixed(3);
+
+/**
+ * Make a card, which is a list item.
+ * @param {{id: string, filename: ?string, width: number, height: number}} photo
+ * @param {{chunks?: object[], onDelete?: function()}} more the matching chunks, nearest first; and
+ *     what the button for deleting does, if there should be one
+ */
+export function card(photo, { chunks = [], onDelete } = {}) {
+  const { id, width, height } = photo;
+  const name = nameOf(photo);
+  const image = make("img", {
+    src: thumbnail(id),
+    alt: "",
+    loading: "lazy",
+    decoding: "async",
+    draggable: "false",
+  });
+  const boxes = overlay(width, height);
+  drawBoxes(boxes, matchBoxes(chunks));
+  const similar = chunks.length > 0 ? similarity(photo.distance) : null;
+  const link = make(
+    "a",
+    {
+      class: "open",
+      href: address({ ...route, photo: id }),
+      "aria-label": similar ? `${name}, similarity ${similar}` : name,
+      click: (event) => {
+        if (!isPlainClick(event)) return;
+        event.preventDefault();
+        go({ ...route, photo: id });
+      },
+      keydown: (event) => {
+        if (event.key === "Delete" && onDelete) onDelete();
+      },
+    },
+    make("span", { class: "frame" }, image, boxes),
+  );
+  const title = make("bdi", { class: "name", title: name }, name);
+  const caption = make("div", { class: "caption" }, title);
+  if (similar) {
+    const bar = make("span", { class: "bar" }, make("span"));
+    bar.firstChild.style.width = `${100 * Math.max(0, Math.min(1, similar))}%`;
+    caption.append(make("span", { class: "similarity", "aria-hidden": "true" }, bar, similar));
+  } else {
+    caption.append(make("span", { class: "quiet" }, `${width} × ${height}`));
+  }
+  if (onDelete) {
+    const attributes = { type: "button", class: "delete", title: "Delete", click: onDelete };
+    caption.append(make("button", { ...attributes, "aria-label": `Delete ${name}` }, "×"));
+  }
+  return make("li", { class: "card", "data-id": id }, link, caption);
+}
+
+/** Show in a list just these cards; the keyboard's place among them stays, or moves to the next. */
+export function showCards(grid, cards) {
+  const element = document.activeElement;
+  const focused = grid.contains(element);
+  const place = [...grid.children].findIndex((item) => item.contains(element));
+  grid.replaceChildren(...cards);
+  if (!focused) return;
+  const next = cards[Math.min(place, cards.length - 1)]?.querySelector("a") ?? byId("main");
+  (grid.contains(element) ? element : next).focus({ preventScroll: true });
+}
+
+/** Try again to show the pictures that could not be loaded. */
+export function reloadFailedImages() {
+  for (const image of document.querySelectorAll("img[data-failed]")) {
+    delete image.dataset.failed;
+    image.src = image.getAttribute("src");
+  }
+}
+
+// Errors of images don't bubble, but they can be caught on the way down.
+document.addEventListener(
+  "error",
+  ({ target }) => {
+    if (target instanceof HTMLImageElement) target.dataset.failed = "";
+  },
+  true,
+);
+

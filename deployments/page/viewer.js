@@ -1,0 +1,366 @@
+// One photo, all of it: zoomed, with its boxes, and with a part marked to search with.
+
+import { original, record, thumbnail } from "./api.js";
+import { drawBoxes, overlay } from "./boxes.js";
+import { browseOrder } from "./browse.js";
+import { nameOf, similarity } from "./cards.js";
+import { deletion } from "./deletion.js";
+import { byId, make, say } from "./elements.js";
+import { Marker } from "./marker.js";
+import { amend, go, leave, route } from "./route.js";
+import { matchOf, queryPicture, resultOrder, results, searchPart } from "./search.js";
+import { service } from "./service.js";
+import { Zoom } from "./zoom.js";
+
+const KINDS = {
+  match: "Matches",
+  detection: "Objects",
+  tile: "Tiles",
+  whole: "Whole photo",
+};
+
+// What is shown stays so from photo to photo. Chunks are shown when there is no match to show.
+const wanted = { match: true, detection: null, tile: false, whole: false };
+
+let opened = null; // what the dialog shows: an id, or "" for the picture that was dropped
+let photo = null; // its record, or the size of a dropped picture
+let chunks = []; // {box, source, label, confidence, distance?}
+let marker = null;
+let zoom = null;
+let page = new AbortController(); // of the listeners for this photo
+
+/** Open, change or close the dialog, as a route says. */
+export function showViewer({ photo: id, marking }) {
+  const next = id ?? (marking && queryPicture() ? "" : null);
+  if (next === opened) return;
+  if (next === null) {
+    close();
+  } else {
+    opened = next;
+    open();
+  }
+}
+
+function close() {
+  opened = photo = null;
+  page.abort();
+  byId("viewer").close();
+  byId("canvas").replaceChildren();
+  // Where it was opened from may be gone.
+  if (document.activeElement === document.body) byId("main").focus({ preventScroll: true });
+}
+
+async function open() {
+  page.abort();
+  page = new AbortController();
+  const { signal } = page;
+  marker = zoom = photo = null;
+  chunks = [];
+  byId("canvas").replaceChildren();
+  byId("viewer-name").textContent = "";
+  byId("panel").hidden = true;
+  byId("search-part").disabled = true;
+  say(byId("viewer-problem"), null);
+  showNeighbours();
+  if (!byId("viewer").open) byId("viewer").showModal();
+  if (opened === "") return showPicture(signal);
+  try {
+    photo = await record(opened, signal);
+  } catch (problem) {
+    if (signal.aborted) return;
+    const missing = problem.status === 404 && !problem.passing;
+    byId("viewer-name").textContent = missing ? "This photo isn't here" : "One moment";
+    say(byId("viewer-problem"), problem.message);
+    if (problem.passing) service.afterwards(problem, signal).then(open, () => {});
+    return;
+  }
+  if (!signal.aborted) showPhoto(signal);
+}
+
+/** The picture that was dropped, of which there is no record. */
+function showPicture(signal) {
+  const { url, name } = queryPicture();
+  byId("viewer-name").replaceChildren(make("bdi", {}, name));
+  const image = make("img", { alt: name, draggable: "false" });
+  image.addEventListener(
+    "load",
+    () => {
+      photo = { width: image.naturalWidth, height: image.naturalHeight };
+      lay([image], signal);
+      if (route.box) marker.mark(route.box);
+    },
+    { signal, once: true },
+  );
+  image.src = url;
+}
+
+function showPhoto(signal) {
+  const name = nameOf(photo);
+  byId("viewer-name").replaceChildren(make("bdi", {}, name));
+  findMatches();
+
+  // The thumbnail is there at once, the photo comes over it.
+  const small = make("img", { src: thumbnail(photo.id), alt: "", draggable: "false" });
+  const large = make("img", { alt: name, draggable: "false", hidden: true });
+  large.addEventListener(
+    "load",
+    () => {
+      large.hidden = false;
+      small.remove();
+    },
+    { signal, once: true },
+  );
+  large.addEventListener(
+    "error",
+    () => {
+      small.alt = name;
+      const sentence = `This browser can't show the photo itself (${photo.media_type}).`;
+      say(byId("viewer-problem"), `${sentence} Here is its small picture, enlarged.`);
+    },
+    { signal, once: true },
+  );
+  large.src = original(photo.id);
+  lay([small, large], signal);
+  showPanel();
+  if (route.marking && route.box) marker.mark(route.box);
+}
+
+/** Take the photo's chunks, with their distances if it is among the results. */
+function findMatches() {
+  const key = ({ box, source }) => `${source} ${box}`;
+  const match = route.view === "search" ? matchOf(photo.id) : undefined;
+  const distances = new Map(match?.chunks.map((chunk) => [key(chunk), chunk.distance]));
+  chunks = photo.chunks.map((chunk) => ({ ...chunk, distance: distances.get(key(chunk)) }));
+}
+
+function lay(images, signal) {
+  const canvas = byId("canvas");
+  const boxes = overlay(photo.width, photo.height);
+  const marks = overlay(photo.width, photo.height);
+  canvas.replaceChildren(...images, boxes, marks);
+  // The marker first: the arrow keys are its own while something is marked.
+  marker = new Marker(byId("stage"), marks, { ...photo, touch: true }, signal);
+  zoom = new Zoom(byId("stage"), canvas, photo, signal);
+  marker.addEventListener("change", showMarked);
+  marker.addEventListener("commit", ({ detail }) => {
+    if (detail.asked) searchMarked();
+  });
+  marker.addEventListener("click", ({ detail }) => choose(detail.point));
+  useTool();
+  drawPhotoBoxes();
+}
+
+// Boxes
+
+/** Whether boxes of a kind are shown. */
+function isWanted(kind) {
+  if (kind === "detection") return wanted.detection ?? !chunks.some(isMatch);
+  return wanted[kind];
+}
+
+const isMatch = ({ distance }) => distance !== undefined && distance <= route.maxDistance;
+
+/** The chunks that are shown, matches first and nearest first. */
+function shownChunks() {
+  const matches = chunks.filter(isMatch).sort((one, other) => one.distance - other.distance);
+  const shown = isWanted("match") ? matches : [];
+  const others = chunks.filter((chunk) => isWanted(chunk.source) && !shown.includes(chunk));
+  return [
+    ...shown.map((chunk) => ({ ...chunk, kind: chunk === matches[0] ? "best" : "match" })),
+    ...others.map((chunk) => ({ ...chunk, kind: chunk.source })),
+  ];
+}
+
+function drawPhotoBoxes() {
+  const [boxes] = byId("canvas").querySelectorAll("svg");
+  drawBoxes(boxes, shownChunks().reverse());
+}
+
+/** Mark the smallest box that is shown at a point; nothing where there is none. */
+function choose([x, y]) {
+  const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
+  const [smallest] = shownChunks()
+    .filter(({ box: [x1, y1, x2, y2] }) => x >= x1 && x < x2 && y >= y1 && y < y2)
+    .sort((one, other) => area(one) - area(other));
+  marker.mark(smallest?.box ?? null);
+}
+
+// The panel
+
+function showPanel() {
+  byId("panel").hidden = false;
+  showToggles();
+  showParts();
+  showFacts();
+  byId("photo-download").href = original(photo.id);
+  byId("photo-download").download = photo.filename ?? photo.id;
+}
+
+function showToggles() {
+  const isOf = (kind) => (chunk) => (kind === "match" ? isMatch(chunk) : chunk.source === kind);
+  const of = (kind) => chunks.filter(isOf(kind));
+  const toggles = Object.entries(KINDS)
+    .filter(([kind]) => of(kind).length > 0)
+    .map(([kind, name]) =>
+      make(
+        "label",
+        { class: "toggle" },
+        make("input", {
+          type: "checkbox",
+          checked: isWanted(kind),
+          change: ({ target }) => {
+            wanted[kind] = target.checked;
+            drawPhotoBoxes();
+            showParts();
+          },
+        }),
+        make("span", { class: `swatch ${kind}` }),
+        `${name} `,
+        make("span", { class: "quiet" }, String(of(kind).length)),
+      ),
+    );
+  byId("toggles").replaceChildren(byId("toggles").firstElementChild, ...toggles);
+}
+
+function showParts() {
+  const parts = shownChunks().map((chunk) => {
+    const words = { tile: "tile", whole: "whole photo" }[chunk.source] ?? chunk.label ?? "object";
+    const sure = chunk.confidence === null ? "" : `${Math.round(100 * chunk.confidence)} % sure`;
+    const details = isMatch(chunk) ? `similarity ${similarity(chunk.distance)}` : sure;
+    return make(
+      "li",
+      {},
+      make(
+        "button",
+        {
+          type: "button",
+          class: "part",
+          "data-box": chunk.box.join(","),
+          "aria-pressed": "false",
+          click: () => marker.mark(String(marker.box) === String(chunk.box) ? null : chunk.box),
+        },
+        make("span", { class: `swatch ${chunk.kind}` }),
+        make("span", {}, words),
+        make("span", { class: "quiet" }, details),
+      ),
+    );
+  });
+  byId("parts").replaceChildren(...parts);
+  byId("parts-block").hidden = parts.length === 0;
+  showMarked();
+}
+
+function showMarked() {
+  const box = marker?.box;
+  byId("search-part").disabled = !box;
+  for (const part of byId("parts").querySelectorAll(".part")) {
+    part.setAttribute("aria-pressed", String(part.dataset.box === String(box)));
+  }
+}
+
+function showFacts() {
+  const kilobytes = Math.ceil(photo.bytes / 1000).toLocaleString("en");
+  const style = { dateStyle: "medium", timeStyle: "short" };
+  const facts = {
+    Size: `${photo.width} × ${photo.height}`,
+    File: `${photo.media_type}, ${kilobytes} kB`,
+    Stored: new Date(photo.indexed_at).toLocaleString("en", style),
+    ...(photo.animated && { Animated: "only the first frame can be found" }),
+    Id: photo.id,
+  };
+  const rows = [...Object.entries(facts), ...Object.entries(photo.metadata)];
+  byId("facts").replaceChildren(
+    ...rows.map(([name, value]) => {
+      const [term, details] = [make("bdi", {}, name), make("bdi", {}, String(value))];
+      return make("div", {}, make("dt", {}, term), make("dd", {}, details));
+    }),
+  );
+}
+
+// What can be done
+
+function searchMarked() {
+  if (!marker?.box) return;
+  const { box } = marker;
+  if (opened === "") {
+    amend({ marking: undefined }); // so that the back button leads to the results, not to this
+    searchPart(box);
+  } else {
+    go({ view: "search", id: opened, box, maxDistance: route.maxDistance });
+  }
+}
+
+/** The photos before and after this one, where it was opened from. */
+function showNeighbours() {
+  const [before, after] = neighbours();
+  byId("viewer-previous").disabled = !before;
+  byId("viewer-next").disabled = !after;
+  byId("viewer-previous").hidden = byId("viewer-next").hidden = !before && !after;
+}
+
+function neighbours() {
+  const order = route.view === "browse" ? browseOrder() : resultOrder();
+  const place = order.indexOf(opened);
+  return place < 0 ? [] : [order[place - 1], order[place + 1]];
+}
+
+function turn(side) {
+  const id = neighbours()[side];
+  if (id) amend({ photo: id, marking: undefined });
+}
+
+let tool = "mark";
+
+function useTool(chosen = tool) {
+  tool = chosen;
+  for (const name of ["mark", "move"]) {
+    byId(`tool-${name}`).setAttribute("aria-pressed", String(name === tool));
+  }
+  byId("stage").dataset.tool = tool;
+  if (marker) marker.enabled = tool === "mark";
+  if (zoom) zoom.dragMoves = tool === "move";
+}
+
+function leaveViewer() {
+  leave({ photo: undefined, marking: undefined });
+}
+
+/** Wire the dialog. */
+export function startViewer() {
+  byId("tool-mark").addEventListener("click", () => useTool("mark"));
+  byId("tool-move").addEventListener("click", () => useTool("move"));
+  byId("zoom-in").addEventListener("click", () => zoom?.zoomIn());
+  byId("zoom-out").addEventListener("click", () => zoom?.zoomOut());
+  byId("zoom-fit").addEventListener("click", () => zoom?.fit());
+  byId("search-part").addEventListener("click", searchMarked);
+  byId("search-whole").addEventListener("click", () =>
+    go({ view: "search", id: opened, maxDistance: route.maxDistance }),
+  );
+  byId("photo-delete").addEventListener("click", () => {
+    const doomed = photo;
+    leaveViewer();
+    deletion.delete(doomed);
+  });
+  // By a link to an open photo, it may be there before the results are.
+  results.addEventListener("change", () => {
+    if (!photo?.chunks) return;
+    findMatches();
+    drawPhotoBoxes();
+    showPanel();
+    showNeighbours();
+  });
+  byId("viewer-previous").addEventListener("click", () => turn(0));
+  byId("viewer-next").addEventListener("click", () => turn(1));
+  byId("viewer-close").addEventListener("click", leaveViewer);
+  byId("viewer").addEventListener("cancel", (event) => {
+    event.preventDefault(); // the route closes it
+    leaveViewer();
+  });
+  byId("viewer").addEventListener("close", () => {
+    if (opened !== null) leaveViewer(); // a browser may close it all the same
+  });
+  byId("viewer").addEventListener("keydown", ({ key }) => {
+    if (key === "PageUp") turn(0);
+    if (key === "PageDown") turn(1);
+  });
+}

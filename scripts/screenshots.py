@@ -1,0 +1,103 @@
+"""Take the README's pictures of the page: a search on a desktop, an open photo on a phone.
+
+    scripts/screenshots.py
+
+Starts a service of its own with the free photos in scikit-image's wheel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx
+import skimage
+from chromium import chromium
+from index import index_files
+from PIL import Image
+from playwright.sync_api import Browser, Page
+from service import Service, ServiceFailed
+
+FOLDER = Path(__file__).parent / "pictures"
+PATIENCE_MS = 30_000
+
+
+def cut_cup(client: httpx.Client, photos: Path, folder: Path) -> tuple[str, Path]:
+    """Cut the cup out of coffee.png, smaller; returns the id of the photo, and the crop."""
+    records = client.get("/images", params={"limit": 1000}).json()["images"]
+    (record,) = [record for record in records if record["filename"] == "coffee.png"]
+    (box,) = [chunk["box"] for chunk in record["chunks"] if chunk["label"] == "cup"]
+    with Image.open(photos / "coffee.png") as photo:
+        crop = photo.convert("RGB").crop(box)
+    query = folder / "cup.jpg"
+    crop.resize((crop.width * 2 // 3, crop.height * 2 // 3)).save(query, quality=70)
+    return record["id"], query
+
+
+def search(page: Page, query: Path) -> None:
+    page.goto("/")
+    page.set_input_files("#search-file", query)
+    page.wait_for_selector("#results-grid .card")
+    page.wait_for_selector("#state[data-state=ready]")
+    page.wait_for_load_state("networkidle")
+
+
+def desktop(browser: Browser, url: str, query: Path) -> bytes:
+    """A picture was dropped, and found."""
+    context = browser.new_context(base_url=url, viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    search(page, query)
+    return page.screenshot()
+
+
+def phone(browser: Browser, url: str, query: Path, id: str) -> bytes:
+    """The photo it was found in, open, in the dark."""
+    context = browser.new_context(
+        base_url=url,
+        viewport={"width": 390, "height": 780},
+        device_scale_factor=2,
+        is_mobile=True,
+        has_touch=True,
+        color_scheme="dark",
+    )
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    search(page, query)
+    page.locator(f"#results-grid [data-id='{id}'] a").tap()
+    page.wait_for_selector("#canvas img:not([hidden])[alt='coffee.png']")
+    return page.screenshot()
+
+
+def main() -> int:
+    photos = Path(skimage.__file__).parent / "data"
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        service = Service(folder)
+        try:
+            service.start()
+            asyncio.run(index_files(service.url, sorted(photos.glob("*.png"))))
+            with httpx.Client(base_url=service.url, timeout=60) as client:
+                id, query = cut_cup(client, photos, folder)
+            with chromium() as browser:
+                pictures = {
+                    "page-desktop.webp": desktop(browser, service.url, query),
+                    "page-phone.webp": phone(browser, service.url, query, id),
+                }
+        except (ServiceFailed, FileNotFoundError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        finally:
+            service.kill_everything()
+    for name, data in pictures.items():
+        Image.open(io.BytesIO(data)).save(FOLDER / name, quality=85, method=6)
+        print(f"{FOLDER / name}: {(FOLDER / name).stat().st_size / 1000:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
