@@ -493,6 +493,8 @@ def test_the_slider_asks_the_service_where_only_it_can_tell(page, library):
         page.get_by_label("Similarity at least").fill("0")
     assert "max_distance" not in request.value.url
     expect(cards(page)).to_have_count(3)
+    expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
+    page.unroute_all(behavior="wait")
 
 
 def test_more_results_come_on_demand(page, library, client):
