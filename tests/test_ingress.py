@@ -294,9 +294,14 @@ def store(tmp_path, batches_without_replicas):
     """The box of the store, with a photo `old` as an older version has stored it."""
     made = box("Store", tmp_path / "store", {"store": {"max_bytes": 2**20}})
     made.store.apply([Put("old", b"original", None, PHOTO), Put("new", b"x", None, PHOTO)])
-    made.store._write(lambda txn: txn.delete(b"old", db=made.store.dbs.thumbnails), None)
+    forget_thumbnail(made, "old")
     yield made
     made.store.close()
+
+
+def forget_thumbnail(store, id):
+    key, db = id.encode(), store.store.dbs.thumbnails
+    store.store._write(lambda txn: txn.delete(key, db=db), added_bytes=None)
 
 
 def thumbnails(folder, store, maker, *ids):
@@ -329,6 +334,16 @@ def test_a_photo_of_an_older_version_gets_a_thumbnail_once(tmp_path, store):
     assert thumbnails(tmp_path, store, maker, "old", "old") == [b"small original"] * 2
     assert maker.made == [b"original"]
     assert kept(store) == ["new", "old"]
+
+
+def test_it_is_the_thumbnail_that_indexing_would_have_made(tmp_path, store, pictures):
+    """With the box that makes it in the service."""
+    data = pictures["coffee"]
+    store.store.apply([Put("coffee", data, None, PHOTO)])
+    forget_thumbnail(store, "coffee")
+    segmenter = box("Segmenter", tmp_path)
+    (indexed,) = segmenter.segmenter.segment([data])
+    assert thumbnails(tmp_path, store, segmenter, "coffee") == [indexed.thumbnail]
 
 
 def test_a_photo_deleted_meanwhile_leaves_no_thumbnail_behind(tmp_path, store):
