@@ -18,9 +18,6 @@ MAX_BYTES = 20_000
 # The first quality that fits is taken; if none does, the picture becomes smaller, which from here
 # on does no more harm (by the SSIM of detailed photos).
 QUALITIES = (75, 60, 45, 35)
-# A photo longer than so many times the thumbnail is thinned first: with the weights of all pixels,
-# a strip of 64 million takes 8 s and gigabytes.
-MAX_REDUCTION = 64
 
 
 def make_thumbnail(pixels: np.ndarray) -> bytes:
@@ -52,5 +49,4 @@ def _scaled(pixels: np.ndarray, side: int) -> np.ndarray:
     if longest == side:
         return pixels
     size = max(1, round(height * side / longest)), max(1, round(width * side / longest))
-    step = max(1, longest // (MAX_REDUCTION * side))
-    return resize(torch.from_numpy(pixels[::step, ::step]), size, "bicubic").numpy()
+    return resize(torch.from_numpy(pixels), size, "bicubic").numpy()

@@ -311,3 +311,12 @@ def test_resize_is_pillows():
         expected = np.array(Image.fromarray(photo).resize((90, 70), resample)).astype(int)
         actual = resize(torch.from_numpy(photo), (70, 90), mode).numpy().astype(int)
         assert np.abs(actual - expected).max() <= 1
+
+
+def test_a_strip_is_scaled_down_by_the_pixels_that_matter():
+    """Not by all: as many weights as a strip of millions has would be gigabytes."""
+    strip = torch.arange(3_000_000).mul(256).div(3_000_000).to(torch.uint8)
+    strip = strip.view(1, -1, 1).expand(1, -1, 3)
+    scaled = resize(strip, (1, 256), "bilinear")
+    expected = torch.arange(256).view(1, 256, 1).expand(1, 256, 3)
+    assert (scaled.int() - expected).abs().max() <= 1
