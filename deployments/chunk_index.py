@@ -18,10 +18,10 @@ import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.batching import batched
 from deployments.device import HUGE_PAGES_REPLICA, compute_threads, resolve_device
 from deployments.engines import ApproximateEngine, Engine, ExactEngine, Found
 from deployments.errors import UnknownSequence
-from deployments.gate import Gate
 from deployments.metadata import Filter, MetadataColumns
 from deployments.ranker import Ranker
 from deployments.records import (
@@ -39,6 +39,7 @@ from deployments.store_format import content_hash
 
 logger = logging.getLogger(__name__)
 
+SEARCHES = 32  # most that are made together
 # How long the store holds the answer when nothing changes. Stopping the service waits for it.
 POLL_S = 2
 RETRY_S = 0.5
@@ -301,7 +302,7 @@ class ChunkIndexDeployment:
         self._snapshot: Position | None = None  # where it would begin again
         self._moved = asyncio.Condition()
         self._polls = 0  # how many have begun
-        self._gate = Gate()
+        self._search = batched(self._search_batch, max_batch_size=SEARCHES)
         self._searcher = compute_threads(None)
         self._builder = compute_threads(None)
         self.index, self.position = await self._start()
@@ -352,7 +353,6 @@ class ChunkIndexDeployment:
             )
 
         async def fetch(count: int) -> Neighbours:
-            await self._gate.wait()
             return await self._search((query, count, filter))
 
         return await self.ranker.rank(fetch, limit, max_distance, max_chunks), known
@@ -380,11 +380,11 @@ class ChunkIndexDeployment:
             if task.done():
                 raise RuntimeError("a task of the chunk index has ended") from task.exception()
 
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0)
-    async def _search(self, items: list[tuple[np.ndarray, int, Filter | None]]) -> list[Neighbours]:
+    async def _search_batch(
+        self, items: list[tuple[np.ndarray, int, Filter | None]]
+    ) -> list[Neighbours]:
         loop = asyncio.get_running_loop()
-        with self._gate.busy():
-            return await loop.run_in_executor(self._searcher, _search_together, self.index, items)
+        return await loop.run_in_executor(self._searcher, _search_together, self.index, items)
 
     # Following the store
 

@@ -19,6 +19,7 @@ from transformers import CLIPTextModelWithProjection as CLIPText
 from transformers import CLIPVisionModelWithProjection as CLIPVision
 from transformers.utils import logging as transformers_logging
 
+from deployments.batching import batched
 from deployments.device import (
     COMPUTING_REPLICA,
     compute_threads,
@@ -28,7 +29,6 @@ from deployments.device import (
     upload,
 )
 from deployments.errors import BadParameter, ModelUnavailable
-from deployments.gate import Gate
 from deployments.images import decode, scale_crop
 from deployments.limits import ImageLimits
 from deployments.records import EncodedPhoto, EncoderIdentity, EncoderState, SegmentedPhoto
@@ -349,19 +349,18 @@ class EncoderDeployment:
         elif self.encoder.files.is_small:
             threads = threads or 1
         self._threads = compute_threads(threads, passes)
-        self._gate = Gate(passes)
         # The first forward pass is slow (memory, kernels): let it be no one's request.
         size = self.encoder.files.image_size
         self._threads.submit(
             self.encoder.encode_images, np.zeros((1, size, size, 3), np.uint8)
         ).result()
         options = {
+            "at_once": passes,
+            "wait_s": settings.batch_wait_ms / 1000,
             "max_batch_size": settings.batch_size,
-            "batch_wait_timeout_s": settings.batch_wait_ms / 1000,
-            "max_concurrent_batches": passes,
         }
-        self._encode_texts = serve.batch(self._encode_texts_together, **options)
-        self._encode_images = serve.batch(
+        self._encode_texts = batched(self._encode_texts_together, **options)
+        self._encode_images = batched(
             self._encode_images_together,
             batch_size_fn=lambda items: sum(map(len, items)),
             **options,
@@ -372,7 +371,6 @@ class EncoderDeployment:
         # serve.batch refuses an item that is larger than a batch.
         size = self.encoder.batch_size
         pieces = [photo.crops[start : start + size] for start in range(0, len(photo.crops), size)]
-        await self._gate.wait()
         vectors = await asyncio.gather(*map(self._encode_images, pieces))
         return EncodedPhoto(
             photo.width,
@@ -394,7 +392,6 @@ class EncoderDeployment:
             TooLarge, NotAnImage, BrokenImage
         """
         crop = await asyncio.to_thread(self._cut_query, data, box)
-        await self._gate.wait()
         vectors = await self._encode_images(crop[np.newaxis])
         return vectors[0]
 
@@ -404,7 +401,6 @@ class EncoderDeployment:
         Raises:
             BadParameter: the encoder has no text tower.
         """
-        await self._gate.wait()
         return await self._encode_texts(text)
 
     async def ping(self) -> None:
@@ -424,13 +420,11 @@ class EncoderDeployment:
 
     async def _encode_images_together(self, crops: list[np.ndarray]) -> list[np.ndarray]:
         loop = asyncio.get_running_loop()
-        with self._gate.busy():
-            vectors = await loop.run_in_executor(
-                self._threads, self.encoder.encode_images, np.concatenate(crops)
-            )
+        vectors = await loop.run_in_executor(
+            self._threads, self.encoder.encode_images, np.concatenate(crops)
+        )
         return np.split(vectors, np.cumsum([len(item) for item in crops])[:-1])
 
     async def _encode_texts_together(self, texts: list[str]) -> list[np.ndarray]:
-        loop, encode = asyncio.get_running_loop(), self.encoder.encode_texts
-        with self._gate.busy():
-            return list(await loop.run_in_executor(self._threads, encode, texts))
+        loop = asyncio.get_running_loop()
+        return list(await loop.run_in_executor(self._threads, self.encoder.encode_texts, texts))

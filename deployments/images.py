@@ -176,8 +176,7 @@ def scale_crops(
 # Types of devices on which many crops are scaled together. A CPU takes 16 times as long for that:
 # most numbers of the matrices are 0.
 MATRICES_ON = {"cuda"}
-# What is to be scaled down by more is left to the CPU: torch's kernel for a GPU refuses it, and the
-# matrices would be large.
+# Crops that are scaled down by more are left to the CPU, one by one: their matrices would be large.
 MAX_REDUCTION = 64
 MAX_ASPECT = 8
 
@@ -221,7 +220,8 @@ def resize(pixels: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tens
     """Scale uint8 `[h, w, 3]` to `[*size, 3]`, antialiased, as Pillow does.
 
     What is to be scaled down by more than `MAX_REDUCTION` is thinned first: with the weights of all
-    pixels, a strip of 64 million takes 8 s and gigabytes.
+    pixels a strip of 64 million takes 1.6 s and 0.9 GB, where it now takes 6 ms; and torch's kernel
+    for a GPU refuses it.
 
     Args:
         mode: `bilinear` or `bicubic`.
@@ -231,8 +231,6 @@ def resize(pixels: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tens
         for side, new in zip(pixels.shape, size, strict=False)
     ]
     pixels = pixels[:: steps[0], :: steps[1]]
-    if pixels.is_cuda and max(pixels.shape[0] / size[0], pixels.shape[1] / size[1]) > MAX_REDUCTION:
-        return resize(pixels.cpu(), size, mode).to(pixels.device)
     planes = pixels.permute(2, 0, 1).unsqueeze(0)
     if pixels.is_cuda:  # no uint8 kernel there
         planes = functional.interpolate(planes.float(), size, mode=mode, antialias=True)

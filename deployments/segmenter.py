@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from ray import serve
 
+from deployments.batching import batched
 from deployments.detectors import Detections, load_detector
 from deployments.device import (
     COMPUTING_REPLICA,
@@ -24,7 +25,6 @@ from deployments.device import (
     upload,
 )
 from deployments.errors import BadParameter, InsetError
-from deployments.gate import Gate
 from deployments.images import DecodedImage, contrast, decode, outer_box, scale_crops
 from deployments.limits import ImageLimits
 from deployments.records import Chunk, SegmentedPhoto
@@ -276,12 +276,11 @@ class SegmenterDeployment:
             ).result()
         passes = passes_at_once(settings.threads, settings.backend, self.segmenter.device)
         self._threads = compute_threads(settings.threads, passes)
-        self._gate = Gate(passes)
-        self._segment = serve.batch(
+        self._segment = batched(
             self._segment_together,
+            at_once=passes,
+            wait_s=settings.batch_wait_ms / 1000,
             max_batch_size=settings.batch_size,
-            batch_wait_timeout_s=settings.batch_wait_ms / 1000,
-            max_concurrent_batches=passes,
         )
 
     async def segment(self, data: bytes, confidence_threshold: float | None) -> SegmentedPhoto:
@@ -290,7 +289,6 @@ class SegmenterDeployment:
         Raises:
             BadParameter, TooLarge, NotAnImage, BrokenImage
         """
-        await self._gate.wait()
         result = await self._segment((data, confidence_threshold))
         if isinstance(result, InsetError):
             raise result
@@ -307,6 +305,5 @@ class SegmenterDeployment:
         self, items: list[tuple[bytes, float | None]]
     ) -> list[SegmentedPhoto | InsetError]:
         images, thresholds = zip(*items, strict=True)
-        segment, loop = self.segmenter.segment, asyncio.get_running_loop()
-        with self._gate.busy():
-            return await loop.run_in_executor(self._threads, segment, images, thresholds)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self.segmenter.segment, images, thresholds)

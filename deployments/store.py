@@ -25,8 +25,8 @@ import lmdb
 import numpy as np
 from ray import serve
 
+from deployments.batching import batched
 from deployments.errors import BadParameter, EncoderMismatch, InsetError, StoreFull
-from deployments.gate import Gate
 from deployments.metadata import check_metadata
 from deployments.records import (
     Changes,
@@ -382,7 +382,7 @@ class StoreDeployment:
         with ending_serve_run(EncoderMismatch):
             self.store = Store(settings.path, encoder, max_bytes=settings.max_bytes)
         self._sequence = self.store.sequence
-        self._gate = Gate()
+        self._apply = batched(self._apply_together, max_batch_size=GROUP_SIZE)
         self._changed = asyncio.Condition()
         self._followers = Followers()
         self._cutting: asyncio.Task | None = None
@@ -487,16 +487,13 @@ class StoreDeployment:
         """Answer, to show that it can."""
 
     async def _apply_one(self, operation: Operation) -> Any:
-        await self._gate.wait()
         result = await self._apply(operation)
         if isinstance(result, InsetError):
             raise result
         return result
 
-    @serve.batch(max_batch_size=GROUP_SIZE, batch_wait_timeout_s=0)
-    async def _apply(self, operations: list[Operation]) -> list[Result]:
-        with self._gate.busy():
-            results = await asyncio.to_thread(self.store.apply, operations)
+    async def _apply_together(self, operations: list[Operation]) -> list[Result]:
+        results = await asyncio.to_thread(self.store.apply, operations)
         async with self._changed:
             self._sequence = self.store.sequence
             self._changed.notify_all()
