@@ -68,12 +68,8 @@ def prepared(
     chosen = {"pretrained_model_name_or_path": str(encoder)}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         args = args | {"encoder": chosen | args.get("encoder", {})}
-        service = Service(Path(folder), args, import_path=import_path)
-        try:
+        with Service(Path(folder), args, import_path=import_path) as service:
             yield service
-        finally:
-            if service.process is not None:
-                service.kill_everything()
 
 
 def index_loop(service: Service, photos: Iterator[bytes], in_flight: int) -> ClosedLoop:

@@ -75,9 +75,8 @@ def phone(browser: Browser, url: str, query: Path, id: str) -> bytes:
 def main() -> int:
     photos = Path(skimage.__file__).parent / "data"
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, Service(Path(temporary)) as service:
         folder = Path(temporary)
-        service = Service(folder)
         try:
             service.start()
             asyncio.run(index_files(service.url, sorted(photos.glob("*.png"))))
@@ -91,8 +90,6 @@ def main() -> int:
         except (ServiceFailed, FileNotFoundError) as error:
             print(error, file=sys.stderr)
             return 1
-        finally:
-            service.kill_everything()
     for name, data in pictures.items():
         Image.open(io.BytesIO(data)).save(FOLDER / name, quality=85, method=6)
         print(f"{FOLDER / name}: {(FOLDER / name).stat().st_size / 1000:.0f} kB")

@@ -34,7 +34,7 @@ class ServiceFailed(Exception):
 
 
 class Service:
-    """`serve run` with a Ray, a port and a store of its own.
+    """`serve run` with a Ray, a port and a store of its own; `with` kills it at the end.
 
     Args:
         folder: where its config, its log and its store lie.
@@ -68,6 +68,13 @@ class Service:
             deployment.update(deployments.get(deployment["name"], {}))
         application["import_path"] = import_path
         self.config.write_text(yaml.safe_dump(config))
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process is not None:
+            self.kill_everything()
 
     def launch(self, *prefix: str, **environment: str) -> None:
         """Run `serve run`, and return at once.

@@ -83,12 +83,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
     Tests leave photos behind, so none may assume that the store is empty.
     """
-    service = Service(tmp_path_factory.mktemp("service"), {"limits": LIMITS})
-    try:
+    with Service(tmp_path_factory.mktemp("service"), {"limits": LIMITS}) as service:
         service.start()
         yield service
-    finally:
-        service.kill_everything()
 
 
 @pytest.fixture(scope="session")

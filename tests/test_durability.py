@@ -43,16 +43,13 @@ def assert_whole(client: httpx.Client, photos: dict[str, bytes]) -> None:
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with short queues that may be stopped."""
     queues = {"max_ongoing_requests": 2, "max_queued_requests": 6}
-    service = Service(
+    with Service(
         tmp_path_factory.mktemp("own"),
         {"segmenter": {"batch_size": 2}},
         {"Segmenter": queues, "QueryEncoder": queues},
-    )
-    try:
+    ) as service:
         service.start()
         yield service
-    finally:
-        service.kill_everything()
 
 
 @pytest.fixture
