@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.routing import Match as RouteMatch
 
 from deployments.errors import BadParameter, InsetError, NotAnImage, TooLarge, Unavailable
+from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.metadata import (
     CONDITION_PATTERN,
     KEY_PATTERN,
@@ -30,7 +31,6 @@ from deployments.metadata import (
 from deployments.records import IndexedImage, Match, Record, Stats
 from deployments.static_page import add_page
 from deployments.store_format import ID_PATTERN
-from deployments.thumbnails import MAX_BYTES, MAX_SIDE, MEDIA_TYPE
 
 if TYPE_CHECKING:
     from deployments.ingress import Inset
@@ -295,8 +295,9 @@ def build_app(service: "Inset") -> FastAPI:
         response_class=Response,
         responses={
             200: {
-                "description": f"At most {MAX_BYTES:,} bytes, and {MAX_SIDE} pixels wide and high",
-                "content": {MEDIA_TYPE: {"schema": _BINARY}},
+                "description": f"At most {THUMBNAIL_BYTES:,} bytes, and {THUMBNAIL_SIDE} pixels "
+                "wide and high",
+                "content": {THUMBNAIL_TYPE: {"schema": _BINARY}},
             },
             304: {"description": "Unchanged"},
             **_problems(400, 404, 413, 415, 422),
@@ -309,7 +310,7 @@ def build_app(service: "Inset") -> FastAPI:
         today's limits, the answer says so.
         """
         data = await service.thumbnail(id)
-        return _picture(request, data, MEDIA_TYPE, hashlib.sha256(data).hexdigest())
+        return _picture(request, data, THUMBNAIL_TYPE, hashlib.sha256(data).hexdigest())
 
     @app.get("/images/{id}/record", responses=_problems(400, 404))
     async def get_record(id: Id) -> Record:

@@ -2,10 +2,13 @@
 
 import asyncio
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from boxes import HANDLES, OPERATIONS, box, ingress
+from conftest import ROOT
 from ray.exceptions import RayActorError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -16,6 +19,14 @@ from deployments.records import Chunk, EncodedPhoto, RankedPhoto, Record
 from deployments.store import Delete, Put
 
 pytest_plugins = ["boxes"]  # for its fixtures
+
+
+@pytest.mark.parametrize("name", ["ingress", "store"])
+def test_a_box_that_computes_nothing_is_without_torch(name):
+    """It takes 130 MB, and seconds to load."""
+    code = f"import sys, deployments.{name}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
 
 # Failures of its boxes
 

@@ -10,13 +10,14 @@ from PIL import Image
 from skimage import data
 
 from deployments import thumbnails
-from deployments.thumbnails import MAX_BYTES, MAX_SIDE, MEDIA_TYPE, make_thumbnail
+from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
+from deployments.thumbnails import make_thumbnail
 
 
 def opened(thumbnail):
     image = Image.open(io.BytesIO(thumbnail))
     image.load()
-    assert image.get_format_mimetype() == MEDIA_TYPE
+    assert image.get_format_mimetype() == THUMBNAIL_TYPE
     assert image.mode == "RGB"
     return image
 
@@ -31,8 +32,8 @@ def test_it_looks_like_the_photo(name):
     height, width = photo.shape[:2]
     thumbnail = make_thumbnail(photo)
     small = opened(thumbnail)
-    assert len(thumbnail) <= MAX_BYTES
-    assert max(small.size) == MAX_SIDE
+    assert len(thumbnail) <= THUMBNAIL_BYTES
+    assert max(small.size) == THUMBNAIL_SIDE
     assert small.width / small.height == pytest.approx(width / height, rel=0.01)
     expected = np.asarray(Image.fromarray(photo).resize(small.size, Image.Resampling.LANCZOS))
     assert np.abs(np.asarray(small).astype(int) - expected).mean() < 5
@@ -78,8 +79,8 @@ def test_whatever_the_photo_it_fits(width, height, content, seed):
         width, height = width, 2_000_000 // width
     thumbnail = make_thumbnail(CONTENTS[content](width, height, seed))
     small = opened(thumbnail)
-    assert len(thumbnail) <= MAX_BYTES
-    assert max(small.size) <= min(MAX_SIDE, max(width, height))
+    assert len(thumbnail) <= THUMBNAIL_BYTES
+    assert max(small.size) <= min(THUMBNAIL_SIDE, max(width, height))
     # In the proportions of the photo, as far as whole pixels can.
     scale = max(small.size) / max(width, height)
     assert abs(small.width - max(1, width * scale)) <= 1
@@ -89,11 +90,11 @@ def test_whatever_the_photo_it_fits(width, height, content, seed):
 def test_what_is_too_large_loses_quality_first_and_then_size(monkeypatch):
     photo = data.astronaut()
     best = make_thumbnail(photo)
-    monkeypatch.setattr(thumbnails, "MAX_BYTES", len(best) - 1)
+    monkeypatch.setattr(thumbnails, "THUMBNAIL_BYTES", len(best) - 1)
     worse = make_thumbnail(photo)
     assert len(worse) < len(best)
     assert opened(worse).size == opened(best).size
-    monkeypatch.setattr(thumbnails, "MAX_BYTES", 2000)
+    monkeypatch.setattr(thumbnails, "THUMBNAIL_BYTES", 2000)
     smaller = make_thumbnail(photo)
     assert len(smaller) <= 2000
     assert 50 < opened(smaller).width < opened(best).width
