@@ -22,6 +22,9 @@ from deployments.settings import ChunkIndexSettings
 from deployments.store import Put, Store
 from deployments.store_format import Delete, content_hash
 
+pytest_plugins = ["boxes"]  # for its fixtures
+pytestmark = pytest.mark.usefixtures("batches_without_replicas")
+
 DIMENSION = 4
 
 
@@ -248,11 +251,6 @@ class Replicas:
 
     def start(self):
         replica = object.__new__(ChunkIndexDeployment.func_or_class)
-
-        async def search_one(item):  # Serve's batches need a cluster
-            return chunk_index._search_together(replica.index, [item])[0]
-
-        replica._search = search_one
         self.run(replica.__init__(self.settings, DIMENSION, Ranker(), self.handle))
         return replica
 
