@@ -14,10 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from ray import serve
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
-from transformers import CLIPTextModelWithProjection as CLIPText
-from transformers import CLIPVisionModelWithProjection as CLIPVision
-from transformers.utils import logging as transformers_logging
 
 from deployments.batching import batched
 from deployments.device import (
@@ -34,11 +30,6 @@ from deployments.limits import ImageLimits
 from deployments.records import EncodedPhoto, EncoderIdentity, EncoderState, SegmentedPhoto
 from deployments.settings import HEALTH_CHECK_S, EncoderSettings, check_backend, display_name
 from deployments.weights import hub_folder
-
-# Each of our models is one tower of a file that may hold two: transformers would list the other
-# tower's weights as unexpected at every start. Missing ones are looked for in `Encoder._load`.
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
 
 # OpenAI's statistics of the training images, used where a model's folder doesn't bring its own.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -161,17 +152,19 @@ class Encoder:
         preprocessing = _read_preprocessing(self.files.folder)
         self._mean = torch.tensor(preprocessing.get("image_mean", CLIP_MEAN), device=self.device)
         self._std = torch.tensor(preprocessing.get("image_std", CLIP_STD), device=self.device)
+        from deployments.clip import load_image_tower  # takes seconds: see there
+
         if backend == "openvino":
             from deployments.openvino_backend import CompiledNetwork, convert, read_int8
 
             if self.dtype == torch.int8:
                 model = read_int8(self.files.identity.name, self.files.identity.digest)
             else:
-                model = convert(self._load(CLIPVision, torch.float32), self.files.image_size)
+                model = convert(load_image_tower(self.files, torch.float32), self.files.image_size)
             mean, std = self._mean.tolist(), self._std.tolist()
             self.tower = CompiledNetwork(model, self.dtype, mean, std)
         else:
-            self.tower = self._load(CLIPVision, self.dtype)
+            self.tower = load_image_tower(self.files, self.dtype).to(self.device)
 
     def encode_images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Encode pictures.
@@ -252,32 +245,11 @@ class Encoder:
     @cached_property
     def _text_tower(self) -> tuple:
         # Loaded when the first text comes: replicas that only index never pay for it.
-        tokenizer = AutoTokenizer.from_pretrained(self.files.folder)
-        dtype = torch.float32 if self.dtype == torch.int8 else self.dtype  # int8 is for pictures
-        return tokenizer, self._load(CLIPText, dtype)
+        from deployments.clip import load_text_tower
 
-    def _load(self, model_class: type[PreTrainedModel], dtype: torch.dtype) -> PreTrainedModel:
-        folder = self.files.folder
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        if self.files.has_text:
-            # A tower read from a whole CLIP takes its own section, but not the shared dimension.
-            tower = config.text_config if model_class is CLIPText else config.vision_config
-            tower.projection_dim = config.projection_dim
-            config = tower
-        try:
-            model, report = model_class.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except Exception as error:
-            raise ModelUnavailable(f"The encoder in {folder} can't be loaded: {error}") from error
-        if report["missing_keys"]:
-            missing = ", ".join(sorted(report["missing_keys"]))
-            raise ModelUnavailable(f"The encoder in {folder} lacks weights: {missing}.")
-        return model.to(self.device).eval()
+        dtype = torch.float32 if self.dtype == torch.int8 else self.dtype  # int8 is for pictures
+        tokenizer, tower = load_text_tower(self.files, dtype)
+        return tokenizer, tower.to(self.device)
 
 
 def _normalised(embeddings: torch.Tensor) -> np.ndarray:

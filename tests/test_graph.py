@@ -2,10 +2,13 @@
 
 import hashlib
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from boxes import arguments, call
+from conftest import ROOT
 from PIL import Image
 
 import graph
@@ -35,6 +38,12 @@ def part(data, box):
     buffer = io.BytesIO()
     Image.open(io.BytesIO(data)).crop(box).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_the_graph_is_built_without_transformers():
+    """It takes seconds to load, before any replica can start."""
+    code = "import sys, graph; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_a_photo_becomes_a_record(inset, pictures):
