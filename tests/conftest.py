@@ -31,6 +31,16 @@ LIMITS = {
     "max_pixels": 20_000_000,
     "timeout_s": 60,
 }
+# Short, so that the test that fills them needn't send much; no other test sends as many at once.
+QUEUES = {"max_ongoing_requests": 4, "max_queued_requests": 40}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the files that ask the service come last: while it runs, it takes its share of the
+    machine, also from those that start a service of their own.
+    """
+    asking = {item.path for item in items if "service" in item.fixturenames}
+    items.sort(key=lambda item: item.path in asking)
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -> None:
@@ -79,11 +89,16 @@ def photos() -> Path:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service as configured by default, but for small limits; shared by all tests.
+    """The service as configured by default, but for small limits and short queues; shared by all
+    tests.
 
     Tests leave photos behind, so none may assume that the store is empty.
     """
-    with Service(tmp_path_factory.mktemp("service"), {"limits": LIMITS}) as service:
+    with Service(
+        tmp_path_factory.mktemp("service"),
+        {"limits": LIMITS},
+        {"Segmenter": QUEUES, "QueryEncoder": QUEUES},
+    ) as service:
         service.start()
         yield service
 

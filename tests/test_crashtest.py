@@ -21,6 +21,9 @@ PROBLEM = {"content-type": "application/problem+json"}
 
 
 def test_nothing_is_lost_whatever_is_killed(tmp_path):
+    """Nor at the end, which is that of Ctrl-C: nothing is left of the service, and its store is
+    whole.
+    """
     plan = ["ChunkIndex", "Store", ALL]
     report = crash(tmp_path, plan, seed=0)
     assert report.violations == []

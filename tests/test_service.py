@@ -489,6 +489,35 @@ def test_searches_at_the_same_time_answer_as_one_after_the_other(client, photos,
         )
 
 
+def test_an_overloaded_service_says_so_and_harms_nothing(client):
+    """Each answer is what was asked for, or a 503 that says when to try again."""
+    pictures = [picture(f"overload {number}") for number in range(80)]
+    ids = [hashlib.sha256(data).hexdigest() for data in pictures]
+    stored = []
+    for path, success in [("/index", 201), ("/search", 200)]:
+        responses = together(
+            [
+                lambda data=data, path=path: client.post(path, content=data, headers=PNG)
+                for data in pictures
+            ]
+        )
+        assert {response.status_code for response in responses} == {success, 503}, path
+        for response in responses:
+            if response.status_code == 503:
+                assert "queue is full" in problem(response, 503)
+                assert int(response.headers["retry-after"]) > 0
+        if path == "/index":
+            stored = [
+                id for id, response in zip(ids, responses, strict=True) if response.is_success
+            ]
+    assert client.get("/healthz").status_code == 200
+    for id, data in zip(ids, pictures, strict=True):
+        assert client.get(f"/images/{id}").status_code == (200 if id in stored else 404)
+        if id in stored:
+            assert search(client, data, limit=1)[0]["id"] == id
+            assert client.delete(f"/images/{id}").status_code == 204
+
+
 # Python
 
 

@@ -22,8 +22,8 @@ def _chromium_is_there() -> None:
 
 @pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service of these tests' own: it starts empty, and one test stops it. With fewer tiles, so
-    that storing is quick.
+    """A service of these tests' own, which starts empty. With fewer tiles, so that storing is
+    quick.
     """
     args = {"limits": LIMITS, "segmenter": {"tiles": [2]}}
     with Service(tmp_path_factory.mktemp("page"), args) as service:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from conftest import encode, pixels
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from page.visitor import cards, drag, expect_box, the_cup, upload
 
 
-def test_the_page_goes_on_by_itself_when_the_service_is_back(visit, service, library, client):
+def refuse(route: Route) -> None:
+    """As where nothing listens: the service was killed."""
+    route.abort("connectionrefused")
+
+
+def not_yet(route: Route) -> None:
+    """As Serve's proxy answers until the boxes have started."""
+    route.fulfill(status=404, content_type="text/plain", body="Path '/' not found.")
+
+
+def test_the_page_goes_on_by_itself_when_the_service_is_back(visit, library, client):
     record, cup = the_cup(library)
     visitor = visit()
     page, storing = visitor.page, visitor.open_page()
     page.goto(f"/?id={record['id']}")
     expect(cards(page)).to_have_count(3)
     storing.goto("/?view=add")
-    service.kill_everything()
+    visitor.context.route("**/*", refuse)
 
     page.get_by_role("link", name="chelsea.png").click()
     expect(page.locator("#viewer-problem")).to_contain_text("can't be reached")
@@ -27,7 +37,9 @@ def test_the_page_goes_on_by_itself_when_the_service_is_back(visit, service, lib
     storing.set_input_files("#add-files", upload(encode(pixels("patient")), "patient.png"))
     expect(storing.locator("#add-pace")).to_have_text("Waiting for the service.")
 
-    service.start()
+    visitor.context.route("**/*", not_yet)
+    expect(page.locator("#state-text")).to_have_text("Not ready")
+    visitor.context.unroute_all()
     expect(page.locator("#state")).to_have_attribute("data-state", "ready", timeout=30_000)
     expect(page.locator("#trouble")).to_be_hidden()
     expect(page.locator("#search-problem")).to_be_hidden()
