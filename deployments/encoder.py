@@ -152,18 +152,20 @@ class Encoder:
         preprocessing = _read_preprocessing(self.files.folder)
         self._mean = torch.tensor(preprocessing.get("image_mean", CLIP_MEAN), device=self.device)
         self._std = torch.tensor(preprocessing.get("image_std", CLIP_STD), device=self.device)
-        from deployments.clip import load_image_tower  # takes seconds: see there
-
         if backend == "openvino":
             from deployments.openvino_backend import CompiledNetwork, convert, read_int8
 
             if self.dtype == torch.int8:
                 model = read_int8(self.files.identity.name, self.files.identity.digest)
             else:
+                from deployments.clip import load_image_tower  # takes seconds: see there
+
                 model = convert(load_image_tower(self.files, torch.float32), self.files.image_size)
             mean, std = self._mean.tolist(), self._std.tolist()
             self.tower = CompiledNetwork(model, self.dtype, mean, std)
         else:
+            from deployments.clip import load_image_tower
+
             self.tower = load_image_tower(self.files, self.dtype).to(self.device)
 
     def encode_images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from typing import Any
 import httpx
 from crash_clients import CLIENTS, RETRY_S, post
 from crash_journal import TIMEOUT_S, Journal, is_first, picture
+
+from deployments.store_reader import StoreReader
 
 # How long a killed service may take to answer again, and to go on working.
 RECOVERY_S = 120
@@ -52,8 +55,13 @@ def check_listing(
     Returns:
         A sentence for each thing that is wrong.
     """
+    return check_counts(records, stats) + check_records(journal, records)
+
+
+def check_records(journal: Journal, records: list[dict[str, Any]]) -> list[str]:
+    """Hold the records of all photos against what may be stored; see `check_listing`."""
     listed = {record["id"]: record["sha256"] for record in records}
-    wrong = check_counts(records, stats)
+    wrong = []
     if len(listed) < len(records):
         wrong.append(f"{len(records) - len(listed)} photos are listed twice")
     wrong += [f"{id} is listed, and was never sent" for id in listed if id not in journal.possible]
@@ -189,10 +197,21 @@ class Inspector:
         return None if response.status_code == 404 else response.raise_for_status()
 
 
-def verify(store: Path) -> list[str]:
-    """Check the files of a store that no service uses; a sentence if something is wrong."""
+def verify(store: Path, journal: Journal) -> list[str]:
+    """Check the files of a store that no service uses, and hold them against the journal.
+
+    Returns:
+        A sentence for each thing that is wrong.
+    """
     command = [sys.executable, Path(__file__).with_name("store.py"), "verify", "--path", store]
     outcome = subprocess.run(command, capture_output=True, text=True)
-    if outcome.returncode == 0:
-        return []
-    return [f"scripts/store.py verify: {outcome.stdout[-2000:]}{outcome.stderr[-2000:]}".strip()]
+    if outcome.returncode != 0:
+        said = f"{outcome.stdout[-2000:]}{outcome.stderr[-2000:]}".strip()
+        return [f"scripts/store.py verify: {said}"]
+    reader = StoreReader(store)
+    try:
+        found = reader.records(list(reader.ids()))
+    finally:
+        reader.close()
+    records = [json.loads(record) for record in found]
+    return [f"in the files, {wrong}" for wrong in check_records(journal, records)]

@@ -109,7 +109,7 @@ def crash(folder: Path, plan: Sequence[str], seed: int, minutes: float = float("
         time.sleep(max(0, journal.settled_at - time.monotonic()))
         violations += Inspector(service.url, journal).check_all()
         service.stop()
-        violations += verify(service.store)
+        violations += verify(service.store, journal)
     except (ServiceFailed, httpx.HTTPError) as error:
         violations.append(f"The service did not recover: {error}")
     finally:

@@ -46,11 +46,11 @@ def test_photos_are_multiplied_and_the_truth_is_brute_force(work):
 
 def test_the_table_has_a_row_for_each_engine(work):
     command = [sys.executable, "scripts/bench.py", "chunks", "--work", work]
-    options = ["--chunks", "7000", "--dimension", "16", "--engines", "exact", "faiss-ivf"]
+    options = ["--chunks", "7000", "--dimension", "16", "--engines", "exact", "faiss-hnsw"]
     outcome = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     head, rule, *rows = [line for line in outcome.stdout.splitlines() if line.startswith("|")]
-    assert [row.split("|")[1].strip() for row in rows] == ["exact", "faiss-ivf"]
+    assert [row.split("|")[1].strip() for row in rows] == ["exact", "faiss-hnsw"]
     assert len({line.count("|") for line in (head, rule, *rows)}) == 1
     for row in rows:
         assert float(row.split("|")[-2]) > 0.95  # recall

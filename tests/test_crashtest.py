@@ -10,19 +10,25 @@ from pathlib import Path
 import crashtest
 import httpx
 import pytest
-from crash_checks import Seen, check_listing, check_photo, sha256
+from crash_checks import Seen, check_listing, check_photo, sha256, verify
 from crash_journal import Journal, picture
 from crash_kills import ALL, KILLS_PER_RESTART, ROUND, VICTIMS, plan_kills
 from crashtest import crash
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import ENCODER, put
+
+from deployments.store import Put, Store
+from deployments.store_format import Delete
+
+pytest_plugins = ["stores"]  # for its fixtures
 
 PROBLEM = {"content-type": "application/problem+json"}
 
 
 def test_nothing_is_lost_whatever_is_killed(tmp_path):
-    """Nor at the end, which is that of Ctrl-C: nothing is left of the service, and its store is
-    whole.
+    """Nor at the end, which is that of Ctrl-C: nothing is left of the service, and its store has
+    what it had.
     """
     plan = ["ChunkIndex", "Store", ALL]
     report = crash(tmp_path, plan, seed=0)
@@ -213,6 +219,23 @@ def test_the_list_and_the_counts_are_held_against_the_journal(
     violations = check_listing(journal, records, stats)
     assert len(violations) == (0 if sentence is None else 1)
     assert all(sentence in violation for violation in violations)
+
+
+def test_the_files_of_the_end_are_held_against_the_journal(journal, folder):
+    def change(what: Put | Delete) -> None:
+        store = Store(folder, ENCODER)
+        store.apply([what])
+        store.close()
+
+    change(put("a", picture(1)))
+    tell(journal, "index", indexed())
+    assert verify(folder, journal) == []
+    tell(journal, "delete", DELETED)
+    assert verify(folder, journal) == ["in the files, a was deleted, and is there"]
+    change(Delete("a"))
+    assert verify(folder, journal) == []
+    change(put("b", picture(2)))
+    assert verify(folder, journal) == ["in the files, b is listed, and was never sent"]
 
 
 # The script

@@ -512,10 +512,15 @@ def test_an_overloaded_service_says_so_and_harms_nothing(client):
             ]
     assert client.get("/healthz").status_code == 200
     for id, data in zip(ids, pictures, strict=True):
-        assert client.get(f"/images/{id}").status_code == (200 if id in stored else 404)
-        if id in stored:
-            assert search(client, data, limit=1)[0]["id"] == id
-            assert client.delete(f"/images/{id}").status_code == 204
+        original = client.get(f"/images/{id}")
+        if id not in stored:
+            problem(original, 404)
+            continue
+        assert original.content == data
+        (match,) = search(client, data, limit=1)
+        assert match["id"] == id
+        assert match["distance"] < 0.001
+        assert client.delete(f"/images/{id}").status_code == 204
 
 
 # Python
