@@ -15,15 +15,15 @@ from typing import Any
 
 from ray.serve import Application
 
-from deployments.chunk_index import ChunkIndexDeployment
-from deployments.detectors import find_detector
-from deployments.encoder import EncoderDeployment, find_encoder
-from deployments.ingress import IngressDeployment
+from deployments.chunk_index.index import ChunkIndexDeployment
+from deployments.encoder.encoder import EncoderDeployment, find_encoder
+from deployments.ingress.service import IngressDeployment
 from deployments.ranker import Ranker
-from deployments.segmenter import SegmenterDeployment
+from deployments.segmenter.detectors import find_detector
+from deployments.segmenter.segmenter import SegmenterDeployment
 from deployments.settings import Settings, display_name
 from deployments.startup import ending_serve_run
-from deployments.store import StoreDeployment
+from deployments.store.store import StoreDeployment
 
 
 def build(args: dict[str, Any]) -> Application:

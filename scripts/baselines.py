@@ -4,7 +4,7 @@
 `backbone`            YOLOv5s's own backbone: the means of its feature maps at strides 8, 16 and 32
 `efficientnet-lite0`  an ImageNet classifier's last feature map, averaged (1280 numbers)
 `random`              CLIP ViT-B/32 with random weights: what the architecture knows untrained
-any other name        a CLIP of transformers, by folder or hub name: `deployments.encoder.Encoder`,
+any other name        a CLIP of transformers, by folder or hub name: `Encoder`,
                       with its options
 """
 
@@ -20,8 +20,8 @@ import torch
 from bench_chunks import SIDE, Embedder, unit
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from deployments.device import resolve_device, resolve_dtype
-from deployments.encoder import CLIP_MEAN, CLIP_STD, Encoder
+from deployments.compute.device import resolve_device, resolve_dtype
+from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD, Encoder
 from deployments.errors import ModelUnavailable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -50,7 +50,7 @@ from index import find_images
 from queries import EvaluationFailed
 from service import ROOT, Service, ServiceFailed
 
-from deployments.encoder import find_encoder
+from deployments.encoder.encoder import find_encoder
 from deployments.errors import ModelUnavailable
 
 Rows = list[dict[str, Any]]

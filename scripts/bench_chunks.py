@@ -41,12 +41,12 @@ import torch
 from PIL import Image, ImageEnhance
 from tqdm import tqdm
 
-from deployments.checkpoint import read_checkpoint
-from deployments.chunk_index import ChunkIndex
-from deployments.device import HUGE_PAGES_REPLICA
-from deployments.engines import CONSTRUCTION, LINKS
-from deployments.weights import yolov5_weights
-from deployments.yolov5 import load_network
+from deployments.chunk_index.engines import CONSTRUCTION, LINKS
+from deployments.chunk_index.index import ChunkIndex
+from deployments.compute.device import HUGE_PAGES_REPLICA
+from deployments.compute.weights import yolov5_weights
+from deployments.segmenter.checkpoint import read_checkpoint
+from deployments.segmenter.yolov5 import load_network
 
 TILES = (1, 2, 3)
 CHUNKS = sum((2 * n - 1) ** 2 for n in TILES)  # of a photo

@@ -37,10 +37,10 @@ from gpu_networks import make_detector, make_tower, random_yolov5
 from gpu_pipeline import Pipeline
 from tables import table
 
-from deployments import images
-from deployments.checkpoint import Checkpoint, read_checkpoint
-from deployments.device import DTYPES, pinned
-from deployments.images import decode
+from deployments.compute import images
+from deployments.compute.device import DTYPES, pinned
+from deployments.compute.images import decode
+from deployments.segmenter.checkpoint import Checkpoint, read_checkpoint
 
 Rows = list[dict[str, Any]]
 

@@ -2,7 +2,7 @@
 
 Random pictures of the real shapes, already in memory, go through YOLOv5s and through CLIP's image
 tower, and nothing else happens: no decoding, no boxes, no crops, no second process. All cores, and
-the environment of a replica (`deployments.device.COMPUTING_REPLICA`). The variants take turns, and
+the environment of a replica (`device.COMPUTING_REPLICA`). The variants take turns, and
 each figure is the median of its turns, so that a slow minute of the machine is nobody's alone.
 """
 
@@ -24,10 +24,10 @@ from torch import nn
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from deployments.checkpoint import read_checkpoint
-from deployments.device import COMPUTING_REPLICA, DTYPES, resolve_dtype
-from deployments.weights import yolov5_weights
-from deployments.yolov5 import load_network
+from deployments.compute.device import COMPUTING_REPLICA, DTYPES, resolve_dtype
+from deployments.compute.weights import yolov5_weights
+from deployments.segmenter.checkpoint import read_checkpoint
+from deployments.segmenter.yolov5 import load_network
 
 CPU = torch.device("cpu")
 # Of the detector's input, pixels: a square, and the canvas of a landscape photo of 4:3.
@@ -85,7 +85,7 @@ def on_torch(network: nn.Module, dtype: str, memory_format: str) -> Prepare:
 
 def on_openvino(network: nn.Module, dtype: str, memory_format: str) -> Prepare:
     """Run a network in OpenVINO, which begins with the pixels, and lays them out by itself."""
-    from deployments.openvino_backend import CompiledNetwork, convert
+    from deployments.compute.openvino import CompiledNetwork, convert
 
     side = network.config.image_size if hasattr(network, "config") else 2 * network.stride
     compiled = CompiledNetwork(convert(network, side), DTYPES[dtype])

@@ -14,7 +14,7 @@ from evaluate import parse_segmenter
 from index import IN_FLIGHT
 from service import ROOT
 
-from deployments.device import DTYPES
+from deployments.compute.device import DTYPES
 from deployments.errors import StartupError
 from deployments.settings import Settings
 

@@ -14,7 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deployments import chunk_index, detectors, encoder, http_api, ingress, segmenter, store
+from deployments.chunk_index import index as chunk_index
+from deployments.encoder import encoder
+from deployments.ingress import app as http_api
+from deployments.ingress import service as ingress
+from deployments.segmenter import detectors, segmenter
+from deployments.store import store
 from graph import build
 
 __all__ = ["build"]

@@ -18,7 +18,7 @@ import httpx
 from crash_clients import CLIENTS, RETRY_S, post
 from crash_journal import TIMEOUT_S, Journal, is_first, picture
 
-from deployments.store_reader import StoreReader
+from deployments.store.reader import StoreReader
 
 # How long a killed service may take to answer again, and to go on working.
 RECOVERY_S = 120

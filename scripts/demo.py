@@ -24,8 +24,8 @@ from index import find_images, index_files
 from PIL import Image, ImageOps
 from search import draw, search, table
 
+from deployments.compute.weights import yolov5_weights
 from deployments.errors import ModelUnavailable
-from deployments.weights import yolov5_weights
 
 ROOT = Path(__file__).parent.parent
 URL = "http://127.0.0.1:8000"

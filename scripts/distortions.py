@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from deployments.images import outer_box
+from deployments.compute.images import outer_box
 from deployments.records import Box
 
 SCALES = (0.5, 1.3)

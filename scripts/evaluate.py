@@ -46,12 +46,12 @@ from queries import (
 )
 from tqdm import tqdm
 
-from deployments.chunk_index import ChunkIndex
+from deployments.chunk_index.index import ChunkIndex
+from deployments.compute.images import scale_crop
 from deployments.errors import InsetError, ModelUnavailable
-from deployments.images import scale_crop
 from deployments.ranker import Ranker
 from deployments.records import Box, Neighbours
-from deployments.segmenter import Segmenter
+from deployments.segmenter.segmenter import Segmenter
 from deployments.settings import EncoderSettings, SegmenterSettings, display_name
 
 LIMIT = 10  # photos of an answer

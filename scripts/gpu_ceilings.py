@@ -13,9 +13,9 @@ from gpu_load import Sizes
 from gpu_networks import make_detector, make_tower, operations
 from torch import nn
 
-from deployments.checkpoint import Checkpoint
-from deployments.device import DTYPES
-from deployments.yolov5 import letterbox
+from deployments.compute.device import DTYPES
+from deployments.segmenter.checkpoint import Checkpoint
+from deployments.segmenter.yolov5 import letterbox
 
 Rows = list[dict[str, Any]]
 

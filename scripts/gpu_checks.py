@@ -12,13 +12,13 @@ from gpu_load import Sizes, make_photos
 from gpu_networks import make_detector, make_tower
 from gpu_pipeline import MAX_TILES, TILES
 
-from deployments import images
-from deployments.checkpoint import Checkpoint
-from deployments.images import decode, scale_crops
+from deployments.compute import images
+from deployments.compute.images import decode, scale_crops
 from deployments.limits import ImageLimits
-from deployments.suppression import select
+from deployments.segmenter.checkpoint import Checkpoint
+from deployments.segmenter.suppression import select
+from deployments.segmenter.yolov5 import lay_on_canvases, letterbox
 from deployments.tiles import tile_boxes
-from deployments.yolov5 import lay_on_canvases, letterbox
 
 Rows = list[dict[str, Any]]
 

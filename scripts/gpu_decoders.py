@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from deployments.device import pinned
-from deployments.images import decode
+from deployments.compute.device import pinned
+from deployments.compute.images import decode
 from deployments.limits import ImageLimits
 
 AHEAD = 4  # batches

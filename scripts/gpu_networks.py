@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from deployments.checkpoint import Checkpoint
-from deployments.yolov5 import YoloV5, load_network
+from deployments.segmenter.checkpoint import Checkpoint
+from deployments.segmenter.yolov5 import YoloV5, load_network
 
 STRIDES = [8, 16, 32]
 # In pixels, for the grid of each stride.

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from gpu_decoders import Batches
 
-from deployments.device import upload
-from deployments.images import outer_box, scale_crops
-from deployments.suppression import apart, select
+from deployments.compute.device import upload
+from deployments.compute.images import outer_box, scale_crops
+from deployments.segmenter.suppression import apart, select
+from deployments.segmenter.yolov5 import Letterbox, lay_on_canvases, letterbox
 from deployments.tiles import tile_boxes
-from deployments.yolov5 import Letterbox, lay_on_canvases, letterbox
 
 TILES = (2, 3)
 MAX_TILES = 64

@@ -20,16 +20,16 @@ from PIL import Image, ImageOps
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from deployments.checkpoint import read_checkpoint
-from deployments.detectors import CPU_BATCH
-from deployments.device import resolve_dtype
-from deployments.images import contrast, outer_box
+from deployments.compute.device import resolve_dtype
+from deployments.compute.images import contrast, outer_box
+from deployments.compute.weights import yolov5_weights
 from deployments.records import Box
+from deployments.segmenter.checkpoint import read_checkpoint
+from deployments.segmenter.detectors import CPU_BATCH
+from deployments.segmenter.suppression import apart, select
+from deployments.segmenter.yolov5 import PADDING_GREY, Letterbox, load_network, square_letterbox
 from deployments.settings import SegmenterSettings
-from deployments.suppression import apart, select
 from deployments.tiles import tile_boxes
-from deployments.weights import yolov5_weights
-from deployments.yolov5 import PADDING_GREY, Letterbox, load_network, square_letterbox
 
 CROPS = 32  # in one forward pass
 

@@ -24,19 +24,19 @@ import yaml
 from index import find_images
 from tqdm import tqdm
 
-from deployments.checkpoint import read_checkpoint
-from deployments.detectors import find_detector
-from deployments.encoder import Encoder
+from deployments.compute.images import decode
+from deployments.compute.weights import sha256
+from deployments.encoder.encoder import Encoder
 from deployments.errors import InsetError, ModelUnavailable, StartupError
-from deployments.images import decode
-from deployments.segmenter import Segmenter
+from deployments.segmenter.checkpoint import read_checkpoint
+from deployments.segmenter.detectors import find_detector
+from deployments.segmenter.segmenter import Segmenter
+from deployments.segmenter.yolov5 import lay_on_canvases, letterbox, load_network
 from deployments.settings import SegmenterSettings, Settings
-from deployments.weights import sha256
-from deployments.yolov5 import lay_on_canvases, letterbox, load_network
 
 try:
     # First, because it keeps NNCF quiet.
-    from deployments.openvino_backend import convert, write_int8  # isort: skip
+    from deployments.compute.openvino import convert, write_int8  # isort: skip
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 except (ImportError, ModelUnavailable) as error:

@@ -16,11 +16,11 @@ from index import find_images
 from PIL import Image
 from tqdm import tqdm
 
+from deployments.compute.images import decode, outer_box
 from deployments.errors import InsetError
-from deployments.images import decode, outer_box
 from deployments.limits import ImageLimits
 from deployments.records import Box
-from deployments.suppression import intersection_over_union
+from deployments.segmenter.suppression import intersection_over_union
 
 SMALLEST_OBJECT = 48  # pixels, of each side
 LARGEST_OBJECT = 0.5  # of the photo's area

@@ -23,11 +23,11 @@ import lmdb
 from tqdm import tqdm
 
 from deployments.errors import CorruptRecord, StartupError, UnknownId
-from deployments.store_access import DATA
-from deployments.store_check import Problem, StoreCheck
-from deployments.store_copies import backup, compact, restore
-from deployments.store_format import FORMAT
-from deployments.store_reader import StoreReader
+from deployments.store.access import DATA
+from deployments.store.check import Problem, StoreCheck
+from deployments.store.copies import backup, compact, restore
+from deployments.store.format import FORMAT
+from deployments.store.reader import StoreReader
 
 ROOT = Path(__file__).parent.parent
 ATTEMPTS = 20

@@ -37,10 +37,10 @@ from transformers import CLIPVisionConfig
 from transformers import CLIPVisionModelWithProjection as CLIPVision
 from window_pairs import PairSettings, WindowPair, draw_pair, load_photos
 
-from deployments.device import resolve_device, resolve_dtype
-from deployments.encoder import CLIP_MEAN, CLIP_STD
+from deployments.compute.device import resolve_device, resolve_dtype
+from deployments.compute.images import scale_crop
+from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD
 from deployments.errors import ModelUnavailable
-from deployments.images import scale_crop
 from deployments.tiles import tile_boxes
 
 IMAGE_SIZE = 112

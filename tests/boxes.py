@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve import batching
 
 import graph
-from deployments.ingress import Inset
+from deployments.ingress.service import Inset
 
 WAIT_S = 60
 # The boxes that the ingress asks, and what it is asked itself.

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from deployments.records import Change, Chunk, EncodedPhoto, EncoderIdentity, Metadata, Position
-from deployments.store import Put, Store
-from deployments.store_format import KeepThumbnail, _checksum
-from deployments.store_reader import StoreReader
+from deployments.store.format import KeepThumbnail, _checksum
+from deployments.store.reader import StoreReader
+from deployments.store.store import Put, Store
 
 DIMENSION = 16
 ENCODER = EncoderIdentity("openai/clip-vit-base-patch32", DIMENSION, "ab" * 32)

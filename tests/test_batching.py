@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from deployments.batching import batched
+from deployments.compute.batching import batched
 
 pytest_plugins = ["boxes"]  # for its fixtures
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")

@@ -31,12 +31,12 @@ from gpu_networks import (
 from gpu_pipeline import Pipeline
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from deployments.checkpoint import read_checkpoint
-from deployments.device import DTYPES
-from deployments.encoder import CLIP_MEAN, CLIP_STD
-from deployments.images import decode
-from deployments.segmenter import Segmenter
-from deployments.weights import yolov5_weights
+from deployments.compute.device import DTYPES
+from deployments.compute.images import decode
+from deployments.compute.weights import yolov5_weights
+from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD
+from deployments.segmenter.checkpoint import read_checkpoint
+from deployments.segmenter.segmenter import Segmenter
 
 CPU = torch.device("cpu")
 # What the service needs and a machine with a GPU may lack.

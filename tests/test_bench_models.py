@@ -9,7 +9,7 @@ from bench_models import BACKENDS, Variant, best, ceiling_rate, rows, time_varia
 from conftest import ROOT
 from transformers import CLIPVisionConfig
 
-from deployments.encoder import Encoder
+from deployments.encoder.encoder import Encoder
 
 TINY = Variant("detector", 64, 96, "torch", "float32", "contiguous", 1)
 

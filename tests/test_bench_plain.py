@@ -9,11 +9,11 @@ import pytest
 from conftest import ROOT
 from plain import Plain
 
-from deployments.device import COMPUTING_REPLICA
-from deployments.encoder import Encoder
-from deployments.segmenter import Segmenter
+from deployments.compute.device import COMPUTING_REPLICA
+from deployments.encoder.encoder import Encoder
+from deployments.segmenter.segmenter import Segmenter
+from deployments.segmenter.yolov5 import square_letterbox
 from deployments.settings import SegmenterSettings
-from deployments.yolov5 import square_letterbox
 
 COMPACT = ROOT / "models" / "compact"
 NAMES = ["astronaut.png", "coffee.png", "motorcycle_left.png"]

@@ -16,7 +16,7 @@ from bench_photos import cut_queries, endless
 from bench_service import ALL, Pictures
 from service import Service, ServiceFailed
 
-from deployments.images import decode
+from deployments.compute.images import decode
 from deployments.limits import ImageLimits
 
 NAMES = ["coffee.png", "rocket.jpg", "chelsea.png"]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from deployments.checkpoint import CheckpointRefused, read_checkpoint
 from deployments.errors import ModelUnavailable
-from deployments.yolov5 import YoloV5
+from deployments.segmenter.checkpoint import CheckpointRefused, read_checkpoint
+from deployments.segmenter.yolov5 import YoloV5
 
 
 def tiny_architecture(heads=3, classes=7):
@@ -67,7 +67,7 @@ FAKES = {"YoloV5": "models.yolo.DetectionModel", "Detect": "models.yolo.Detect"}
 def as_yolov5_saves(module, classes):
     """Move a network's parts into classes that carry the names of YOLOv5's."""
     name = type(module).__name__
-    if type(module).__module__ != "deployments.yolov5":
+    if type(module).__module__ != "deployments.segmenter.yolov5":
         tree = type(module).__new__(type(module))
     else:
         package, _, name = FAKES.get(name, f"models.common.{name}").rpartition(".")
@@ -137,7 +137,7 @@ def test_the_averaged_model_is_preferred(tmp_path):
 
 
 def test_the_genuine_yolov5s():
-    from deployments.weights import yolov5_weights
+    from deployments.compute.weights import yolov5_weights
 
     checkpoint = read_checkpoint(yolov5_weights("yolov5s"))
     assert checkpoint.names[0] == "person"

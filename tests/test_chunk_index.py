@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from deployments import chunk_index
-from deployments.chunk_index import ChunkIndex, ChunkIndexDeployment
+from deployments.chunk_index import index as chunk_index
+from deployments.chunk_index.index import ChunkIndex, ChunkIndexDeployment
 from deployments.errors import UnknownSequence
 from deployments.metadata import Filter
 from deployments.ranker import Ranker
 from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
 from deployments.settings import ChunkIndexSettings
-from deployments.store import Put, Store
-from deployments.store_format import Delete, content_hash
+from deployments.store.format import Delete, content_hash
+from deployments.store.store import Put, Store
 
 pytest_plugins = ["boxes"]  # for its fixtures
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")

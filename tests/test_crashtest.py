@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import ENCODER, put
 
-from deployments.store import Put, Store
-from deployments.store_format import Delete
+from deployments.store.format import Delete
+from deployments.store.store import Put, Store
 
 pytest_plugins = ["stores"]  # for its fixtures
 

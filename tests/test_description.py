@@ -6,7 +6,7 @@ import pytest
 from fake_service import REQUESTS, STATUSES, Service
 from starlette.testclient import TestClient
 
-from deployments.http_api import build_app
+from deployments.ingress.app import build_app
 
 # What the docstrings of `Inset` say each of them raises.
 RAISES = {

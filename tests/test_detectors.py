@@ -21,18 +21,18 @@ from transformers import (
 )
 from transformers.models.rt_detr.configuration_rt_detr_resnet import RTDetrResNetConfig
 
-from deployments import detectors
-from deployments.checkpoint import read_checkpoint
-from deployments.detectors import (
+from deployments.compute.weights import yolov5_weights
+from deployments.errors import ModelUnavailable
+from deployments.segmenter import detectors
+from deployments.segmenter.checkpoint import read_checkpoint
+from deployments.segmenter.detectors import (
     TorchScriptDetector,
     TransformersDetector,
     YoloV5Detector,
     is_torchscript,
     load_detector,
 )
-from deployments.errors import ModelUnavailable
-from deployments.weights import yolov5_weights
-from deployments.yolov5 import load_network
+from deployments.segmenter.yolov5 import load_network
 
 CPU = torch.device("cpu")
 
@@ -275,7 +275,7 @@ def test_transformers_boxes_that_overlap_are_dropped(yolos):
 def test_no_torchvision_is_imported(yolos):
     """Where torchvision is installed, a detector must not depend on it either."""
     code = (
-        "import sys, torch; from deployments.detectors import load_detector;"
+        "import sys, torch; from deployments.segmenter.detectors import load_detector;"
         f"d = load_detector({str(yolos)!r}, image_size=64, iou_threshold=0.5, batch_size=1,"
         " device=torch.device('cpu'), dtype=torch.float32);"
         "d.detect([torch.zeros(9, 9, 3, dtype=torch.uint8)], [0.5]);"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.device import download, pinned, resolve_device, resolve_dtype, upload
+from deployments.compute.device import download, pinned, resolve_device, resolve_dtype, upload
 
 
 def test_cpu_and_auto():

@@ -18,9 +18,15 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from deployments.encoder import CLIP_MEAN, CLIP_STD, Encoder, EncoderDeployment, find_encoder
+from deployments.compute.images import decode, scale_crop
+from deployments.encoder.encoder import (
+    CLIP_MEAN,
+    CLIP_STD,
+    Encoder,
+    EncoderDeployment,
+    find_encoder,
+)
 from deployments.errors import BadParameter, ModelUnavailable
-from deployments.images import decode, scale_crop
 from deployments.limits import ImageLimits
 from deployments.settings import EncoderSettings
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments import engines
-from deployments.engines import ApproximateEngine, ExactEngine, Starts
+from deployments.chunk_index import engines
+from deployments.chunk_index.engines import ApproximateEngine, ExactEngine, Starts
 
 DIMENSION = 8
 DTYPES = {"float32": np.float32, "float16": np.float16}

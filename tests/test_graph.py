@@ -12,6 +12,7 @@ from conftest import ROOT
 from PIL import Image
 
 import graph
+from deployments.compute.images import decode
 from deployments.errors import (
     BadParameter,
     BrokenImage,
@@ -22,9 +23,8 @@ from deployments.errors import (
     UnknownId,
     UnknownSequence,
 )
-from deployments.images import decode
 from deployments.limits import ImageLimits
-from deployments.thumbnails import make_thumbnail
+from deployments.segmenter.thumbnails import make_thumbnail
 
 pytest_plugins = ["boxes"]  # for its fixtures
 

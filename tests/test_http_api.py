@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from deployments import errors
 from deployments.errors import InsetError, UnknownId
-from deployments.http_api import MAX_PARTS, build_app
+from deployments.ingress.app import MAX_PARTS, build_app
 
 PROBLEMS = {
     error.status: error

@@ -14,8 +14,7 @@ from PIL import Image
 from skimage import data
 from transformers import CLIPImageProcessorPil
 
-from deployments.errors import BrokenImage, NotAnImage, TooLarge
-from deployments.images import (
+from deployments.compute.images import (
     FORMATS,
     ImageLimits,
     contrast,
@@ -24,6 +23,7 @@ from deployments.images import (
     resize,
     scale_crop,
 )
+from deployments.errors import BrokenImage, NotAnImage, TooLarge
 
 LIMITS = ImageLimits()
 

@@ -16,7 +16,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownId, UnknownSequence
 from deployments.metadata import Filter
 from deployments.records import Chunk, EncodedPhoto, RankedPhoto, Record
-from deployments.store import Delete, Put
+from deployments.store.store import Delete, Put
 
 pytest_plugins = ["boxes"]  # for its fixtures
 

@@ -17,15 +17,15 @@ from test_detectors import assert_same, check, some_photos
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import graph
-from deployments.checkpoint import read_checkpoint
-from deployments.detectors import find_detector, load_detector
-from deployments.device import compute_threads
-from deployments.encoder import Encoder, find_encoder
+from deployments.compute.device import compute_threads
+from deployments.compute.openvino import CompiledNetwork, convert, int8_file
+from deployments.compute.weights import sha256
+from deployments.encoder.encoder import Encoder, find_encoder
 from deployments.errors import ModelUnavailable
-from deployments.openvino_backend import CompiledNetwork, convert, int8_file
-from deployments.segmenter import Segmenter
-from deployments.weights import sha256
-from deployments.yolov5 import load_network
+from deployments.segmenter.checkpoint import read_checkpoint
+from deployments.segmenter.detectors import find_detector, load_detector
+from deployments.segmenter.segmenter import Segmenter
+from deployments.segmenter.yolov5 import load_network
 
 CPU = torch.device("cpu")
 
@@ -315,10 +315,10 @@ def test_it_is_imported_only_where_it_is_asked_for(clip, checkpoint):
     """And where it isn't installed, that is a sentence."""
     code = f"""
 import sys
-from deployments.encoder import Encoder
-from deployments.segmenter import Segmenter
+from deployments.encoder.encoder import Encoder
+from deployments.segmenter.segmenter import Segmenter
 Encoder({str(clip)!r}), Segmenter({str(checkpoint)!r})
-assert "openvino" not in sys.modules and "deployments.openvino_backend" not in sys.modules
+assert "openvino" not in sys.modules and "deployments.compute.openvino" not in sys.modules
 sys.modules["openvino"] = None  # as if it weren't installed
 for make, path in ((Encoder, {str(clip)!r}), (Segmenter, {str(checkpoint)!r})):
     try:

@@ -14,10 +14,10 @@ from boxes import HANDLES, OPERATIONS, Handle, bound, box, call, ingress, run
 from starlette.testclient import TestClient
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from deployments.detectors import find_detector
 from deployments.errors import ModelUnavailable, StartupError, StoreFull, TooLarge, Unavailable
-from deployments.http_api import build_app
+from deployments.ingress.app import build_app
 from deployments.records import Changes, EncoderState, Position
+from deployments.segmenter.detectors import find_detector
 
 pytest_plugins = ["boxes"]  # for its fixtures
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")
@@ -299,7 +299,7 @@ def teams(box):
 
 
 def test_threads_for_the_queries_of_a_large_encoder(eight_cores, tmp_path, monkeypatch):
-    monkeypatch.setattr("deployments.encoder.SMALL_BYTES", 0)
+    monkeypatch.setattr("deployments.encoder.encoder.SMALL_BYTES", 0)
     made, _, _ = computing("QueryEncoder", tmp_path, "encoder", {})
     assert teams(made) == [8]
 

@@ -7,8 +7,8 @@ import pytest
 from fake_service import Service
 from starlette.testclient import TestClient
 
-from deployments.http_api import build_app
-from deployments.static_page import FOLDER
+from deployments.ingress.app import build_app
+from deployments.ingress.static_files import FOLDER
 
 NAMES = sorted(file.name for file in FOLDER.iterdir())
 PATHS = ["/", *(f"/page/{name}" for name in NAMES if name != "index.html")]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.chunk_index import ChunkIndex
+from deployments.chunk_index.index import ChunkIndex
 from deployments.ranker import AGGREGATIONS, Ranker
 from deployments.records import Neighbours
 

@@ -11,8 +11,8 @@ from operations import CountOperations
 from PIL import Image
 from skimage import data
 
-from deployments import images, resample
-from deployments.images import outer_box, scale_crops
+from deployments.compute import images, resample
+from deployments.compute.images import outer_box, scale_crops
 from deployments.tiles import tile_boxes
 
 

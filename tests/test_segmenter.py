@@ -9,15 +9,15 @@ import skimage
 import torch
 from PIL import Image
 
-from deployments import images as images_module
-from deployments import segmenter as segmenter_module
-from deployments.detectors import Detections
+from deployments.compute import images as images_module
+from deployments.compute.images import decode, scale_crop
 from deployments.errors import BadParameter, BrokenImage, ModelUnavailable, NotAnImage, TooLarge
-from deployments.images import decode, scale_crop
 from deployments.limits import ImageLimits
 from deployments.records import SegmentedPhoto
-from deployments.segmenter import Segmenter
-from deployments.thumbnails import make_thumbnail
+from deployments.segmenter import segmenter as segmenter_module
+from deployments.segmenter.detectors import Detections
+from deployments.segmenter.segmenter import Segmenter
+from deployments.segmenter.thumbnails import make_thumbnail
 from deployments.tiles import tile_boxes
 
 

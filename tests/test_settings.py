@@ -10,13 +10,13 @@ import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.chunk_index import ChunkIndex
-from deployments.device import DTYPES, resolve_device
-from deployments.encoder import Encoder, EncoderDeployment
+from deployments.chunk_index.index import ChunkIndex
+from deployments.compute.device import DTYPES, resolve_device
+from deployments.encoder.encoder import Encoder, EncoderDeployment
 from deployments.errors import StartupError
 from deployments.limits import ImageLimits
 from deployments.ranker import AGGREGATIONS, Ranker
-from deployments.segmenter import Segmenter, SegmenterDeployment
+from deployments.segmenter.segmenter import Segmenter, SegmenterDeployment
 from deployments.settings import Settings, display_name
 
 ROOT = Path(__file__).parent.parent

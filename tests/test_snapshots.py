@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deployments.chunk_index.snapshots import Snapshots
 from deployments.records import Position
-from deployments.snapshots import Snapshots
 
 KIND = {"engine": "exact", "dimension": 4}
 
@@ -77,7 +77,7 @@ def test_a_writer_that_is_killed_leaves_the_one_before(tmp_path):
     script = f"""
 import os, signal
 from deployments.records import Position
-from deployments.snapshots import Snapshots
+from deployments.chunk_index.snapshots import Snapshots
 def save(folder):
     (folder / "content").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

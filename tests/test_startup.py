@@ -18,7 +18,7 @@ from deployments import startup
 from deployments.errors import EncoderMismatch, ModelUnavailable, StartupError
 from deployments.records import EncoderIdentity
 from deployments.startup import ending_serve_run
-from deployments.store import Store
+from deployments.store.store import Store
 
 START_FAILURE_S = 180  # two of them start at the same time
 

@@ -38,9 +38,9 @@ from stores import (
 
 from deployments.errors import BadParameter, EncoderMismatch, IdTaken, StoreUnusable, UnknownId
 from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
-from deployments.store import Delete, Put, Store, Stored
-from deployments.store_copies import backup, restore
-from deployments.store_format import KeepThumbnail
+from deployments.store.copies import backup, restore
+from deployments.store.format import KeepThumbnail
+from deployments.store.store import Delete, Put, Store, Stored
 
 pytest_plugins = ["stores"]  # for its fixtures
 
@@ -396,7 +396,7 @@ def test_one_owner(store: Store, folder: Path) -> None:
 
 CHILD = """
 import os, random, sys
-from deployments.store import Put, Store
+from deployments.store.store import Put, Store
 from tests.stores import ENCODER, put
 
 folder, prefix = sys.argv[1:]

@@ -18,7 +18,7 @@ from stores import (
 )
 
 from deployments.errors import CorruptRecord
-from deployments.store import Delete, Store, Stored
+from deployments.store.store import Delete, Store, Stored
 
 pytest_plugins = ["stores"]  # for its fixtures
 

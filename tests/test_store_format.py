@@ -26,9 +26,9 @@ from stores import (
 )
 
 from deployments.errors import StoreUnusable
-from deployments.store import Delete, Store
-from deployments.store_format import FORMAT, content_hash
-from deployments.store_reader import StoreReader
+from deployments.store.format import FORMAT, content_hash
+from deployments.store.reader import StoreReader
+from deployments.store.store import Delete, Store
 
 pytest_plugins = ["stores"]  # for its fixtures
 
@@ -120,7 +120,7 @@ def test_a_full_old_store_is_upgraded(folder: Path, format: int) -> None:
 
 KILLED = """
 import os, signal, sys
-import deployments.store as store
+import deployments.store.store as store
 from tests.stores import ENCODER
 
 upgrade = store.upgrade_store

@@ -17,8 +17,8 @@ from conftest import ROOT
 from stores import ENCODER, assert_counts, assert_whole, at, put
 
 from deployments.errors import StoreFull
-from deployments.store import Delete, Store, Stored
-from deployments.store_format import KeepThumbnail
+from deployments.store.format import KeepThumbnail
+from deployments.store.store import Delete, Store, Stored
 
 pytest_plugins = ["stores"]  # for its fixtures
 
@@ -165,7 +165,7 @@ def test_disk_errors(store, monkeypatch, code: int, free: int, is_full: bool) ->
 
     disk = os.statvfs(store.path)
     with monkeypatch.context() as patch:
-        patch.setattr("deployments.store.Writer", FailingWriter)
+        patch.setattr("deployments.store.store.Writer", FailingWriter)
         full = os.statvfs_result((*disk[:4], free // disk.f_frsize, *disk[5:]))
         patch.setattr(os, "statvfs", lambda _: full)
         if is_full:
@@ -180,7 +180,7 @@ def test_disk_errors(store, monkeypatch, code: int, free: int, is_full: bool) ->
 FULL_DISK = """
 import sys
 from deployments.errors import StoreFull
-from deployments.store import Delete, Store, Stored
+from deployments.store.store import Delete, Store, Stored
 from tests.stores import ENCODER, assert_counts, assert_whole, put
 
 store = Store(sys.argv[1], ENCODER)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from stores import ENCODER, Replica, assert_same_content, at, put
 
-from deployments import store as store_module
 from deployments.errors import StoreFull
 from deployments.records import Position
 from deployments.settings import StoreSettings
-from deployments.store import Delete, Store, Stored, StoreDeployment
-from deployments.store_followers import CUT_EVERY_S, FORGET_S, Followers
+from deployments.store import store as store_module
+from deployments.store.followers import CUT_EVERY_S, FORGET_S, Followers
+from deployments.store.store import Delete, Store, Stored, StoreDeployment
 
 pytest_plugins = ["stores"]  # for its fixtures
 

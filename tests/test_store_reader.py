@@ -12,14 +12,14 @@ from conftest import ROOT
 from stores import DIMENSION, ENCODER, put
 
 from deployments.errors import StoreUnusable
-from deployments.store import Store
-from deployments.store_reader import StoreReader
+from deployments.store.reader import StoreReader
+from deployments.store.store import Store
 
 pytest_plugins = ["stores"]  # for its fixtures
 
 READER = """
 import sys
-from deployments.store_reader import StoreReader
+from deployments.store.reader import StoreReader
 
 store = StoreReader(sys.argv[1])
 for id in sys.stdin:

@@ -21,10 +21,10 @@ import pytest
 from conftest import ROOT, free_port, wait_until
 from stores import DIMENSION, ENCODER, OLD, assert_counts, assert_whole, float16, make_old, put
 
-from deployments import store_copies
-from deployments.store import Delete, Store
-from deployments.store_format import PUT, content_hash, sequence_key
-from deployments.store_reader import StoreReader
+from deployments.store import copies as store_copies
+from deployments.store.format import PUT, content_hash, sequence_key
+from deployments.store.reader import StoreReader
+from deployments.store.store import Delete, Store
 
 PHOTOS = {"a": b"one", "b.1": b"2" * 5000, "c~": b"", "d": os.urandom(300_000)}
 
@@ -329,7 +329,7 @@ def test_a_full_disk_leaves_nothing_behind(run, folder: Path, tmp_path: Path) ->
 
 OWNER = """
 import sys
-from deployments.store import Store
+from deployments.store.store import Store
 from tests.stores import ENCODER, put
 
 store = Store(sys.argv[1], ENCODER)
@@ -417,7 +417,7 @@ def test_compact_says_how_much_room_it_needs(run, folder: Path, monkeypatch) -> 
 
 KILLED = """
 import os, runpy, signal, sys
-from deployments import store_copies
+from deployments.store import copies as store_copies
 
 moment, *sys.argv = sys.argv[1:]
 def kill(*_):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operations import CountOperations
 
-from deployments import suppression
-from deployments.suppression import (
+from deployments.segmenter import suppression
+from deployments.segmenter.suppression import (
     MAX_CANDIDATES,
     MAX_DETECTIONS,
     TILE_IOU,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from deployments import thumbnails
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
-from deployments.thumbnails import make_thumbnail
+from deployments.segmenter import thumbnails
+from deployments.segmenter.thumbnails import make_thumbnail
 
 
 def opened(thumbnail):

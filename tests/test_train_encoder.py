@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from train_encoder import Batches, Recipe, Training, Validation, learning_rate, main, save_encoder
 
-from deployments.encoder import Encoder
+from deployments.encoder.encoder import Encoder
 
 RECIPE = Recipe(steps=6, batch=8, warmup=2, teacher_weight=0)
 CPU = torch.device("cpu")

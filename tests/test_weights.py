@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deployments import weights
+from deployments.compute import weights
+from deployments.compute.weights import SourceFailed, extract, hub_folder, yolov5_weights
 from deployments.errors import ModelUnavailable
-from deployments.weights import SourceFailed, extract, hub_folder, yolov5_weights
 
 GOOD = b"the weights" * 1000
 GOOD_DIGEST = hashlib.sha256(GOOD).hexdigest()

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from test_checkpoint import save_checkpoint, tiny_architecture, tiny_network
 from torch import nn
 
-from deployments.checkpoint import CheckpointRefused, read_checkpoint
-from deployments.weights import yolov5_weights
-from deployments.yolov5 import (
+from deployments.compute.weights import yolov5_weights
+from deployments.segmenter.checkpoint import CheckpointRefused, read_checkpoint
+from deployments.segmenter.yolov5 import (
     PADDING_GREY,
     Conv,
     YoloV5,

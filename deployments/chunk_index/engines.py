@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 import torch
 
-from deployments.device import DTYPES, resolve_device
+from deployments.compute.device import DTYPES, resolve_device
 
 # Rows in one tensor. Blocks make room without copying what is there, and give memory back.
 BLOCK_ROWS = 65_536

@@ -11,7 +11,7 @@ import numpy as np
 
 from deployments.errors import CorruptRecord
 from deployments.records import Record
-from deployments.store_format import (
+from deployments.store.format import (
     DELETE,
     PUT,
     Totals,
@@ -26,7 +26,7 @@ from deployments.store_format import (
     sequence_key,
     sequence_of,
 )
-from deployments.store_reader import StoreReader
+from deployments.store.reader import StoreReader
 
 # Vectors are normalised before they are rounded to float16.
 NORM_TOLERANCE = 0.01

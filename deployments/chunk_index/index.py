@@ -18,9 +18,10 @@ import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.batching import batched
-from deployments.device import HUGE_PAGES_REPLICA, compute_threads, resolve_device
-from deployments.engines import ApproximateEngine, Engine, ExactEngine, Found
+from deployments.chunk_index.engines import ApproximateEngine, Engine, ExactEngine, Found
+from deployments.chunk_index.snapshots import Snapshots
+from deployments.compute.batching import batched
+from deployments.compute.device import HUGE_PAGES_REPLICA, compute_threads, resolve_device
 from deployments.errors import UnknownSequence
 from deployments.metadata import Filter, MetadataColumns
 from deployments.ranker import Ranker
@@ -34,8 +35,7 @@ from deployments.records import (
     RankedPhoto,
 )
 from deployments.settings import HEALTH_CHECK_S, ChunkIndexSettings
-from deployments.snapshots import Snapshots
-from deployments.store_format import content_hash
+from deployments.store.format import content_hash
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from deployments.errors import ModelUnavailable
 
 if TYPE_CHECKING:
-    from deployments.encoder import EncoderFiles
+    from deployments.encoder.encoder import EncoderFiles
 
 # A file may hold two towers: transformers would list the weights of the other one as unexpected at
 # every start. Missing ones are looked for in `_load`.

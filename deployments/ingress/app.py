@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.routing import Match as RouteMatch
 
 from deployments.errors import BadParameter, InsetError, NotAnImage, TooLarge, Unavailable
+from deployments.ingress.static_files import add_page
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.metadata import (
     CONDITION_PATTERN,
@@ -29,11 +30,10 @@ from deployments.metadata import (
     parse_metadata,
 )
 from deployments.records import IndexedImage, Match, Record, Stats
-from deployments.static_page import add_page
-from deployments.store_format import ID_PATTERN
+from deployments.store.format import ID_PATTERN
 
 if TYPE_CHECKING:
-    from deployments.ingress import Inset
+    from deployments.ingress.service import Inset
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ import lmdb
 import numpy as np
 from ray import serve
 
-from deployments.batching import batched
+from deployments.compute.batching import batched
 from deployments.errors import BadParameter, EncoderMismatch, InsetError, StoreFull
 from deployments.metadata import check_metadata
 from deployments.records import (
@@ -39,15 +39,15 @@ from deployments.records import (
 )
 from deployments.settings import HEALTH_CHECK_S, StoreSettings
 from deployments.startup import ending_serve_run
-from deployments.store_access import (
+from deployments.store.access import (
     DISK_FULL,
     MAX_READERS,
     make_folder,
     sync_folders,
     take_ownership,
 )
-from deployments.store_followers import Followers
-from deployments.store_format import (
+from deployments.store.followers import Followers
+from deployments.store.format import (
     FORMAT,
     VECTOR_DTYPE,
     Databases,
@@ -67,7 +67,7 @@ from deployments.store_format import (
     read_meta,
     upgrade_store,
 )
-from deployments.store_reader import StoreReader
+from deployments.store.reader import StoreReader
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownSequence
-from deployments.http_api import BodyLimit, build_app
+from deployments.ingress.app import BodyLimit, build_app
 from deployments.metadata import Filter, Value, check_metadata
 from deployments.records import (
     EncoderState,
@@ -28,7 +28,7 @@ from deployments.records import (
     Stats,
 )
 from deployments.settings import HEALTH_CHECK_S, LimitSettings
-from deployments.store_format import check_id
+from deployments.store.format import check_id
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class Inset:
             return await self.store.get.remote(check_id(id))
 
     async def thumbnail(self, id: str) -> bytes:
-        """Return a small picture of a photo, as `deployments.thumbnails.make_thumbnail` makes it.
+        """Return a small picture of a photo, see `segmenter.thumbnails.make_thumbnail`.
 
         It was made when the photo was indexed; where a version without thumbnails has done that, it
         is made now, and kept if there is room.

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from deployments.records import Position
-from deployments.store_access import sync_folders
+from deployments.store.access import sync_folders
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import lmdb
 
 from deployments.errors import StoreUnusable
-from deployments.store_access import (
+from deployments.store.access import (
     DATA,
     hold_files,
     make_folder,
@@ -22,7 +22,7 @@ from deployments.store_access import (
     sync_folders,
     take_ownership,
 )
-from deployments.store_format import (
+from deployments.store.format import (
     FORMAT,
     Databases,
     begin_history,
@@ -30,7 +30,7 @@ from deployments.store_format import (
     read_format,
     upgrade_store,
 )
-from deployments.store_reader import StoreReader
+from deployments.store.reader import StoreReader
 
 COPY_BYTES = 2**20
 # Room for the few pages that a restored store gets to change.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from deployments.device import upload
+from deployments.compute.device import upload
 
 if TYPE_CHECKING:
     from deployments.records import Box

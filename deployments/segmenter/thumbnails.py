@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deployments.images import resize
+from deployments.compute.images import resize
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE
 
 # The first quality that fits is taken; if none does, the picture becomes smaller, which from here

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from deployments.device import upload
+from deployments.compute.device import upload
 
 DTYPE = torch.float16
 MEMORY = 2**29  # bytes for all that is in between, about

@@ -14,12 +14,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from deployments.checkpoint import open_archive, read_checkpoint
+from deployments.compute.images import MAX_ASPECT
+from deployments.compute.weights import YOLOV5_NAMES, hub_folder, sha256, yolov5_weights
 from deployments.errors import ModelUnavailable
-from deployments.images import MAX_ASPECT
-from deployments.suppression import select, suppress
-from deployments.weights import YOLOV5_NAMES, hub_folder, sha256, yolov5_weights
-from deployments.yolov5 import (
+from deployments.segmenter.checkpoint import open_archive, read_checkpoint
+from deployments.segmenter.suppression import select, suppress
+from deployments.segmenter.yolov5 import (
     PADDING_GREY,
     Letterbox,
     lay_on_canvases,
@@ -93,7 +93,7 @@ class YoloV5Detector:
         checkpoint = read_checkpoint(path)
         self.stride = max(checkpoint.stride)
         if backend == "openvino":
-            from deployments.openvino_backend import CompiledNetwork, convert, read_int8
+            from deployments.compute.openvino import CompiledNetwork, convert, read_int8
 
             if dtype == torch.int8:
                 model = read_int8(path.stem, sha256(path))
@@ -339,7 +339,7 @@ def find_detector(model_name_or_path: str, *, backend: str = "torch", dtype: str
     """
     path = _find(model_name_or_path)
     if backend == "openvino":
-        from deployments.openvino_backend import find_int8  # refused where it isn't installed
+        from deployments.compute.openvino import find_int8  # refused where it isn't installed
 
         if path.is_dir() or is_torchscript(path):
             raise ModelUnavailable(

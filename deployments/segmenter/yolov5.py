@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from deployments.checkpoint import Checkpoint, CheckpointRefused
-from deployments.images import resize
+from deployments.compute.images import resize
+from deployments.segmenter.checkpoint import Checkpoint, CheckpointRefused
 
 PADDING_GREY = 114  # what the networks were trained with
 

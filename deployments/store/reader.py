@@ -15,7 +15,7 @@ import numpy as np
 
 from deployments.errors import CorruptRecord, StoreUnusable
 from deployments.records import Change, Changes, EncoderIdentity, Position, Record, StoreState
-from deployments.store_access import (
+from deployments.store.access import (
     DATA,
     MAX_READERS,
     MapGate,
@@ -23,7 +23,7 @@ from deployments.store_access import (
     opening,
     require_store,
 )
-from deployments.store_format import (
+from deployments.store.format import (
     DELETE,
     FORMAT,
     PUT,

@@ -12,9 +12,9 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.nn import functional
 
+from deployments.compute.resample import scale_windows
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
-from deployments.resample import scale_windows
 
 # Everything Pillow decodes by itself. EPS would run Ghostscript on the bytes, WMF needs Windows,
 # and the others are stubs that need a foreign handler.

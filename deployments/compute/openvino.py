@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from deployments.device import resolve_dtype
+from deployments.compute.device import resolve_dtype
+from deployments.compute.weights import default_cache
 from deployments.errors import ModelUnavailable
-from deployments.weights import default_cache
 
 # OpenVINO's converter and NNCF send Google Analytics what they are used for, and with what options.
 # Both do without this package where it is missing; it is none of anyone's business.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from ray import serve
 
-from deployments.batching import batched
-from deployments.device import (
+from deployments.compute.batching import batched
+from deployments.compute.device import (
     COMPUTING_REPLICA,
     compute_threads,
     passes_at_once,
@@ -24,12 +24,12 @@ from deployments.device import (
     resolve_dtype,
     upload,
 )
+from deployments.compute.images import decode, scale_crop
+from deployments.compute.weights import hub_folder
 from deployments.errors import BadParameter, ModelUnavailable
-from deployments.images import decode, scale_crop
 from deployments.limits import ImageLimits
 from deployments.records import EncodedPhoto, EncoderIdentity, EncoderState, SegmentedPhoto
 from deployments.settings import HEALTH_CHECK_S, EncoderSettings, check_backend, display_name
-from deployments.weights import hub_folder
 
 # OpenAI's statistics of the training images, used where a model's folder doesn't bring its own.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -105,7 +105,7 @@ def find_encoder(
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     identity = EncoderIdentity(display_name(pretrained_model_name_or_path), dimension, digest)
     if backend == "openvino":
-        from deployments.openvino_backend import find_int8  # refused where it isn't installed
+        from deployments.compute.openvino import find_int8  # refused where it isn't installed
 
         if dtype == "int8":
             find_int8(identity.name, digest)
@@ -153,18 +153,18 @@ class Encoder:
         self._mean = torch.tensor(preprocessing.get("image_mean", CLIP_MEAN), device=self.device)
         self._std = torch.tensor(preprocessing.get("image_std", CLIP_STD), device=self.device)
         if backend == "openvino":
-            from deployments.openvino_backend import CompiledNetwork, convert, read_int8
+            from deployments.compute.openvino import CompiledNetwork, convert, read_int8
 
             if self.dtype == torch.int8:
                 model = read_int8(self.files.identity.name, self.files.identity.digest)
             else:
-                from deployments.clip import load_image_tower  # takes seconds: see there
+                from deployments.encoder.clip import load_image_tower  # takes seconds: see there
 
                 model = convert(load_image_tower(self.files, torch.float32), self.files.image_size)
             mean, std = self._mean.tolist(), self._std.tolist()
             self.tower = CompiledNetwork(model, self.dtype, mean, std)
         else:
-            from deployments.clip import load_image_tower
+            from deployments.encoder.clip import load_image_tower
 
             self.tower = load_image_tower(self.files, self.dtype).to(self.device)
 
@@ -247,7 +247,7 @@ class Encoder:
     @cached_property
     def _text_tower(self) -> tuple:
         # Loaded when the first text comes: replicas that only index never pay for it.
-        from deployments.clip import load_text_tower
+        from deployments.encoder.clip import load_text_tower
 
         dtype = torch.float32 if self.dtype == torch.int8 else self.dtype  # int8 is for pictures
         tokenizer, tower = load_text_tower(self.files, dtype)

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from ray import serve
 
-from deployments.batching import batched
-from deployments.detectors import Detections, load_detector
-from deployments.device import (
+from deployments.compute.batching import batched
+from deployments.compute.device import (
     COMPUTING_REPLICA,
     compute_threads,
     download,
@@ -24,13 +23,14 @@ from deployments.device import (
     resolve_dtype,
     upload,
 )
+from deployments.compute.images import DecodedImage, contrast, decode, outer_box, scale_crops
 from deployments.errors import BadParameter, InsetError
-from deployments.images import DecodedImage, contrast, decode, outer_box, scale_crops
 from deployments.limits import ImageLimits
 from deployments.records import Chunk, SegmentedPhoto
+from deployments.segmenter.detectors import Detections, load_detector
+from deployments.segmenter.suppression import apart
+from deployments.segmenter.thumbnails import make_thumbnail
 from deployments.settings import HEALTH_CHECK_S, SegmenterSettings, check_backend
-from deployments.suppression import apart
-from deployments.thumbnails import make_thumbnail
 from deployments.tiles import fewest_tiles, tile_boxes
 
 DECODING_THREADS = 4

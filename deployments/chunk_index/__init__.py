@@ -1,0 +1,1 @@
+"""The chunk index: vectors to the photos with the nearest chunks."""

@@ -1,0 +1,1 @@
+"""What the networks share: devices, batches, pixels and weights."""

@@ -1,0 +1,1 @@
+"""The encoder: crops, queries and texts to vectors."""

@@ -1,0 +1,1 @@
+"""The ingress: HTTP and Ray handles in front of the other deployments."""

@@ -1,0 +1,1 @@
+"""The segmenter: image bytes to boxes and crops."""
