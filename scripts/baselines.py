@@ -21,8 +21,10 @@ from bench_chunks import SIDE, Embedder, unit
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.compute.device import resolve_device, resolve_dtype
-from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD, Encoder
+from deployments.encoder.encoder import Encoder
+from deployments.encoder.files import CLIP_MEAN, CLIP_STD
 from deployments.errors import ModelUnavailable
+from deployments.settings import EncoderSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -154,7 +156,7 @@ class Clip:
     """
 
     def __init__(self, name: str, **options: Any) -> None:
-        self.encoder = Encoder(name, **options)
+        self.encoder = Encoder(EncoderSettings(pretrained_model_name_or_path=name, **options))
         self.size, self.squash = self.encoder.files.image_size, self.encoder.files.squash
         self.encode = self.encoder.encode_images
 

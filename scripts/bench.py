@@ -50,8 +50,9 @@ from index import find_images
 from queries import EvaluationFailed
 from service import ROOT, Service, ServiceFailed
 
-from deployments.encoder.encoder import find_encoder
+from deployments.encoder.files import find_encoder
 from deployments.errors import ModelUnavailable
+from deployments.settings import EncoderSettings
 
 Rows = list[dict[str, Any]]
 
@@ -348,7 +349,11 @@ def encoder_folders(names: Iterable[str]) -> Iterator[dict[str, Path]]:
                 bench_models.make_vit_b_32(folders[name])
             else:
                 path = ROOT / name  # as the service finds it
-                folders[name] = find_encoder(str(path) if path.is_dir() else name).folder
+                folders[name] = find_encoder(
+                    EncoderSettings(
+                        pretrained_model_name_or_path=str(path) if path.is_dir() else name
+                    )
+                ).folder
         yield folders
 
 

@@ -41,12 +41,13 @@ import torch
 from PIL import Image, ImageEnhance
 from tqdm import tqdm
 
-from deployments.chunk_index.engines import CONSTRUCTION, LINKS
+from deployments.chunk_index.approximate import CONSTRUCTION, LINKS
 from deployments.chunk_index.index import ChunkIndex
-from deployments.compute.device import HUGE_PAGES_REPLICA
+from deployments.compute.replicas import HUGE_PAGES_REPLICA
 from deployments.compute.weights import yolov5_weights
 from deployments.segmenter.checkpoint import read_checkpoint
 from deployments.segmenter.yolov5 import load_network
+from deployments.settings import ChunkIndexSettings
 
 TILES = (1, 2, 3)
 CHUNKS = sum((2 * n - 1) ** 2 for n in TILES)  # of a photo
@@ -213,7 +214,7 @@ class Inset:
     """Our chunk index, as a replica uses it: photos in, photos out."""
 
     def __init__(self, engine: str, dimension: int) -> None:
-        self.index = ChunkIndex(dimension, engine=engine, device="cpu")
+        self.index = ChunkIndex(dimension, ChunkIndexSettings(engine=engine, device="cpu"))
         self.efforts = (None,)  # as configured by default
 
     def add(self, chunks: np.ndarray, first: int) -> None:

@@ -24,7 +24,8 @@ from torch import nn
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from deployments.compute.device import COMPUTING_REPLICA, DTYPES, resolve_dtype
+from deployments.compute.device import DTYPES, resolve_dtype
+from deployments.compute.replicas import COMPUTING_REPLICA
 from deployments.compute.weights import yolov5_weights
 from deployments.segmenter.checkpoint import read_checkpoint
 from deployments.segmenter.yolov5 import load_network

@@ -27,7 +27,7 @@ from bench_memory import MIB, Peak
 from bench_photos import cut_queries, endless
 from plain import Plain
 
-from deployments.compute.device import COMPUTING_REPLICA
+from deployments.compute.replicas import COMPUTING_REPLICA
 from deployments.settings import SegmenterSettings
 
 THREADS = 8

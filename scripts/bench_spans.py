@@ -14,11 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deployments.chunk_index import index as chunk_index
+from deployments.chunk_index import deployment as chunk_index_deployment
+from deployments.chunk_index import index
+from deployments.encoder import deployment as encoder_deployment
 from deployments.encoder import encoder
-from deployments.ingress import app as http_api
-from deployments.ingress import service as ingress
-from deployments.segmenter import detectors, segmenter
+from deployments.ingress import app
+from deployments.ingress import deployment as ingress_deployment
+from deployments.segmenter import canvas_detectors, segmenter
+from deployments.segmenter import deployment as segmenter_deployment
+from deployments.store import deployment as store_deployment
 from deployments.store import store
 from graph import build
 
@@ -31,29 +35,29 @@ def install() -> None:
     """Have the functions that are stages of a request note their times."""
     # The class of a deployment is behind it. It travels, from the process that builds the graph.
     for deployment, names in [
-        (ingress.IngressDeployment, ["index", "search"]),
-        (segmenter.SegmenterDeployment, ["segment"]),
-        (encoder.EncoderDeployment, ["encode_photo", "encode_query"]),
-        (chunk_index.ChunkIndexDeployment, ["rank"]),
-        (store.StoreDeployment, ["find", "put", "records"]),
+        (ingress_deployment.IngressDeployment, ["index", "search"]),
+        (segmenter_deployment.SegmenterDeployment, ["segment"]),
+        (encoder_deployment.EncoderDeployment, ["encode_photo", "encode_query"]),
+        (chunk_index_deployment.ChunkIndexDeployment, ["rank"]),
+        (store_deployment.StoreDeployment, ["find", "put", "records"]),
     ]:
         for name in names:
             note(deployment.func_or_class, name)
     for owner, name in [
-        (http_api.FastAPI, "__call__"),
+        (app.FastAPI, "__call__"),
         (segmenter.Segmenter, "segment"),
         (segmenter.Segmenter, "_cut"),
-        (detectors.YoloV5Detector, "detect"),
+        (canvas_detectors.CanvasDetector, "detect"),
         (encoder.Encoder, "encode_images"),
-        (encoder.Encoder, "preprocess"),
-        (chunk_index.ChunkIndex, "search"),
+        (encoder.Encoder, "squares"),
+        (index.ChunkIndex, "search"),
         (store.Store, "apply"),
     ]:
         note(owner, name)
     for module, name in [
         (segmenter, "decode"),
         (segmenter, "make_thumbnail"),
-        (encoder, "decode"),
+        (encoder_deployment, "decode"),
     ]:
         note(module, name)
 

@@ -52,7 +52,12 @@ from deployments.errors import InsetError, ModelUnavailable
 from deployments.ranker import Ranker
 from deployments.records import Box, Neighbours
 from deployments.segmenter.segmenter import Segmenter
-from deployments.settings import EncoderSettings, SegmenterSettings, display_name
+from deployments.settings import (
+    ChunkIndexSettings,
+    EncoderSettings,
+    SegmenterSettings,
+    display_name,
+)
 
 LIMIT = 10  # photos of an answer
 BATCH = 8  # photos, as in serve_config.yaml
@@ -84,7 +89,9 @@ def index_photos(
         ModelUnavailable: the detector can't be had.
     """
     segmenter = Segmenter(
-        **{"batch_size": BATCH} | options, crop_size=encoder.size, squash=encoder.squash
+        SegmenterSettings(**{"batch_size": BATCH} | options),
+        crop_size=encoder.size,
+        squash=encoder.squash,
     )
     vectors, chunks = {}, {}
     seconds = 0.0
@@ -101,7 +108,9 @@ def index_photos(
                 chunks[photo.id] = [chunk.box for chunk in result.chunks]
             seconds += time.monotonic() - began
             bar.update(len(batch))
-    index = ChunkIndex(next(iter(vectors.values())).shape[1], engine="exact", device="cpu")
+    index = ChunkIndex(
+        next(iter(vectors.values())).shape[1], ChunkIndexSettings(engine="exact", device="cpu")
+    )
     for id, of_photo in vectors.items():
         index.put(id, of_photo)
     return index, chunks, len(photos) / seconds

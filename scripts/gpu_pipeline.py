@@ -23,8 +23,9 @@ from gpu_decoders import Batches
 
 from deployments.compute.device import upload
 from deployments.compute.images import outer_box, scale_crops
-from deployments.segmenter.suppression import apart, select
-from deployments.segmenter.yolov5 import Letterbox, lay_on_canvases, letterbox
+from deployments.segmenter.chunks import apart
+from deployments.segmenter.letterbox import Letterbox, lay_on_canvases, letterbox
+from deployments.segmenter.suppression import select
 from deployments.tiles import tile_boxes
 
 TILES = (2, 3)

@@ -16,7 +16,6 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +28,11 @@ from deployments.compute.weights import sha256
 from deployments.encoder.encoder import Encoder
 from deployments.errors import InsetError, ModelUnavailable, StartupError
 from deployments.segmenter.checkpoint import read_checkpoint
-from deployments.segmenter.detectors import find_detector
+from deployments.segmenter.files import find_detector
+from deployments.segmenter.letterbox import lay_on_canvases, letterbox
 from deployments.segmenter.segmenter import Segmenter
-from deployments.segmenter.yolov5 import lay_on_canvases, letterbox, load_network
-from deployments.settings import SegmenterSettings, Settings
+from deployments.segmenter.yolov5 import load_network
+from deployments.settings import EncoderSettings, SegmenterSettings, Settings
 
 try:
     # First, because it keeps NNCF quiet.
@@ -95,7 +95,8 @@ def quantise_detector(settings: SegmenterSettings, photos: Sequence[np.ndarray])
     Raises:
         ModelUnavailable: it can't be had, or is no YOLOv5.
     """
-    path = find_detector(settings.model_name_or_path, backend="openvino")
+    # Whether int8 is possible is not asked here: this is what makes it possible.
+    path = find_detector(settings.model_copy(update={"dtype": "float32"})).path
     network = load_network(read_checkpoint(path), CPU, torch.float32)
     canvases = []
     for pixels in photos:
@@ -127,7 +128,7 @@ def quantise_encoder(encoder: Encoder, crops: Sequence[np.ndarray]) -> Path:
     """
     model = nncf.quantize(
         convert(encoder.tower, encoder.files.image_size),
-        nncf.Dataset(crops, lambda batch: encoder.preprocess(batch).numpy()),
+        nncf.Dataset(crops, lambda batch: encoder.tower.normalise(encoder.squares(batch)).numpy()),
         subset_size=len(crops),
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER,
@@ -143,11 +144,9 @@ def cut_crops(settings: SegmenterSettings, encoder: Encoder, data: list[bytes]) 
     Raises:
         ModelUnavailable: the detector can't be had.
     """
-    options: dict[str, Any] = settings.model_dump(
-        exclude={"backend", "dtype", "threads", "batch_wait_ms"}
-    )
     files = encoder.files
-    segmenter = Segmenter(**options, crop_size=files.image_size, squash=files.squash)
+    in_torch = settings.model_copy(update={"backend": "torch", "dtype": "auto"})
+    segmenter = Segmenter(in_torch, crop_size=files.image_size, squash=files.squash)
     random = np.random.default_rng(0)
     some = []
     for photo in tqdm(data, unit="photo", desc="cutting crops"):
@@ -179,7 +178,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"The detector in int8: {quantise_detector(settings.segmenter, pixels)}")
     if encoder:
         name = settings.encoder.pretrained_model_name_or_path
-        network = Encoder(name, device="cpu", dtype="float32")
+        network = Encoder(
+            EncoderSettings(pretrained_model_name_or_path=name, device="cpu", dtype="float32")
+        )
         crops = cut_crops(settings.segmenter, network, data)
         print(f"The encoder in int8: {quantise_encoder(network, crops)}")
 

@@ -39,7 +39,7 @@ from window_pairs import PairSettings, WindowPair, draw_pair, load_photos
 
 from deployments.compute.device import resolve_device, resolve_dtype
 from deployments.compute.images import scale_crop
-from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD
+from deployments.encoder.files import CLIP_MEAN, CLIP_STD
 from deployments.errors import ModelUnavailable
 from deployments.tiles import tile_boxes
 
