@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ray.serve import Application, Deployment
+from ray.serve import Application
 
 from deployments.chunk_index.deployment import ChunkIndexDeployment
 from deployments.encoder.deployment import EncoderDeployment
@@ -44,9 +44,9 @@ def build(args: dict[str, Any]) -> Application:
     segmenter = bind(
         SegmenterDeployment, settings.segmenter, encoder.image_size, encoder.squash, images
     )
-    index_encoder = bind(EncoderDeployment.options(name="IndexEncoder"), settings.encoder, images)
+    index_encoder = bind(EncoderDeployment, settings.encoder, images, name="IndexEncoder")
     query_encoder = bind(
-        EncoderDeployment.options(name="QueryEncoder"), settings.encoder, images, low_latency=True
+        EncoderDeployment, settings.encoder, images, low_latency=True, name="QueryEncoder"
     )
     store = bind(StoreDeployment, settings.store, encoder.identity)
     # The ranker works in the replica of the index: a process of its own would be one more hop.
@@ -55,7 +55,8 @@ def build(args: dict[str, Any]) -> Application:
         ChunkIndexDeployment, settings.chunk_index, encoder.identity.dimension, ranker, store
     )
 
-    return IngressDeployment.bind(
+    return bind(
+        IngressDeployment,
         index_flow=IndexFlow(segmenter, index_encoder, store),
         search_flow=SearchFlow(query_encoder, chunk_index, store),
         encoder=encoder.state,
@@ -64,6 +65,9 @@ def build(args: dict[str, Any]) -> Application:
     )
 
 
-def bind(deployment: Deployment, *args: Any, **kwargs: Any) -> Any:
-    """Return what becomes a handle of the deployment, in each replica that it is passed to."""
-    return deployment.bind(*args, **kwargs)
+def bind(deployment: Any, *args: Any, name: str | None = None, **kwargs: Any) -> Any:
+    """Return a deployment that is to be started with these arguments.
+
+    Where it is passed to another one, that gets a handle of it in each of its replicas.
+    """
+    return (deployment.options(name=name) if name else deployment).bind(*args, **kwargs)

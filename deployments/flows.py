@@ -117,7 +117,7 @@ class SearchFlow:
                 sequence = max(min_sequence, await self._forget())
                 continue
             found, newer = await self.store.records.remote([photo.id for photo in ranked])
-            records = [json and Record.model_validate_json(json) for json in found]
+            records = [None if json is None else Record.model_validate_json(json) for json in found]
             # A photo that was deleted or replaced since it was ranked makes room for another one:
             # rank again. A photo that is missing although nothing has changed is damaged. The log
             # says so, and the other photos are still worth having.

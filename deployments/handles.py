@@ -8,7 +8,7 @@ A test holds each of them against the class of its deployment.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,6 @@ from deployments.records import (
 )
 
 P = ParamSpec("P")
-T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 H = TypeVar("H", bound="Handle")
 
@@ -41,7 +40,8 @@ class Response(Protocol[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]: ...
 
 
-Later = T | Response[T]  # an argument, or the answer that will be one
+# An argument, or the answer that will be one.
+Later: TypeAlias = T_co | Response[T_co]
 
 
 class Method(Protocol[P, T_co]):

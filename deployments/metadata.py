@@ -214,7 +214,8 @@ def _parse_condition(text: str) -> Condition:
 def _parse_value(written: str, what: str) -> Value:
     if _JSON_VALUE.fullmatch(written):
         try:
-            return json.loads(written)
+            value: Value = json.loads(written)
+            return value
         except ValueError:
             raise BadParameter(
                 f"{what} has a value in quotes that is no JSON string: end it with a double "

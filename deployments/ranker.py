@@ -13,7 +13,11 @@ import numpy as np
 from deployments.records import Neighbours, RankedPhoto
 from deployments.settings import RankerSettings
 
-AGGREGATIONS = {"min": np.min, "mean": np.mean, "max": np.max}
+AGGREGATIONS: dict[str, Callable[[np.ndarray], np.floating]] = {
+    "min": np.min,
+    "mean": np.mean,
+    "max": np.max,
+}
 
 
 class Ranker:

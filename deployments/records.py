@@ -314,5 +314,5 @@ def content_hash(id: str, vectors: np.ndarray) -> int:
         vectors: float `[n, d]`; rounded to float16, as they are stored.
     """
     digest = hashlib.blake2b(id.encode() + b"\0", digest_size=8)
-    digest.update(np.ascontiguousarray(vectors, dtype=VECTOR_DTYPE))
+    digest.update(np.ascontiguousarray(vectors, dtype=VECTOR_DTYPE).data)
     return int.from_bytes(digest.digest(), "big")

@@ -14,6 +14,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from deployments.errors import StartupError
 from deployments.limits import ImageLimits
@@ -174,13 +175,13 @@ def _located(root: Path, name: str) -> str:
     return str(path) if path.exists() else name
 
 
-def _sentence(problem: dict[str, Any]) -> str:
+def _sentence(problem: ErrorDetails) -> str:
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] == "value_error" and len(problem["loc"]) == 1:  # of a section as a whole
         return f"{where}: {problem['ctx']['error']}"
     if problem["type"] == "extra_forbidden":
         section = Settings
         for name in problem["loc"][:-1]:
-            section = type(section.model_fields[name].default)
+            section = type(section.model_fields[str(name)].default)
         return f"{where} is not an option (there are: {', '.join(section.model_fields)})"
     return f"{where} = {problem['input']!r} is wrong: {problem['msg']}"

@@ -130,9 +130,9 @@ class ApproximateEngine:
         selector = {}
         if allowed is not None:
             allowed = allowed[:photos]
-            members = np.count_nonzero(allowed)
+            members = int(np.count_nonzero(allowed))
         share = members / photos
-        if share < BARRED_SHARE:
+        if allowed is not None and share < BARRED_SHARE:
             bits = np.repeat(allowed, np.diff(self.starts.array()[: photos + 1]))
             bitmap = np.packbits(bits, bitorder="little")
             selector = {"sel": faiss.IDSelectorBitmap(bitmap)}
@@ -148,8 +148,8 @@ class ApproximateEngine:
             similarities, rows = self._graph.search(
                 queries[unfinished], int(expansion), params=parameters
             )
-            for query, *chunks in zip(unfinished, rows, similarities, strict=True):
-                found[query] = self._by_photo(*chunks, count, allowed)
+            for query, of_query, how_similar in zip(unfinished, rows, similarities, strict=True):
+                found[query] = self._by_photo(of_query, how_similar, count, allowed)
             unfinished = np.array([i for i in unfinished if len(found[i].photos) < count], int)
             expansion *= 4
         if len(unfinished):

@@ -100,7 +100,7 @@ class MetadataColumns:
         for number, column in enumerate(self._columns.values()):
             arrays |= {f"{number}.{name}": array for name, array in column.to_arrays().items()}
         with open(path, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> MetadataColumns:
@@ -182,7 +182,7 @@ class _TextColumn(_Column):
     def __init__(self) -> None:
         super().__init__("<i4")
         self._numbers: dict[str, int] = {}
-        self._texts = np.zeros(0, _TEXT)  # by number, to compare them all at once
+        self._texts: np.ndarray = np.zeros(0, _TEXT)  # by number, to compare them all at once
 
     def append(self, slot: int, version: int, value: str) -> None:
         number = self._numbers.get(value)
@@ -196,7 +196,7 @@ class _TextColumn(_Column):
     def select(self, condition: Condition) -> np.ndarray:
         compare = OPERATORS[condition.operator]
         if condition.operator in ("=", "!="):
-            return compare(self.rows["value"], self._numbers.get(condition.value, -1))
+            return compare(self.rows["value"], self._numbers.get(str(condition.value), -1))
         texts = self._texts[: len(self._numbers)]
         return compare(texts, np.array([condition.value], _TEXT))[self.rows["value"]]
 

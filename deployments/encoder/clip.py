@@ -7,6 +7,7 @@ loaded, and not by what only has to know which model it is: the process that bui
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from deployments.encoder.files import EncoderFiles
 from deployments.errors import ModelUnavailable
+
+Tower = TypeVar("Tower", bound=PreTrainedModel)
 
 # A file may hold two towers: transformers would list the weights of the other one as unexpected at
 # every start. Missing ones are looked for in `_load`.
@@ -78,12 +81,11 @@ def load_text_tower(
     Raises:
         ModelUnavailable: the weights can't be read, or some are missing.
     """
-    return AutoTokenizer.from_pretrained(files.folder), _load(files, CLIPText, dtype)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.folder)
+    return tokenizer, _load(files, CLIPText, dtype)
 
 
-def _load(
-    files: EncoderFiles, model_class: type[PreTrainedModel], dtype: torch.dtype
-) -> PreTrainedModel:
+def _load(files: EncoderFiles, model_class: type[Tower], dtype: torch.dtype) -> Tower:
     config = AutoConfig.from_pretrained(files.folder, local_files_only=True)
     if files.has_text:
         # A tower read from a whole CLIP takes its own section, but not the shared dimension.
@@ -91,7 +93,8 @@ def _load(
         tower.projection_dim = config.projection_dim
         config = tower
     try:
-        model, report = model_class.from_pretrained(
+        # With `output_loading_info` it returns a pair, of which its types don't know.
+        loaded: Any = model_class.from_pretrained(
             files.folder,
             config=config,
             dtype=dtype,
@@ -100,7 +103,10 @@ def _load(
         )
     except Exception as error:
         raise ModelUnavailable(f"The encoder in {files.folder} can't be loaded: {error}") from error
+    model: Tower
+    model, report = loaded
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"]))
         raise ModelUnavailable(f"The encoder in {files.folder} lacks weights: {missing}.")
-    return model.eval()
+    model.eval()
+    return model

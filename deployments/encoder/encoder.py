@@ -132,7 +132,8 @@ class Encoder:
             torch.float32 if self.placement.dtype == torch.int8 else self.placement.dtype
         )  # int8 is for pictures
         tokenizer, tower = load_text_tower(self.files, dtype)
-        return tokenizer, tower.to(self.placement.device)
+        torch.nn.Module.to(tower, self.placement.device)  # the types of its own `to` are wrong
+        return tokenizer, tower
 
 
 def _normalised(embeddings: torch.Tensor) -> np.ndarray:

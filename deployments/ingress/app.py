@@ -71,7 +71,8 @@ class HeadAsGet:
 
 
 async def _inset(request: Request) -> Inset:
-    return request.app.state.inset
+    inset: Inset = request.app.state.inset
+    return inset
 
 
 Service = Annotated[Inset, Depends(_inset)]

@@ -47,10 +47,10 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Let an application answer every error as a problem."""
-    app.add_exception_handler(InsetError, _answer_error)
-    app.add_exception_handler(RequestValidationError, _answer_bad_parameter)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(Exception, _answer_unforeseen)
+    app.exception_handler(InsetError)(_answer_error)
+    app.exception_handler(RequestValidationError)(_answer_bad_parameter)
+    app.exception_handler(HTTPException)(_answer_http_exception)
+    app.exception_handler(Exception)(_answer_unforeseen)
 
 
 def _respond(problem: Problem) -> Response:

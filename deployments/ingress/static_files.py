@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 FOLDER = Path(__file__).with_name("page")
@@ -25,7 +26,7 @@ class _Files(StaticFiles):
     """The files of the page by their names; the page itself where the route has no name."""
 
     def get_path(self, scope: Any) -> str:
-        return scope["path_params"].get("name", "index.html")
+        return str(scope["path_params"].get("name", "index.html"))
 
     def file_response(self, *args: Any, **options: Any) -> Response:
         response = super().file_response(*args, **options)
@@ -37,4 +38,4 @@ def add_page(app: FastAPI) -> None:
     """Let an application serve the page at `/`, and its files below `/page/`."""
     files = GZipMiddleware(_Files(directory=FOLDER))
     for path in ("/", "/page/{name}"):
-        app.add_route(path, files, methods=["GET"], include_in_schema=False)
+        app.router.routes.append(Route(path, files, methods=["GET"], include_in_schema=False))

@@ -184,6 +184,7 @@ class _Function:
     """A function the pickle may call. Unlike a function's, its attributes can't be set."""
 
     __slots__ = ("_call",)
+    _call: Callable[..., Any]
 
     def __init__(self, call: Callable[..., Any]) -> None:
         object.__setattr__(self, "_call", call)
@@ -241,7 +242,7 @@ class _Reader(pickle.Unpickler):
         data = self._archive.read(name)
         # The unpickler's memo is an array: a large index alone would fill the memory.
         for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 raise CheckpointRefused(
                     f"The checkpoint {self._path} is refused: its pickle has an absurd memo index."
                 )

@@ -44,7 +44,7 @@ class Detector(Protocol):
 
 
 def visible_detections(
-    boxes: np.ndarray, confidences: np.ndarray, classes: np.ndarray, names: list[str]
+    boxes: np.ndarray, confidences: np.ndarray, classes: np.ndarray, names: Sequence[str]
 ) -> Detections:
     """Return the detections of an image, without the boxes that lie outside of it."""
     visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])

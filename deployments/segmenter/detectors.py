@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from deployments.compute.device import Placement
 from deployments.segmenter.canvas_detectors import TorchScriptDetector, YoloV5Detector
 from deployments.segmenter.detection import Detector
@@ -9,7 +12,7 @@ from deployments.segmenter.files import DetectorFiles
 from deployments.segmenter.transformers_detector import TransformersDetector
 from deployments.settings import SegmenterSettings
 
-DETECTORS = {
+DETECTORS: dict[str, Callable[[Path, SegmenterSettings, Placement], Detector]] = {
     "yolov5": YoloV5Detector,
     "torchscript": TorchScriptDetector,
     "transformers": TransformersDetector,

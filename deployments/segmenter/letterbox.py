@@ -59,9 +59,8 @@ def letterbox(height: int, width: int, image_size: int, stride: int) -> Letterbo
     """
     scale = image_size / max(height, width)
     scaled = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return Letterbox(
-        (height, width), scaled, tuple(math.ceil(side / stride) * stride for side in scaled)
-    )
+    canvas_height, canvas_width = (math.ceil(side / stride) * stride for side in scaled)
+    return Letterbox((height, width), scaled, (canvas_height, canvas_width))
 
 
 def square_letterbox(height: int, width: int, image_size: int) -> Letterbox:

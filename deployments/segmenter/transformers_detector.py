@@ -73,7 +73,7 @@ class TransformersDetector:
                 outputs, threshold=lowest, target_sizes=sizes
             )
             for i, result in zip(indices, results, strict=True):
-                found[i] = self._select(result, images[i].shape[:2], thresholds[i])
+                found[i] = self._select(result, images[i].shape, thresholds[i])
         return [found[i] for i in range(len(images))]
 
     def _run(self, inputs: list[dict[str, torch.Tensor]]) -> object:
@@ -89,13 +89,13 @@ class TransformersDetector:
         return outputs
 
     def _select(
-        self, result: dict[str, torch.Tensor], size: tuple[int, int], threshold: float
+        self, result: dict[str, torch.Tensor], shape: Sequence[int], threshold: float
     ) -> Detections:
         confidences, classes, boxes = (result[key].cpu() for key in ("scores", "labels", "boxes"))
         order = confidences.sort(descending=True, stable=True).indices
         order = order[confidences[order] > threshold]
         confidences, classes, boxes = confidences[order], classes[order], boxes[order]
-        height, width = size
+        height, width, _ = shape
         boxes = boxes.clamp(torch.zeros(4), torch.tensor([width, height, width, height]).float())
         kept = suppress(boxes[None], classes[None], self.settings.iou_threshold)[0]
         names = [self.names[i] for i in range(len(self.names))]

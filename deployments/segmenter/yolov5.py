@@ -30,7 +30,7 @@ class Conv(nn.Module):
         super().__init__()
         padding = kernel // 2 if padding is None else padding
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.bn: nn.Module = nn.BatchNorm2d(outputs, eps=1e-3)  # until it is fused
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.silu(self.bn(self.conv(x)), inplace=not self.training)
@@ -135,6 +135,7 @@ class Detect(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
+        self.anchors: torch.Tensor
         self.m = nn.ModuleList(nn.Conv2d(n, anchors.shape[1] * (5 + classes), 1) for n in inputs)
         self.register_buffer("anchors", anchors / torch.tensor(stride).view(-1, 1, 1))
 
@@ -206,7 +207,7 @@ class YoloV5(nn.Module):
             float32 `[n, anchors, 5 + classes]`: centre x, y, width and height in pixels of the
             batch, objectness, probability of each class.
         """
-        dtype = self.model[-1].m[0].weight.dtype
+        dtype = next(self.parameters()).dtype
         x = batch.to(dtype) / 255 if batch.dtype == torch.uint8 else batch.to(dtype)
         outputs = {-1: x}
         for index, (layer, sources) in enumerate(zip(self.model, self.sources, strict=True)):
@@ -295,9 +296,10 @@ def load_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
         raise CheckpointRefused(
             f"The checkpoint's weights and architecture don't fit together: {error}"
         ) from error
-    network = fuse(network.eval()).requires_grad_(False)
+    fuse(network.eval()).requires_grad_(False)
     # Convolutions of channels_last tensors are the faster ones, on CPUs and on tensor cores.
-    return network.to(device, dtype, memory_format=torch.channels_last)
+    network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def fuse(network: nn.Module) -> nn.Module:
@@ -314,6 +316,8 @@ def fuse(network: nn.Module) -> nn.Module:
 
 
 def _fused(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+    assert bn.running_mean is not None  # it keeps statistics
+    assert bn.running_var is not None
     factor = bn.weight / torch.sqrt(bn.running_var + bn.eps)
     conv.weight = nn.Parameter((conv.weight * factor.view(-1, 1, 1, 1)).detach())
     conv.bias = nn.Parameter((bn.bias - bn.running_mean * factor).detach())

@@ -60,7 +60,7 @@ class StoreCheck:
         digest: sum modulo 2**64 of `content_hash` over the photos seen so far.
     """
 
-    def __init__(self, reader: StoreReader, txn: lmdb.Transaction) -> None:
+    def __init__(self, reader: StoreReader, txn: lmdb.Transaction[bytes]) -> None:
         self._txn = txn
         self._dbs = reader.dbs
         self._dimension = reader.encoder.dimension

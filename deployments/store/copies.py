@@ -156,11 +156,19 @@ def _copy_compacted(copy_to: Callable[[int], None], target: BinaryIO, progress: 
 
 
 @contextmanager
-def _opening_file(file: Path, **options: bool | int) -> Iterator[lmdb.Environment]:
+def _opening_file(
+    file: Path, *, readonly: bool = False, map_size: int = 0
+) -> Iterator[lmdb.Environment]:
     """A store in a file of its own, that no other process has open."""
     try:
         with lmdb.open(
-            str(file), subdir=False, lock=False, max_dbs=len(Databases._fields), **options
+            str(file),
+            subdir=False,
+            lock=False,
+            max_dbs=len(Databases._fields),
+            readonly=readonly,
+            create=not readonly,
+            map_size=map_size,
         ) as env:
             yield env
     except lmdb.Error as error:
@@ -172,7 +180,7 @@ def _opening_file(file: Path, **options: bool | int) -> Iterator[lmdb.Environmen
 
 def _check_backup(file: Path) -> None:
     size = file.stat().st_size
-    with _opening_file(file, readonly=True, create=False) as env:
+    with _opening_file(file, readonly=True) as env:
         with env.begin() as txn:
             page_bytes = txn.stat()["psize"]
         complete = (env.info()["last_pgno"] + 1) * page_bytes
@@ -194,7 +202,7 @@ def _begin_anew(file: Path) -> None:
         found = read_format(env, file)
         with env.begin(write=True) as txn:
             dbs = open_databases(env, txn)
-            if found < FORMAT:
+            if found is not None and found < FORMAT:
                 upgrade_store(txn, dbs, found)
             begin_history(txn, dbs)
 

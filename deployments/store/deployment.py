@@ -55,7 +55,7 @@ class StoreDeployment:
         self._apply = batched(self._apply_together, max_batch_size=GROUP_SIZE)
         self._changed = asyncio.Condition()
         self._followers = Followers()
-        self._cutting: asyncio.Task | None = None
+        self._cutting: asyncio.Task[None] | None = None
 
     async def put(
         self,
@@ -70,7 +70,8 @@ class StoreDeployment:
         Raises:
             BadParameter, IdTaken, StoreFull, CorruptRecord
         """
-        return await self._apply_one(Put(id, data, filename, photo, metadata or {}))
+        stored: Stored = await self._apply_one(Put(id, data, filename, photo, metadata or {}))
+        return stored
 
     async def delete(self, id: str) -> int:
         """Remove a photo; returns the sequence number of the change.
@@ -78,7 +79,8 @@ class StoreDeployment:
         Raises:
             UnknownId, StoreFull, CorruptRecord
         """
-        return await self._apply_one(Delete(id))
+        sequence: int = await self._apply_one(Delete(id))
+        return sequence
 
     async def keep_thumbnail(self, id: str, sha256: str, data: bytes) -> bool:
         """Store a thumbnail that was made later; see `KeepThumbnail`. Returns whether it was.
@@ -86,7 +88,8 @@ class StoreDeployment:
         Raises:
             BadParameter, StoreFull, CorruptRecord
         """
-        return await self._apply_one(KeepThumbnail(id, sha256, data))
+        kept: bool = await self._apply_one(KeepThumbnail(id, sha256, data))
+        return kept
 
     async def find(self, id: str, sha256: str) -> Record | None:
         """Return the record if this content is stored under this id, None if the id is free.
@@ -143,6 +146,7 @@ class StoreDeployment:
                     )
             changes = await asyncio.to_thread(self.store.changes, position, CHANGES_BYTES)
         known = changes.position if changes.anew else position
+        assert known is not None  # whoever knows nothing begins anew
         self._followers.heard(follower, known, kept)
         floor = self._followers.cut_now()
         if floor is not None:

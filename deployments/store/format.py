@@ -117,7 +117,7 @@ class Writer:
     raises an InsetError leaves no trace in the transaction.
     """
 
-    def __init__(self, txn: lmdb.Transaction, dbs: Databases, dimension: int) -> None:
+    def __init__(self, txn: lmdb.Transaction[bytes], dbs: Databases, dimension: int) -> None:
         self._txn = txn
         self._dbs = dbs
         self._dimension = dimension
@@ -204,20 +204,21 @@ class Writer:
         return self._sequence
 
 
-def open_databases(env: lmdb.Environment, txn: lmdb.Transaction | None = None) -> Databases:
+def open_databases(env: lmdb.Environment, txn: lmdb.Transaction[bytes] | None = None) -> Databases:
     """Open the databases; a write transaction makes those that are missing."""
-    options = {"create": False} if txn is None else {"txn": txn}
-    return Databases(*(env.open_db(name.encode(), **options) for name in Databases._fields))
+    names = [name.encode() for name in Databases._fields]
+    create = txn is not None
+    return Databases(*(env.open_db(name, txn=txn, create=create) for name in names))
 
 
-def make_store(txn: lmdb.Transaction, dbs: Databases, encoder: EncoderIdentity) -> None:
+def make_store(txn: lmdb.Transaction[bytes], dbs: Databases, encoder: EncoderIdentity) -> None:
     """Write what an empty store holds."""
     write_meta(txn, dbs.meta, "encoder", asdict(encoder))
     _begin_log(txn, dbs)
     write_meta(txn, dbs.meta, "format", FORMAT)
 
 
-def upgrade_store(txn: lmdb.Transaction, dbs: Databases, found: int) -> None:
+def upgrade_store(txn: lmdb.Transaction[bytes], dbs: Databases, found: int) -> None:
     """Bring a store of an older format to this one.
 
     The photos stay as they are: records of format 1 read as without metadata, and thumbnails are
@@ -228,12 +229,12 @@ def upgrade_store(txn: lmdb.Transaction, dbs: Databases, found: int) -> None:
     write_meta(txn, dbs.meta, "format", FORMAT)
 
 
-def begin_history(txn: lmdb.Transaction, dbs: Databases) -> None:
+def begin_history(txn: lmdb.Transaction[bytes], dbs: Databases) -> None:
     """Make it a store of its own, whose sequence numbers mean nothing to those who knew another."""
     write_meta(txn, dbs.meta, "history", uuid.uuid4().hex)
 
 
-def _begin_log(txn: lmdb.Transaction, dbs: Databases) -> None:
+def _begin_log(txn: lmdb.Transaction[bytes], dbs: Databases) -> None:
     begin_history(txn, dbs)
     write_meta(txn, dbs.meta, "cut", 0)
 
@@ -247,6 +248,7 @@ def read_format(env: lmdb.Environment, path: Path) -> int | None:
     with env.begin() as txn:
         if not txn.stat()["entries"]:
             return None
+    found: int | None
     try:
         meta = env.open_db(b"meta", create=False)
         with env.begin() as txn:
@@ -266,20 +268,24 @@ def read_format(env: lmdb.Environment, path: Path) -> int | None:
     return found
 
 
-def read_meta(txn: lmdb.Transaction, meta: lmdb._Database, key: str, default: Any = None) -> Any:
+def read_meta(
+    txn: lmdb.Transaction[bytes], meta: lmdb._Database, key: str, default: Any = None
+) -> Any:
     value = txn.get(key.encode(), db=meta)
     return default if value is None else json.loads(value)
 
 
-def write_meta(txn: lmdb.Transaction, meta: lmdb._Database, key: str, value: Any) -> None:
+def write_meta(txn: lmdb.Transaction[bytes], meta: lmdb._Database, key: str, value: Any) -> None:
     txn.put(key.encode(), json.dumps(value).encode(), db=meta)
 
 
-def read_encoder(txn: lmdb.Transaction, meta: lmdb._Database) -> EncoderIdentity:
+def read_encoder(txn: lmdb.Transaction[bytes], meta: lmdb._Database) -> EncoderIdentity:
     return EncoderIdentity(**read_meta(txn, meta, "encoder"))
 
 
-def cut_log(txn: lmdb.Transaction, dbs: Databases, sequence: int, most: int) -> tuple[int, bool]:
+def cut_log(
+    txn: lmdb.Transaction[bytes], dbs: Databases, sequence: int, most: int
+) -> tuple[int, bool]:
     """Remove the deletions up to a change from the log; look at no more than `most` entries.
 
     Returns:
@@ -318,12 +324,12 @@ def sequence_of(key: bytes) -> int:
     return int.from_bytes(key, "big")
 
 
-def last_sequence(txn: lmdb.Transaction, log: lmdb._Database) -> int:
+def last_sequence(txn: lmdb.Transaction[bytes], log: lmdb._Database) -> int:
     cursor = txn.cursor(db=log)
     return sequence_of(cursor.key()) if cursor.last() else 0
 
 
-def read_totals(txn: lmdb.Transaction, meta: lmdb._Database) -> Totals:
+def read_totals(txn: lmdb.Transaction[bytes], meta: lmdb._Database) -> Totals:
     return Totals(**read_meta(txn, meta, "totals", {}))
 
 

@@ -105,7 +105,7 @@ class StoreReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._map_gate = MapGate()
-        self._env: lmdb.Environment | None = None
+        self._opened: lmdb.Environment | None = None
         self._locks: list[int] = []  # descriptors
         try:
             with opening(self.path):
@@ -117,7 +117,7 @@ class StoreReader:
     def _open(self) -> None:
         require_store(self.path)
         self._locks.append(hold_files(self.path, alone=False))
-        self._env = lmdb.open(
+        self._opened = lmdb.open(
             str(self.path),
             readonly=True,
             create=False,
@@ -138,14 +138,19 @@ class StoreReader:
     def close(self) -> None:
         """Wait for what is running, then let go of the files."""
         with self._map_gate.exclusive():
-            if self._env is not None:
-                self._env.close()
+            if self._opened is not None:
+                self._opened.close()
             # Lock files are not unlinked: a process already waiting for one would lock nothing.
             while self._locks:
                 os.close(self._locks.pop())
 
+    @property
+    def _env(self) -> lmdb.Environment:
+        assert self._opened is not None  # `_open` comes first
+        return self._opened
+
     @contextmanager
-    def reading(self) -> Iterator[lmdb.Transaction]:
+    def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
         """One snapshot. As long as it is open, no space that it uses is used again by writers.
 
         Not reentrant: a thread that reads must call no other method of the store.
@@ -153,11 +158,11 @@ class StoreReader:
         while True:
             with self._map_gate.shared():
                 try:
-                    txn = self._env.begin()
+                    transaction = self._env.begin()
                 except lmdb.MapResizedError:
                     pass
                 else:
-                    with txn:
+                    with transaction as txn:
                         yield txn
                     return
             # The owner has enlarged the map. Ours may follow when nobody reads.
@@ -265,12 +270,12 @@ class StoreReader:
         """All ids in order (ASCII), read in portions: a photo put or removed meanwhile may be among
         them or not.
         """
-        start = b""
+        start: bytes | None = b""
         while start is not None:
+            keys: list[bytes] = []
             with self.reading() as txn:
                 cursor = txn.cursor(db=self.dbs.records)
                 more = cursor.set_range(start)
-                keys = []
                 while more and len(keys) < IDS_AT_A_TIME:
                     keys.append(cursor.key())
                     more = cursor.next()
@@ -297,7 +302,7 @@ class StoreReader:
         with self.reading() as txn:
             last = last_sequence(txn, self.dbs.log)
             anew = position is None or not self._can_follow(txn, position, last)
-            if anew:
+            if position is None or anew:
                 position = Position(self.history, sequence=0, base=last)
             reached = position.sequence
             cursor = txn.cursor(db=self.dbs.log)
@@ -312,12 +317,12 @@ class StoreReader:
                 more = cursor.next()
         return Changes(anew, found, replace(position, sequence=reached), last)
 
-    def _can_follow(self, txn: lmdb.Transaction, position: Position, last: int) -> bool:
+    def _can_follow(self, txn: lmdb.Transaction[bytes], position: Position, last: int) -> bool:
         known = max(position.sequence, position.base)
         cut = read_meta(txn, self.dbs.meta, "cut")
-        return position.history == self.history and cut <= known <= last
+        return position.history == self.history and bool(cut <= known <= last)
 
-    def _change(self, txn: lmdb.Transaction, sequence: int, entry: bytes) -> Change | None:
+    def _change(self, txn: lmdb.Transaction[bytes], sequence: int, entry: bytes) -> Change | None:
         """The change that a log entry stands for; None for a put that is no longer true."""
         id = entry[1:].decode()
         if entry[:1] == DELETE:
@@ -359,7 +364,7 @@ class StoreReader:
         """What `stats` doesn't say; looks for the oldest and the newest photo in the log."""
         with self.reading() as txn:
             main, thumbnails = txn.stat(), txn.stat(self.dbs.thumbnails)
-            used = sum(map(_page_bytes, [main, *map(txn.stat, self.dbs)]))
+            used = sum(_page_bytes(stat) for stat in (main, *map(txn.stat, self.dbs)))
             # Two pages say where the newest transaction begins.
             pages = self._env.info()["last_pgno"] + 1 - 2
             return StoreDetails(
@@ -373,7 +378,7 @@ class StoreReader:
                 newest=self._indexed_at(txn, txn.cursor(db=self.dbs.log).iterprev(keys=False)),
             )
 
-    def _indexed_at(self, txn: lmdb.Transaction, entries: Iterator[bytes]) -> str | None:
+    def _indexed_at(self, txn: lmdb.Transaction[bytes], entries: Iterator[bytes]) -> str | None:
         """When the first photo put in these log entries was indexed."""
         key = next((entry[1:] for entry in entries if entry[:1] == PUT), None)
         if key is None:
@@ -398,6 +403,6 @@ class StoreReader:
             self._env.copyfd(descriptor, compact=True, txn=txn)
 
 
-def _page_bytes(stat: dict[str, int]) -> int:
+def _page_bytes(stat: lmdb._StatDict) -> int:
     """Size of the pages of a database, bytes."""
     return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])

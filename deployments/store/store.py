@@ -216,7 +216,7 @@ class Store(StoreReader):
             added_bytes=sum(sizes) if sizes else None,
         )
 
-    def _write(self, change: Callable[[lmdb.Transaction], T], added_bytes: int | None) -> T:
+    def _write(self, change: Callable[[lmdb.Transaction[bytes]], T], added_bytes: int | None) -> T:
         """One transaction. On a full map: abort, double the map, do it all again.
 
         Args:
@@ -297,7 +297,7 @@ class Store(StoreReader):
         made = make_folder(self.path)
         self._locks.append(take_ownership(self.path, self._lock_timeout_s))
         size = min(self._initial_bytes, self._max_bytes or self._initial_bytes)
-        self._env = lmdb.open(
+        self._opened = lmdb.open(
             str(self.path),
             map_size=size,
             max_dbs=len(Databases._fields),
@@ -313,7 +313,7 @@ class Store(StoreReader):
             self.history = read_meta(txn, self.dbs.meta, "history")
         sync({self.path, *(folder.parent for folder in made)})
 
-    def _make_or_upgrade(self, txn: lmdb.Transaction, found: int | None) -> Databases:
+    def _make_or_upgrade(self, txn: lmdb.Transaction[bytes], found: int | None) -> Databases:
         dbs = open_databases(self._env, txn)
         if found is None:
             make_store(txn, dbs, self._configured)
