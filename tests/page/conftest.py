@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 from chromium import MISSING, chromium, find_chromium
-from conftest import LIMITS, Service
 from playwright.sync_api import Browser, Page, expect
 
-from page.visitor import NAMES, Visitor
+from tests.support.services import LIMITS, Service
+from tests.support.visitor import NAMES, Visitor
 
 
 @pytest.fixture(scope="package", autouse=True)
