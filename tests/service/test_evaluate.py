@@ -13,6 +13,7 @@ from baselines import Pixels
 from PIL import Image
 
 from tests.support.paths import ROOT
+from tests.support.pictures import encode, pixels
 
 GROUPS = ["object", "patch", "patch, not turned"]
 
@@ -24,10 +25,10 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def real(photos, tmp_path_factory) -> Path:
-    """Three photos and the box of an object in two of them."""
+    """Three photos, the box of an object in two of them, and three other pictures."""
     folder = tmp_path_factory.mktemp("real")
-    (folder / "labels").mkdir()
-    (folder / "images").mkdir()
+    for name in ("labels", "images", "others"):
+        (folder / name).mkdir()
     for name, box in {
         "coffee.png": "41 0.5 0.45 0.42 0.6",
         "chelsea.png": "15 0.45 0.5 0.5 0.8",
@@ -35,15 +36,17 @@ def real(photos, tmp_path_factory) -> Path:
     }.items():
         shutil.copy(photos / name, folder / "images" / name)
         (folder / "labels" / name).with_suffix(".txt").write_text(box)
+    for number in range(3):
+        (folder / "others" / f"{number}.png").write_bytes(encode(pixels(f"other {number}")))
     return folder
 
 
 @pytest.fixture(scope="module")
-def plain(real, folder) -> list[dict]:
+def plain(real) -> list[dict]:
     """Rows of `pixels` and of the default encoder, each without tiles and with them."""
     out, picture = real / "out.json", real / "misses.png"
     options = ["--images", real / "images", "--labels", real / "labels"]
-    options += ["--distractors", folder / "others", "--json", out, "--failures", picture]
+    options += ["--distractors", real / "others", "--json", out, "--failures", picture]
     options += ["--encoder", "pixels", "--encoder", ROOT / "models" / "compact"]
     outcome = run(*options, "--segmenter", '{"tiles": []}', "--segmenter", "{}")
     assert outcome.returncode == 0, outcome.stderr
@@ -80,10 +83,10 @@ def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
     assert tiled["object"]["covered"] == 1
 
 
-def test_a_service_gives_the_same_figures(plain, real, folder, client, service):
+def test_a_service_gives_the_same_figures(plain, real, client, service):
     out = real / "service.json"
     options = ["--images", real / "images", "--labels", real / "labels"]
-    options += ["--distractors", folder / "others", "--json", out]
+    options += ["--distractors", real / "others", "--json", out]
     # What other tests have stored would be found too.
     while others := client.get("/images", params={"limit": 1000}).json()["images"]:
         for record in others:
