@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.paths import PHOTOS
+from tests.support.examples import register_profiles
+from tests.support.paths import PHOTOS, ROOT
 from tests.support.services import LIMITS, QUEUES, Service
+from tests.support.slow import Guard
+
+PAGE = ROOT / "tests" / "page"
+
+
+register_profiles()
+guard = Guard()
+
+
+def pytest_configure() -> None:
+    """Watch what tests do that aren't marked as slow."""
+    guard.install()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test as slow that uses a fixture which starts something."""
+    if "slow" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the files that ask the service come last: while it runs, it takes its share of the
-    machine, also from those that start a service of their own.
+    """Let the tests that ask the shared service come last, and of these the page's first.
+
+    While the service runs, it takes its share of the machine, also from tests that start a service
+    of their own. The page is tested with a store that has only its own photos.
     """
-    asking = {item.path for item in items if "service" in item.fixturenames}
-    items.sort(key=lambda item: item.path in asking)
+
+    def turn(item: pytest.Item) -> int:
+        if not {"service", "slow"} <= set(item.fixturenames):
+            return 0
+        return 1 if item.path.is_relative_to(PAGE) else 2
+
+    items.sort(key=turn)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let only tests that are marked do what is slow; fixtures that they need included."""
+    guard.is_on = item.get_closest_marker("slow") is None
+    try:
+        return (yield)
+    finally:
+        guard.is_on = False
+
+
+@pytest.fixture(scope="session")
+def slow() -> None:
+    """Mark all tests as slow that use a fixture which asks for this one."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,7 +75,7 @@ def photos() -> Path:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Start the service that all tests share: as configured by default, but for small limits and
     short queues.
 

@@ -28,6 +28,7 @@ def pictures(photos: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="package")
 def inset(
+    slow: None,
     tmp_path_factory: pytest.TempPathFactory,
     batches_without_replicas: None,
     pictures: dict[str, bytes],

@@ -44,6 +44,7 @@ def segment(data, tmp_path, threshold=None, **options):
     return asyncio.run(once(box("Segmenter", tmp_path, {"segmenter": options})))
 
 
+@pytest.mark.slow
 def test_model_name_or_path(tmp_path):
     """A checkpoint somewhere else; and what `/stats` calls it."""
     file = tmp_path / "my" / "detector.pt"
@@ -59,6 +60,7 @@ def test_model_name_or_path(tmp_path):
         box("Segmenter", tmp_path, changes)
 
 
+@pytest.mark.slow
 def test_confidence_threshold(pictures, tmp_path):
     found = [
         len(segment(pictures["coffee"], tmp_path, tiles=[], confidence_threshold=threshold).chunks)
@@ -69,6 +71,7 @@ def test_confidence_threshold(pictures, tmp_path):
     assert all(chunk.confidence > 0.05 for chunk in photo.chunks[:-1])
 
 
+@pytest.mark.slow
 def test_iou_threshold(pictures, tmp_path):
     def cups(iou_threshold):
         photo = segment(pictures["coffee"], tmp_path, iou_threshold=iou_threshold)
@@ -78,6 +81,7 @@ def test_iou_threshold(pictures, tmp_path):
     assert cups(1) > 1
 
 
+@pytest.mark.slow
 def test_image_size(tmp_path, pictures):
     """What the network is given, of a photo of 451 x 300 pixels."""
     shapes = []
@@ -90,6 +94,7 @@ def test_image_size(tmp_path, pictures):
     assert [max(shape) for shape in shapes] == [64, 320]
 
 
+@pytest.mark.slow
 def test_tiles_max_tiles_and_min_tile_contrast(pictures, tmp_path):
     def count(**options):
         photo = segment(pictures["coffee"], tmp_path, **SMALL, **options)
@@ -131,6 +136,7 @@ async def crop_batches(encoder, pictures, pause_s=0.0):
     return sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (4, [3])])
 def test_batch_size_of_the_segmenter(tmp_path, pictures, batch_size, expected):
     options = SMALL | {"batch_size": batch_size, "batch_wait_ms": 300, "threads": 1}
@@ -138,6 +144,7 @@ def test_batch_size_of_the_segmenter(tmp_path, pictures, batch_size, expected):
     assert asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 3)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_wait_ms", "expected"), [(0, [1, 1]), (10_000, [2])])
 def test_batch_wait_ms_of_the_segmenter(tmp_path, pictures, batch_wait_ms, expected):
     options = SMALL | {"batch_size": 2, "batch_wait_ms": batch_wait_ms}
@@ -151,6 +158,7 @@ def test_batch_wait_ms_of_the_segmenter(tmp_path, pictures, batch_wait_ms, expec
 # encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (4, [3])])
 def test_batch_size_of_the_encoder(tmp_path, pictures, batch_size, expected):
     options = {"batch_size": batch_size, "batch_wait_ms": 300}
@@ -158,6 +166,7 @@ def test_batch_size_of_the_encoder(tmp_path, pictures, batch_size, expected):
     assert asyncio.run(crop_batches(encoder, [pictures["chelsea"]] * 3)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_wait_ms", "expected"), [(0, [1, 1]), (10_000, [2])])
 def test_batch_wait_ms_of_the_encoder(tmp_path, pictures, batch_wait_ms, expected):
     options = {"batch_size": 2, "batch_wait_ms": batch_wait_ms}
@@ -168,6 +177,7 @@ def test_batch_wait_ms_of_the_encoder(tmp_path, pictures, batch_wait_ms, expecte
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.slow
 def test_batches_of_crops_are_limited_by_their_number(tmp_path, pictures):
     """A photo with more crops than a batch takes, together with others."""
     photo = segment(pictures["coffee"], tmp_path, confidence_threshold=0.05)
@@ -188,6 +198,7 @@ def test_batches_of_crops_are_limited_by_their_number(tmp_path, pictures):
     np.testing.assert_allclose(first.vectors, encoder.encoder.encode_images(photo.crops), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_encoder_can_be_a_folder(tmp_path, pictures):
     """Named so in the config; the store belongs to it, and the crops have its size."""
     folder = tmp_path / "my" / "clip"
@@ -236,6 +247,7 @@ def computing(name, folder, section, options):
 BOXES = [("Segmenter", "segmenter"), ("IndexEncoder", "encoder"), ("QueryEncoder", "encoder")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "section"), BOXES)
 def test_device(tmp_path, name, section):
     options = SMALL if section == "segmenter" else {}
@@ -250,6 +262,7 @@ def test_device(tmp_path, name, section):
     assert device.type == next(network.parameters()).device.type == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "section"), BOXES)
 def test_backend(tmp_path, name, section):
     """By as many threads as torch would have."""
@@ -261,6 +274,7 @@ def test_backend(tmp_path, name, section):
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "section"), BOXES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_dtype(tmp_path, name, section, dtype):
@@ -277,6 +291,7 @@ def eight_cores(monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "section", "threads", "expected"),
     [
@@ -306,6 +321,7 @@ def teams(box):
     return [f.result() for f in [box._threads.submit(size) for _ in range(everyone.parties)]]
 
 
+@pytest.mark.slow
 def test_threads_for_the_queries_of_a_large_encoder(eight_cores, tmp_path, monkeypatch):
     monkeypatch.setattr("deployments.encoder.encoder.SMALL_BYTES", 0)
     made, _, _ = computing("QueryEncoder", tmp_path, "encoder", {})
@@ -407,7 +423,7 @@ def strict_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def strict(batches_without_replicas, strict_folder):
+def strict(slow, batches_without_replicas, strict_folder):
     """A graph that refuses what the other one takes."""
     limits = {"max_image_bytes": 2 * 2**20, "max_pixels": 250_000}
     return run(strict_folder, {"limits": limits, "store": {"max_bytes": 2**20}})

@@ -18,9 +18,12 @@ LIBRARY = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def library(client: httpx.Client, photos: Path) -> dict[str, dict[str, Any]]:
-    """Return the records of real photos that are stored, by file name."""
+    """Return the records of real photos that are stored, by file name.
+
+    Storing them again is quick; a file of tests that deletes everything takes them from no other.
+    """
     files = [photos / name for name in LIBRARY]
     records = together(
         [lambda file=file: index(client, file.read_bytes(), filename=file.name) for file in files]

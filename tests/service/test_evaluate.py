@@ -12,6 +12,7 @@ import pytest
 from baselines import Pixels
 from PIL import Image
 
+from tests.support.http_client import delete_everything
 from tests.support.paths import ROOT
 from tests.support.pictures import encode, pixels
 
@@ -58,6 +59,7 @@ def plain(real) -> list[dict]:
     return content["rows"]
 
 
+@pytest.mark.slow
 def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
     assert [(row["encoder"], row["segmenter"]) for row in plain] == [
         ("pixels", "tiles []"),
@@ -88,9 +90,7 @@ def test_a_service_gives_the_same_figures(plain, real, client, service):
     options = ["--images", real / "images", "--labels", real / "labels"]
     options += ["--distractors", real / "others", "--json", out]
     # What other tests have stored would be found too.
-    while others := client.get("/images", params={"limit": 1000}).json()["images"]:
-        for record in others:
-            client.delete(f"/images/{record['id']}").raise_for_status()
+    delete_everything(client)
     outcome = run(*options, "--url", service.url)
     assert outcome.returncode == 0, outcome.stderr
     assert "other photos" not in outcome.stderr

@@ -14,6 +14,7 @@ from schemathesis.core import NOT_SET
 from schemathesis.generation import GenerationMode
 from schemathesis.schemas import BaseSchema
 
+from tests.support.examples import examples
 from tests.support.pictures import encode
 
 # The successes that an operation should have among its answers to requests as described.
@@ -53,8 +54,7 @@ def call(description: BaseSchema, method: str, path: str, mode: GenerationMode) 
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=50,
-        deadline=None,
+        max_examples=examples(50),
         derandomize=True,
         phases=[Phase.generate],  # what fails slowly would be shrunk for minutes
         suppress_health_check=list(HealthCheck),

@@ -14,7 +14,7 @@ START_FAILURE_S = 180  # two of them start at the same time
 
 
 @pytest.fixture(scope="module")
-def failures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
+def failures(slow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
     """Services that can't start: one while the graph is built, one in a replica. They are started
     together, because each takes a while to say so.
     """

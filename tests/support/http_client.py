@@ -35,3 +35,10 @@ def problem(response: httpx.Response, status: int) -> str:
     assert content["title"]
     assert content["detail"]
     return content["detail"]
+
+
+def delete_everything(client: httpx.Client) -> None:
+    """Delete all photos that are stored, also those of other tests."""
+    while stored := client.get("/images", params={"limit": 1000}).json()["images"]:
+        for record in stored:
+            client.delete(f"/images/{record['id']}").raise_for_status()

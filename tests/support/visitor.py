@@ -36,6 +36,17 @@ class Visitor:
         self.context.set_default_timeout(PATIENCE_MS)
         self.page = self.open_page()
 
+    def leave(self) -> None:
+        """Close the browser, when what answers in the place of the service has done so.
+
+        An answer that is still being made up would fail when its page is gone, in the test that
+        comes next.
+        """
+        for page in self.context.pages:
+            page.unroute_all(behavior="wait")
+        self.context.unroute_all(behavior="wait")
+        self.context.close()
+
     def open_page(self) -> Page:
         page = self.context.new_page()
         page.on("console", self._hear)

@@ -20,6 +20,7 @@ from deployments.metadata import (
     check_metadata,
     parse_metadata,
 )
+from tests.support.examples import examples
 
 keys = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", fullmatch=True)
 values = (
@@ -196,7 +197,7 @@ def test_any_string_can_be_written_in_quotes(key, comparison, value):
 
 
 @given(st.text('ab1e=<>!"\\ -.', max_size=12) | st.text())
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_any_text_is_a_condition_as_described_or_refused(text):
     try:
         (condition,) = Filter.parse([text]).conditions
@@ -273,7 +274,7 @@ events = st.lists(
 
 
 @given(events, st.lists(st.lists(filters(), min_size=1, max_size=3), min_size=1, max_size=5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_columns_select_what_the_filter_matches(tmp_path_factory, events, conditions):
     file = tmp_path_factory.getbasetemp() / "columns"
     columns, plain = MetadataColumns(), {}

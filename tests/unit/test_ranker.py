@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from deployments.chunk_index.index import ChunkIndex
 from deployments.ranker import AGGREGATIONS, Ranker
 from deployments.records import Neighbours
+from tests.support.examples import examples
 
 # Distances come from a few values, so ties between photos and at the horizon are common.
 collections = st.dictionaries(
@@ -55,7 +56,7 @@ def brute_force(photos, aggregation, limit, max_distance):
     max_distance=st.sampled_from([0.0, 0.25, 0.6, 2.0]),
     max_chunks=st.none() | st.integers(1, 12),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 def test_the_answer_is_the_exact_top_of_all_photos(
     photos, aggregation, limit, max_distance, max_chunks
 ):
@@ -97,7 +98,7 @@ def test_an_unknown_aggregation_is_refused():
 
 
 @given(seed=st.integers(0, 2**32 - 1), aggregation=st.sampled_from(sorted(AGGREGATIONS)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 def test_with_the_real_index_it_is_exact_too(seed, aggregation):
     rng = np.random.default_rng(seed)
     index = ChunkIndex(8, device="cpu")

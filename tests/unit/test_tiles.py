@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.tiles import LEAST_SIDE, fewest_tiles, tile_boxes
+from tests.support.examples import examples
 
 sides = st.integers(1, 3000)
 spare = st.integers(0, 200)
@@ -22,7 +23,7 @@ def uncovered(boxes, width, height):
     return int(free.sum())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(sides, sides, some_scales, spare)
 def test_tiles_are_different_parts_of_the_photo(width, height, scales, spare):
     max_tiles = fewest_tiles(scales) + spare
@@ -38,7 +39,7 @@ def test_tiles_are_different_parts_of_the_photo(width, height, scales, spare):
         assert all(type(side) is int for side in (x1, y1, x2, y2))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(sides, sides, some_scales, spare)
 def test_each_scale_covers_all_of_the_photo_unless_its_tiles_are_too_small(
     width, height, scales, spare
@@ -57,7 +58,7 @@ def test_each_scale_covers_all_of_the_photo_unless_its_tiles_are_too_small(
     assert boxes == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(sides, sides, some_scales, spare)
 def test_the_coarsest_scale_comes_first_in_whatever_order_they_are_given(
     width, height, scales, spare
@@ -70,7 +71,7 @@ def test_the_coarsest_scale_comes_first_in_whatever_order_they_are_given(
     assert all(b <= a + 1 for a, b in pairwise(across))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(sides, sides, st.integers(2, 16))
 def test_tiles_are_equal_and_half_a_tile_apart(width, height, scale):
     """Within the pixel they are rounded to; and, where there is room, hardly longer than 3:2."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from deployments.chunk_index import engines
 from deployments.chunk_index.engines import ApproximateEngine, ExactEngine, Starts
+from tests.support.examples import examples
 
 DIMENSION = 8
 DTYPES = {"float32": np.float32, "float16": np.float16}
@@ -56,7 +57,7 @@ def assert_nearest(found, similarities, count, allowed):
     count=st.integers(1, 70),
     barred=st.sampled_from([0, 0.3, 1]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_exact_search_is_brute_force(dtype, seed, size, count, barred):
     rng = np.random.default_rng(seed)
     engine = ExactEngine(DIMENSION, device="cpu", dtype=dtype)
@@ -115,7 +116,7 @@ def test_blocks_make_no_difference(monkeypatch):
     count=st.integers(1, 90),
     barred=st.sampled_from([0, 0.3, 0.8, 1]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_small_graph_with_photos_beside_it_is_brute_force_too(seed, size, built, count, barred):
     """A walk with room for every chunk sees every chunk."""
     rng = np.random.default_rng(seed)

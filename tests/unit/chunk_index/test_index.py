@@ -21,6 +21,7 @@ from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
 from deployments.settings import ChunkIndexSettings
 from deployments.store.format import Delete, content_hash
 from deployments.store.store import Put, Store
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")
 
@@ -123,7 +124,7 @@ class IndexMachine(RuleBasedStateMachine):
 
 
 TestIndexMachine = IndexMachine.TestCase
-TestIndexMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestIndexMachine.settings = settings(max_examples=examples(60), stateful_step_count=30)
 
 
 @pytest.mark.parametrize("engine", ["exact", "approximate"])
@@ -162,7 +163,7 @@ def test_an_unknown_engine_is_refused():
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10))
 def test_half_precision_rounds_distances_within_the_documented_bound(seed):
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((50, 64)).astype(np.float32)
@@ -360,7 +361,7 @@ class ReplicasMachine(RuleBasedStateMachine):
 
 
 TestReplicasMachine = ReplicasMachine.TestCase
-TestReplicasMachine.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestReplicasMachine.settings = settings(max_examples=examples(25), stateful_step_count=25)
 
 
 async def until(condition):

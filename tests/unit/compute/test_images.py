@@ -24,6 +24,7 @@ from deployments.compute.images import (
     scale_crop,
 )
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
+from tests.support.examples import examples
 
 LIMITS = ImageLimits()
 
@@ -199,7 +200,7 @@ def test_eps_is_not_accepted():
         decode(encoded(Image.new("RGB", (8, 8)), "EPS"), LIMITS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=60), st.integers(0, 400))
 def test_any_damage_is_an_error_of_ours_or_none(noise, place):
     content = bytearray(encoded(corners(), "PNG"))
@@ -211,7 +212,7 @@ def test_any_damage_is_an_error_of_ours_or_none(noise, place):
 coordinates = st.floats(-1e4, 1e4, allow_nan=False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.tuples(*[coordinates] * 4), st.integers(1, 3000), st.integers(1, 3000))
 def test_outer_box_is_inside_and_around(box, width, height):
     x1, y1, x2, y2 = outer_box(box, width, height)

@@ -82,7 +82,7 @@ def cosines(a, b):
 
 
 @pytest.fixture(scope="module")
-def both():
+def both(slow):
     """YOLOv5s in torch and in OpenVINO."""
     return detector("yolov5s", backend="torch"), detector("yolov5s")
 
@@ -116,6 +116,7 @@ def test_a_checkpoint_with_another_stride(checkpoint):
     torch.testing.assert_close(found.network(pixels), expected, atol=0.02, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_the_same_vectors(batch_size):
     torchs, openvinos = (
@@ -271,6 +272,7 @@ def test_quantising_without_anything_to_do(photos, config, tmp_path, monkeypatch
 # What can't be
 
 
+@pytest.mark.slow
 def test_int8_that_was_not_calibrated(tmp_path, monkeypatch, checkpoint, clip):
     yolov5s = find_detector("yolov5s")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

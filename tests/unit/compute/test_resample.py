@@ -13,6 +13,7 @@ from skimage import data
 from deployments.compute import images, resample
 from deployments.compute.images import outer_box, scale_crops
 from deployments.tiles import tile_boxes
+from tests.support.examples import examples
 from tests.support.operations import CountOperations
 
 
@@ -62,7 +63,7 @@ photos = st.tuples(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(
     st.lists(photos, min_size=1, max_size=3),
     st.integers(1, 30),

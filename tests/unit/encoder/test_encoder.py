@@ -226,6 +226,7 @@ def test_half_precision_at_the_size_of_vit_b_32(photos, tmp_path):
     assert (exact * rounded).sum(axis=1).min() >= 0.998
 
 
+@pytest.mark.slow
 def test_the_shipped_encoder_needs_no_hub_and_has_no_text_tower():
     encoder = Encoder("models/compact", device="cpu")
     assert encoder.files.identity.dimension == 256

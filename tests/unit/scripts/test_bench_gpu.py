@@ -97,6 +97,7 @@ def test_without_a_gpu_it_says_so(monkeypatch):
 # The networks
 
 
+@pytest.mark.slow
 def test_the_random_yolov5s_is_yolov5s():
     trained = read_checkpoint(yolov5_weights("yolov5s"))
     made = random_yolov5(0.5)
@@ -113,6 +114,7 @@ def test_the_random_yolov5s_is_yolov5s():
     assert made[..., 4].std() > 1e-3  # not the same everywhere
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_tower_is_clips():
     reference = CLIPVisionModelWithProjection.from_pretrained(ROOT / COMPACT, dtype=torch.float32)
@@ -217,7 +219,7 @@ def means(pixels):
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(slow):
     """A pipeline with YOLOv5s as it was trained."""
     return Pipeline(
         make_detector(read_checkpoint(yolov5_weights("yolov5s")), CPU, torch.float32), means,

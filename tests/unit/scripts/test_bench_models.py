@@ -15,7 +15,7 @@ TINY = Variant("detector", 64, 96, "torch", "float32", "contiguous", 1)
 
 
 @pytest.fixture(scope="module")
-def networks():
+def networks(slow):
     return {
         "detector": bench_models.load_detector(),
         "encoder": bench_models.load_encoder(ROOT / "models" / "compact"),

@@ -25,7 +25,7 @@ def files(photos):
 
 
 @pytest.fixture(scope="module")
-def plain(files, tmp_path_factory):
+def plain(slow, files, tmp_path_factory):
     plain = Plain(COMPACT, SegmenterSettings(), tuned=False)
     plain.folder = tmp_path_factory.mktemp("plain")
     plain.index([file.read_bytes() for file in files], plain.folder)
@@ -87,6 +87,7 @@ def test_only_the_tuned_one_has_the_environment_of_a_replica(files, monkeypatch)
     assert [row["ratio"] for row in rows] == [1, 2]
 
 
+@pytest.mark.slow
 def test_both_rows_are_measured_each_in_its_process(files):
     rows = bench_plain.plain(COMPACT, {"tiles": []}, files[:1], photos=2, seconds=0)
     assert [row["script"] for row in rows] == ["plain", "plain, tuned"]

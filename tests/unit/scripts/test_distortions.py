@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 from distortions import Distortion, cut
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -35,7 +35,6 @@ def test_a_turned_window_is_that_of_the_turned_photo(photo, degrees):
     assert levels(cut(photo, BOX, degrees), photo.crop(BOX)) > 50
 
 
-@settings(deadline=None)
 @given(box=st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(41, 80)] * 2), side=st.booleans())
 def test_nothing_black_comes_in_from_outside_of_the_photo(box, side):
     white = Image.new("RGB", (80, 80), "white")

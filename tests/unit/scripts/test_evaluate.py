@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from baselines import Network, load_encoder
 from figures import Answer, Row, draw_misses, figures, misses, table
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from queries import (
@@ -79,7 +79,6 @@ def test_queries_follow_from_the_seed_and_from_each_photo_alone(folder, capsys):
 sides = st.integers(1, 700)
 
 
-@settings(deadline=None)
 @given(width=sides, height=sides, seed=st.integers(0, 9))
 def test_patches_lie_inside_and_have_their_sizes(width, height, seed):
     boxes = patch_boxes(width, height, np.random.default_rng(seed))
@@ -91,7 +90,6 @@ def test_patches_lie_inside_and_have_their_sizes(width, height, seed):
         assert 0.15 * height - 0.5 <= y2 - y1 <= max(1, 0.5 * height + 0.5)
 
 
-@settings(deadline=None)
 @given(
     corners=st.tuples(*[st.floats(0, 300)] * 2, *[st.floats(0, 200)] * 2), seed=st.integers(0, 9)
 )
@@ -112,7 +110,6 @@ boxes = st.tuples(*[st.integers(0, 11)] * 2, *[st.integers(12, 24)] * 2) | st.bu
 )
 
 
-@settings(deadline=None)
 @given(box=boxes, others=st.lists(boxes, max_size=4))
 def test_iou_is_what_counting_pixels_gives(box, others):
     def mask(box: tuple[int, ...]) -> np.ndarray:
@@ -232,6 +229,7 @@ def test_misses_are_drawn_with_both_boxes(folder):
 # Encoders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pixels", "backbone", str(ROOT / "models" / "compact")])
 def test_every_encoder_gives_unit_vectors_that_depend_on_the_crop_alone(name):
     encoder = load_encoder(name)

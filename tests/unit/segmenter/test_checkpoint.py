@@ -47,6 +47,7 @@ def test_the_averaged_model_is_preferred(tmp_path):
     torch.testing.assert_close(loaded, averaged.state_dict()["model.0.conv.weight"])
 
 
+@pytest.mark.slow
 def test_the_genuine_yolov5s():
     from deployments.compute.weights import yolov5_weights
 

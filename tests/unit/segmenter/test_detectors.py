@@ -48,7 +48,7 @@ def load(model, image_size=320, batch_size=4, iou_threshold=0.45):
 
 
 @pytest.fixture(scope="module")
-def yolov5s():
+def yolov5s(slow):
     return load("yolov5s")
 
 
@@ -101,7 +101,7 @@ def test_a_p6_checkpoint(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
+def export(slow, tmp_path_factory):
     """YOLOv5s as its export script writes it: traced, a tuple, config.txt beside the code."""
 
     class Exported(torch.nn.Module):

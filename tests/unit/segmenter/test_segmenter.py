@@ -33,7 +33,7 @@ def encoded(image, kind="PNG"):
 
 
 @pytest.fixture(scope="module")
-def segmenter():
+def segmenter(slow):
     limits = ImageLimits(max_bytes=5_000_000, max_pixels=1_000_000)
     return Segmenter(dtype="float32", device="cpu", tiles=[], crop_size=64, limits=limits)
 
@@ -59,6 +59,7 @@ def test_finds_what_anyone_sees(segmenter, name, label, near):
     assert confidences == sorted(confidences, reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("squash", [False, True])
 def test_the_crops_are_the_boxes_of_the_full_picture(squash):
     segmenter = Segmenter(dtype="float32", device="cpu", crop_size=64, squash=squash)
@@ -105,6 +106,7 @@ def test_no_thumbnail_of_what_is_no_photo(segmenter):
             segmenter.thumbnail(data)
 
 
+@pytest.mark.slow
 def test_a_gpus_way_to_cut_gives_the_same_photos(monkeypatch):
     segmenter = Segmenter(dtype="float32", device="cpu", crop_size=48, min_tile_contrast=8)
     picture = Image.open(io.BytesIO(photo("motorcycle_left.png"))).convert("RGB")

@@ -18,6 +18,7 @@ from deployments.segmenter.suppression import (
     select,
     suppress,
 )
+from tests.support.examples import examples
 from tests.support.operations import CountOperations
 
 
@@ -52,7 +53,7 @@ iou_thresholds = st.sampled_from([0.0, 0.25, 0.45, 0.5, 1.0])
 blocks = st.sampled_from([1, 2, 7, 256])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.lists(box_lists, min_size=1, max_size=4), iou_thresholds, blocks, st.integers(1, 12))
 def test_suppression_equals_brute_force(images, threshold, block, most):
     longest = max(map(len, images))
@@ -127,7 +128,7 @@ tenths = st.integers(0, 4).map(lambda n: n / 4)
 anchors = st.tuples(small, small, small, small, tenths, tenths, tenths)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.data(), st.integers(1, 4), st.integers(1, 25), iou_thresholds, st.integers(1, 10))
 def test_selection_equals_brute_force(data, images, length, iou_threshold, most):
     rows = data.draw(st.lists(anchors, min_size=images * length, max_size=images * length))
@@ -190,7 +191,7 @@ def test_intersection_over_union_by_hand():
     torch.testing.assert_close(table, table.T)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.lists(boxes, max_size=12), st.lists(boxes, max_size=6))
 def test_tiles_that_show_something_else(tiles, objects):
     expected = [t for t in tiles if all(overlap(t, o) <= TILE_IOU for o in objects)]

@@ -12,6 +12,7 @@ from skimage import data
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.segmenter import thumbnails
 from deployments.segmenter.thumbnails import make_thumbnail
+from tests.support.examples import examples
 
 
 def opened(thumbnail):
@@ -72,7 +73,7 @@ CONTENTS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(sides, sides, st.sampled_from(sorted(CONTENTS)), st.integers(0, 2**32 - 1))
 def test_whatever_the_photo_it_fits(width, height, content, seed):
     if width * height > 2_000_000:

@@ -23,6 +23,7 @@ from deployments.segmenter.yolov5 import (
     square_letterbox,
 )
 from tests.support.checkpoints import save_checkpoint, tiny_architecture, tiny_network
+from tests.support.examples import examples
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,7 @@ def test_bfloat16_is_near_float32_and_decoded_in_float32(tmp_path):
     assert (half[..., 4:] - full[..., 4:]).abs().mean() < 0.03
 
 
+@pytest.mark.slow
 def test_the_published_size_of_yolov5s():
     """7,235,389 parameters; fused 7,225,885, the figure usually quoted for it."""
     checkpoint = read_checkpoint(yolov5_weights("yolov5s"))
@@ -128,7 +130,7 @@ def test_decoding_by_hand():
 sides = st.integers(1, 5000)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(sides, sides, st.sampled_from([320, 640, 672]), st.sampled_from([1, 32, 64]), st.data())
 def test_letterbox_and_back(height, width, image_size, stride, data):
     place = letterbox(height, width, image_size, stride)
@@ -151,7 +153,7 @@ def test_letterbox_and_back(height, width, image_size, stride, data):
     assert place.boxes_on_image(np.zeros((0, 4), np.float32)).shape == (0, 4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(sides, sides)
 def test_square_letterbox(height, width):
     place = square_letterbox(height, width, 320)

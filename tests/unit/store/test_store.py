@@ -27,6 +27,7 @@ from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
 from deployments.store.copies import backup, restore
 from deployments.store.format import KeepThumbnail
 from deployments.store.store import Delete, Put, Store, Stored
+from tests.support.examples import examples
 from tests.support.paths import ROOT
 from tests.support.stores import (
     DIMENSION,
@@ -176,9 +177,8 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestAgainstModel = StoreMachine.TestCase
 TestAgainstModel.settings = settings(
-    max_examples=100,
+    max_examples=examples(100),
     stateful_step_count=20,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 
