@@ -1,78 +1,65 @@
-"""Photos, tiny models and a running service for the tests."""
+"""The fixtures of all tests."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import signal
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-import skimage
-from PIL import Image
-from service import ROOT, Service, free_port
 
-# Their assertions explain themselves as those of tests do.
-pytest.register_assert_rewrite("boxes", "http_client", "stores")
+from tests.support.examples import register_profiles
+from tests.support.paths import PHOTOS, ROOT
+from tests.support.services import LIMITS, QUEUES, Service
+from tests.support.slow import Guard
 
-__all__ = ["ROOT", "Service", "free_port"]  # for the tests, besides what is defined here
+PAGE = ROOT / "tests" / "page"
 
-PHOTOS = Path(skimage.__file__).parent / "data"
-# What can be refused is refused here early, so that the tests needn't send much.
-LIMITS = {
-    "max_image_bytes": 4 * 2**20,
-    "max_request_bytes": 6 * 2**20,
-    "max_pixels": 20_000_000,
-    "timeout_s": 60,
-}
-# Short, so that the test that fills them needn't send much; no other test sends as many at once.
-QUEUES = {"max_ongoing_requests": 4, "max_queued_requests": 40}
+
+register_profiles()
+guard = Guard()
+
+
+def pytest_configure() -> None:
+    """Watch what tests do that aren't marked as slow."""
+    guard.install()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test as slow that uses a fixture which starts something."""
+    if "slow" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the files that ask the service come last: while it runs, it takes its share of the
-    machine, also from those that start a service of their own.
+    """Let the tests that ask the shared service come last, and of these the page's first.
+
+    While the service runs, it takes its share of the machine, also from tests that start a service
+    of their own. The page is tested with a store that has only its own photos.
     """
-    asking = {item.path for item in items if "service" in item.fixturenames}
-    items.sort(key=lambda item: item.path in asking)
+
+    def turn(item: pytest.Item) -> int:
+        if not {"service", "slow"} <= set(item.fixturenames):
+            return 0
+        return 1 if item.path.is_relative_to(PAGE) else 2
+
+    items.sort(key=turn)
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -> None:
-    """Return when a condition holds; fail when it doesn't in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s} s in vain: {what}")
-        time.sleep(0.05)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let only tests that are marked do what is slow; fixtures that they need included."""
+    guard.is_on = item.get_closest_marker("slow") is None
+    try:
+        return (yield)
+    finally:
+        guard.is_on = False
 
 
-def encode(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def pixels(name: str, width: int = 96, height: int = 64) -> Image.Image:
-    """A coarse pattern that follows from a name, so that each test has pictures of its own."""
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def picture(name: str) -> bytes:
-    return encode(pixels(name))
-
-
-def together(calls: list[Callable[[], Any]]) -> list[Any]:
-    """Make calls at the same time; returns what they return, in order."""
-    with ThreadPoolExecutor(len(calls)) as threads:
-        return [future.result() for future in [threads.submit(call) for call in calls]]
+@pytest.fixture(scope="session")
+def slow() -> None:
+    """Mark all tests as slow that use a fixture which asks for this one."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,14 +70,14 @@ def _interruptible() -> None:
 
 @pytest.fixture(scope="session")
 def photos() -> Path:
-    """Folder of the free photos in scikit-image's wheel."""
+    """Return the folder of the free photos in scikit-image's wheel."""
     return PHOTOS
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service as configured by default, but for small limits and short queues; shared by all
-    tests.
+def service(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Start the service that all tests share: as configured by default, but for small limits and
+    short queues.
 
     Tests leave photos behind, so none may assume that the store is empty.
     """
@@ -105,6 +92,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def client(service: Service) -> Iterator[httpx.Client]:
-    """A client of the shared service."""
+    """Return a client of the shared service."""
     with httpx.Client(base_url=service.url, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def batches_without_replicas() -> Iterator[None]:
+    """Let `serve.batch` work where no replica is around it."""
+    from tests.support.batches import batches_without_replicas
+
+    with batches_without_replicas():
+        yield

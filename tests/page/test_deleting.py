@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import httpx
-from conftest import picture, wait_until
-from http_client import index
 from playwright.sync_api import expect
 
-from page.visitor import cards, open_photo
+from tests.support.http_client import index
+from tests.support.pictures import picture
+from tests.support.visitor import cards, open_photo
+from tests.support.waiting import wait_until
 
 
 def add_for_deletion(client: httpx.Client, name: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import picture
-from http_client import index
 from playwright.sync_api import Page, expect
 
-from page.visitor import NAMES, TOUCHED, the_cup, upload
+from tests.support.http_client import index
+from tests.support.pictures import picture
+from tests.support.visitor import NAMES, TOUCHED, the_cup, upload
 
 HOSTILE = [
     '<img src=x onerror="alert(1)">.png',

@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import encode, pixels, wait_until
-from http_client import index
 from PIL import Image
 from playwright.sync_api import expect
 
-from page.visitor import (
+from tests.support.geometry import overlap
+from tests.support.http_client import index
+from tests.support.pictures import encode, pixels
+from tests.support.visitor import (
     MEASURE,
     asked_box,
     crop_of,
     expect_box,
     open_photo,
-    overlap,
     the_cup,
     upload,
 )
+from tests.support.waiting import wait_until
 
 
 def test_a_photo_shows_its_matches_and_its_parts(page, library):

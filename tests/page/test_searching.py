@@ -6,11 +6,12 @@ import re
 from typing import Any
 
 import pytest
-from conftest import picture
-from http_client import PNG
 from playwright.sync_api import Page, expect
 
-from page.visitor import (
+from tests.support.geometry import overlap
+from tests.support.http_client import PNG
+from tests.support.pictures import picture
+from tests.support.visitor import (
     asked_box,
     cards,
     crop_of,
@@ -18,7 +19,6 @@ from page.visitor import (
     expect_box,
     names,
     open_photo,
-    overlap,
     the_cup,
     upload,
 )

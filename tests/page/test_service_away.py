@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from conftest import encode, pixels
 from playwright.sync_api import Route, expect
 
-from page.visitor import cards, drag, expect_box, the_cup, upload
+from tests.support.pictures import encode, pixels
+from tests.support.visitor import cards, drag, expect_box, the_cup, upload
 
 
 def refuse(route: Route) -> None:

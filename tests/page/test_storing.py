@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-from conftest import picture, wait_until
-from http_client import PNG
 from playwright.sync_api import expect
 
-from page.visitor import NAMES, upload
+from tests.support.http_client import PNG
+from tests.support.pictures import picture
+from tests.support.visitor import NAMES, upload
+from tests.support.waiting import wait_until
 
 
 def test_what_is_stored_already_and_what_failed_is_said(page, library, photos, client):

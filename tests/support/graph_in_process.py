@@ -1,0 +1,105 @@
+"""The graph in this process, as it is bound: all of its deployments, one, or some.
+
+`serve.run(..., _local_testing_mode=True)` runs the real deployments with the real models, without a
+cluster. Where a deployment has to be looked into, it is built as the graph binds it: `deployment`
+below.
+"""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import yaml
+from ray import serve
+
+import graph
+from deployments.flows import IndexFlow, SearchFlow
+from deployments.ingress.service import Inset
+
+WAIT_S = 60
+FLOWS = (IndexFlow, SearchFlow)
+# The boxes that the ingress asks, and what it is asked itself.
+HANDLES = ["segmenter", "index_encoder", "query_encoder", "chunk_index", "store"]
+OPERATIONS = [
+    ("index", [b"x"]),
+    ("search", [b"x"]),
+    ("get", ["a"]),
+    ("thumbnail", ["a"]),
+    ("record", ["a"]),
+    ("list", []),
+    ("delete", ["a"]),
+    ("stats", []),
+    ("check", []),
+]
+
+
+def arguments(folder, changes=None):
+    """The `args` of serve_config.yaml with a store of its own, and with changed options."""
+    config = yaml.safe_load((Path(graph.__file__).parent / "serve_config.yaml").read_text())
+    args = config["applications"][0]["args"]
+    args["store"]["path"] = str(folder)
+    for section, options in (changes or {}).items():
+        args[section] |= options
+    return args
+
+
+def run(folder, changes=None):
+    """Run the whole graph in this process; return the handle a client gets."""
+    return serve.run(
+        graph.build(arguments(folder, changes)), _local_testing_mode=True, name=f"inset-{folder}"
+    )
+
+
+def bound(folder, changes=None):
+    """Every deployment that `graph.build` binds, by name."""
+    found = {}
+
+    def visit(application):
+        deployment = application._bound_deployment
+        found[deployment.name] = deployment
+        for value in (*deployment.init_args, *deployment.init_kwargs.values()):
+            for part in vars(value).values() if isinstance(value, FLOWS) else [value]:
+                if isinstance(part, serve.Application):
+                    visit(part)
+
+    visit(graph.build(arguments(folder, changes)))
+    return found
+
+
+def box(name, folder, changes=None):
+    """A box as the graph binds it, without a replica around it."""
+    deployment = bound(folder, changes)[name]
+    return deployment.func_or_class(*deployment.init_args, **deployment.init_kwargs)
+
+
+class Handle:
+    """Stands where a `DeploymentHandle` does, and calls an object in this very event loop."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def options(self, **options):
+        return self
+
+    def __getattr__(self, name):
+        async def call(*args):
+            args = [await a if isinstance(a, asyncio.Future) else a for a in args]
+            return await getattr(self.target, name)(*args)
+
+        return SimpleNamespace(remote=lambda *args: asyncio.ensure_future(call(*args)))
+
+
+def ingress(folder, changes=None, **targets):
+    """The service as the graph binds it, on other boxes; one that isn't given must not be asked."""
+    handles = {name: Handle(targets.get(name)) for name in HANDLES}
+    flows = {
+        "index_flow": IndexFlow(handles["segmenter"], handles["index_encoder"], handles["store"]),
+        "search_flow": SearchFlow(
+            handles["query_encoder"], handles["chunk_index"], handles["store"]
+        ),
+    }
+    return Inset(**(bound(folder, changes)["Ingress"].init_kwargs | flows))
+
+
+def call(method, *args, **kwargs):
+    return method.remote(*args, **kwargs).result(timeout_s=WAIT_S)

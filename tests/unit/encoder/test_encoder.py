@@ -1,0 +1,302 @@
+"""The encoder against transformers' own CLIP: model, processor and tokenizer."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from deployments.compute.images import decode, scale_crop
+from deployments.encoder.deployment import EncoderDeployment
+from deployments.encoder.encoder import Encoder
+from deployments.encoder.files import CLIP_MEAN, CLIP_STD, find_encoder
+from deployments.errors import BadParameter, ModelUnavailable
+from deployments.limits import ImageLimits
+from deployments.settings import EncoderSettings
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A tiny CLIP with both towers, random weights, in a folder."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    tower = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    config = CLIPConfig(
+        text_config={
+            **tower,
+            "num_attention_heads": 2,
+            "vocab_size": 600,
+            "max_position_embeddings": 16,
+            "bos_token_id": 512,
+            "eos_token_id": 513,
+            "pad_token_id": 513,
+        },
+        vision_config={**tower, "num_attention_heads": 2, "image_size": SIZE, "patch_size": 8},
+        projection_dim=32,
+    )
+    CLIPModel(config).eval().save_pretrained(folder)
+    letters = [chr(c) for c in range(256)]
+    vocabulary = letters + [letter + "</w>" for letter in letters]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer.from_pretrained(folder).save_pretrained(folder)
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
+    )
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(photos):
+    """Real photos in odd sizes and shapes, as uint8 arrays."""
+    chelsea = Image.open(photos / "chelsea.png").convert("RGB")
+    sizes = [(451, 300), (300, 451), (97, 31), (48, 48), (49, 48), (5, 7), (640, 90), (1, 1)]
+    return [np.array(chelsea.resize(size)) for size in sizes]
+
+
+def test_preprocessing_equals_transformers(clip, pictures):
+    encoder = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32")
+    )
+    ours = encoder.tower.normalise(encoder.squares(pictures))
+    processor = CLIPImageProcessorPil.from_pretrained(clip)
+    theirs = torch.stack(
+        [torch.as_tensor(processor(Image.fromarray(p))["pixel_values"][0]) for p in pictures]
+    )
+    levels = (ours - theirs) * torch.tensor(CLIP_STD).view(3, 1, 1) * 255
+    assert ours.shape == (len(pictures), 3, SIZE, SIZE)
+    assert levels.abs().max() <= 2.01
+    assert levels.abs().mean() < 0.2
+
+
+@pytest.fixture
+def copy(clip, tmp_path):
+    """The tiny CLIP, to be changed."""
+    return Path(shutil.copytree(clip, tmp_path / "copy"))
+
+
+SQUARE = {"height": SIZE, "width": SIZE}
+
+
+@pytest.mark.parametrize("crop", [{"do_center_crop": False}, {"crop_size": SQUARE}])
+def test_squashing_equals_transformers(copy, pictures, crop):
+    """All of a picture, and the centre square of what is square already."""
+    CLIPImageProcessorPil(size=SQUARE, **crop).save_pretrained(copy)
+    encoder = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(copy), device="cpu", dtype="float32")
+    )
+    assert encoder.files.squash
+    processor = CLIPImageProcessorPil.from_pretrained(copy)
+    theirs = torch.stack(
+        [torch.as_tensor(processor(Image.fromarray(p))["pixel_values"][0]) for p in pictures]
+    )
+    levels = (
+        (encoder.tower.normalise(encoder.squares(pictures)) - theirs)
+        * torch.tensor(CLIP_STD).view(3, 1, 1)
+        * 255
+    )
+    assert levels.abs().max() <= 2.01
+    assert levels.abs().mean() < 0.2
+
+
+def test_a_query_is_squashed_as_its_crop_is(copy, photos):
+    CLIPImageProcessorPil(size=SQUARE, do_center_crop=False).save_pretrained(copy)
+    settings = EncoderSettings(pretrained_model_name_or_path=str(copy), device="cpu")
+    encoder = EncoderDeployment.func_or_class(settings, ImageLimits())
+    data, box = (photos / "chelsea.png").read_bytes(), (10, 0, 420, 99)
+    pixels = torch.from_numpy(decode(data, ImageLimits()).pixels)
+    crop = encoder._cut_query(data, box)
+    np.testing.assert_array_equal(crop, scale_crop(pixels, box, SIZE, squash=True))
+    assert (crop != scale_crop(pixels, box, SIZE).numpy()).any()
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        {},
+        {"size": SIZE, "crop_size": SIZE},
+        {"size": {"shortest_edge": SIZE}, "do_center_crop": True},
+    ],
+)
+def test_the_centre_is_cut_out_unless_it_is_said(copy, preprocessing):
+    (copy / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    assert not find_encoder(EncoderSettings(pretrained_model_name_or_path=str(copy))).squash
+    (copy / "preprocessor_config.json").unlink()
+    assert not find_encoder(EncoderSettings(pretrained_model_name_or_path=str(copy))).squash
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        {"size": {"height": SIZE, "width": SIZE // 2}, "do_center_crop": False},
+        {"size": {"height": SIZE + 1, "width": SIZE + 1}},
+        {"size": {"shortest_edge": SIZE}, "do_center_crop": False},
+        {"do_center_crop": False},
+    ],
+)
+def test_pictures_scaled_in_another_way_are_refused(copy, preprocessing):
+    (copy / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    with pytest.raises(ModelUnavailable, match="do_center_crop") as error:
+        find_encoder(EncoderSettings(pretrained_model_name_or_path=str(copy)))
+    assert json.dumps(preprocessing.get("size")) in str(error.value)
+    assert f'{{"height": {SIZE}, "width": {SIZE}}}' in str(error.value)
+
+
+def test_a_broken_preprocessor_config_is_refused(copy):
+    (copy / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ModelUnavailable, match=r"preprocessor_config\.json can't be read"):
+        find_encoder(EncoderSettings(pretrained_model_name_or_path=str(copy)))
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_image_embeddings_equal_transformers(clip, pictures, backend):
+    encoder = Encoder(
+        EncoderSettings(
+            pretrained_model_name_or_path=str(clip),
+            backend=backend,
+            device="cpu",
+            dtype="float32",
+            batch_size=3,
+        )
+    )
+    ours = encoder.encode_images(pictures)
+    reference = CLIPModel.from_pretrained(clip).eval()
+    processor = CLIPImageProcessorPil.from_pretrained(clip)
+    with torch.inference_mode():
+        pixel_values = torch.stack(
+            [torch.as_tensor(processor(Image.fromarray(p))["pixel_values"][0]) for p in pictures]
+        )
+        theirs = reference.get_image_features(pixel_values=pixel_values)
+    theirs = getattr(theirs, "pooler_output", theirs)
+    theirs = torch.nn.functional.normalize(theirs, dim=-1).numpy()
+    assert ours.dtype == np.float32
+    assert ours.shape == (len(pictures), 32)
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+    assert (ours * theirs).sum(axis=1).min() > 0.9995
+
+
+def test_the_result_does_not_depend_on_the_batch(clip, pictures):
+    one_by_one = Encoder(
+        EncoderSettings(
+            pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32", batch_size=1
+        )
+    )
+    together = Encoder(
+        EncoderSettings(
+            pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32", batch_size=32
+        )
+    )
+    np.testing.assert_allclose(
+        one_by_one.encode_images(pictures), together.encode_images(pictures), atol=1e-5
+    )
+
+
+def test_no_pictures_no_embeddings(clip):
+    assert Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu")
+    ).encode_images([]).shape == (0, 32)
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_text_embeddings_equal_transformers(clip, backend):
+    encoder = Encoder(
+        EncoderSettings(
+            pretrained_model_name_or_path=str(clip), backend=backend, device="cpu", dtype="float32"
+        )
+    )
+    texts = ["a cat", "two motorcycles in a garage, and a very long sentence behind them"]
+    ours = encoder.encode_texts(texts)
+    tokenizer, model = CLIPTokenizer.from_pretrained(clip), CLIPModel.from_pretrained(clip).eval()
+    tokens = tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")
+    with torch.inference_mode():
+        theirs = model.get_text_features(**tokens)
+    theirs = getattr(theirs, "pooler_output", theirs)
+    theirs = torch.nn.functional.normalize(theirs, dim=-1).numpy()
+    assert ours.shape == (2, 32)
+    assert (ours * theirs).sum(axis=1).min() > 0.9999
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_vectors_stay_close_to_float32(clip, pictures, dtype):
+    exact = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32")
+    ).encode_images(pictures)
+    rounded = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu", dtype=dtype)
+    ).encode_images(pictures)
+    assert (exact * rounded).sum(axis=1).min() >= 0.998
+
+
+def test_half_precision_at_the_size_of_vit_b_32(photos, tmp_path):
+    """The depth and width people use, where rounding errors add up; weights are random."""
+    torch.manual_seed(0)
+    CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=512)).save_pretrained(tmp_path)
+    pictures = [
+        np.array(Image.open(photos / name).convert("RGB"))
+        for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+    ]
+    exact = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(tmp_path), device="cpu", dtype="float32")
+    ).encode_images(pictures)
+    rounded = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(tmp_path), device="cpu", dtype="bfloat16")
+    ).encode_images(pictures)
+    assert (exact * rounded).sum(axis=1).min() >= 0.998
+
+
+@pytest.mark.slow
+def test_the_shipped_encoder_needs_no_hub_and_has_no_text_tower():
+    encoder = Encoder(EncoderSettings(pretrained_model_name_or_path="models/compact", device="cpu"))
+    assert encoder.files.identity.dimension == 256
+    assert not encoder.files.has_text
+    with pytest.raises(BadParameter, match="no text tower"):
+        encoder.encode_texts(["a cat"])
+
+
+def test_the_digest_tells_encoders_apart(clip, tmp_path):
+    here = find_encoder(EncoderSettings(pretrained_model_name_or_path=str(clip))).identity
+    assert here == find_encoder(EncoderSettings(pretrained_model_name_or_path=str(clip))).identity
+    model = CLIPModel.from_pretrained(clip)
+    model.visual_projection.weight.data[0, 0] += 1
+    model.save_pretrained(tmp_path)
+    there = find_encoder(EncoderSettings(pretrained_model_name_or_path=str(tmp_path))).identity
+    assert here.dimension == there.dimension == 32
+    assert here.digest != there.digest
+
+
+def test_a_model_that_cannot_be_had_is_one_sentence_soon(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    start = time.monotonic()
+    with pytest.raises(ModelUnavailable) as error:
+        find_encoder(EncoderSettings(pretrained_model_name_or_path="openai/no-such-clip"))
+    assert time.monotonic() - start < 30
+    assert "openai/no-such-clip" in str(error.value)
+    assert "folder" in str(error.value)
+
+
+def test_a_folder_that_is_no_clip_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelUnavailable, match="not a CLIP model"):
+        find_encoder(EncoderSettings(pretrained_model_name_or_path=str(tmp_path)))
+
+
+def test_statistics_default_to_openais(clip, tmp_path):
+    CLIPModel.from_pretrained(clip).save_pretrained(tmp_path)
+    encoder = Encoder(EncoderSettings(pretrained_model_name_or_path=str(tmp_path), device="cpu"))
+    np.testing.assert_allclose(encoder.files.mean, CLIP_MEAN)

@@ -1,0 +1,102 @@
+"""What /openapi.json says: every operation, and all that may be answered."""
+
+from http import HTTPStatus
+
+import pytest
+from starlette.testclient import TestClient
+
+from deployments.ingress.app import build_app
+from tests.support.fake_inset import REQUESTS, STATUSES, Service
+
+# What the docstrings of `Inset` say each of them raises.
+RAISES = {
+    "index": {400, 409, 413, 415, 422, 503, 507},
+    "search": {400, 404, 413, 415, 422, 503},
+    "list": {400, 503},
+    "get": {400, 404, 500, 503},
+    "thumbnail": {400, 404, 413, 415, 422, 500, 503},
+    "record": {400, 404, 500, 503},
+    "delete": {400, 404, 503, 507},
+    "check": {503},
+    "stats": {503},
+}
+
+
+@pytest.fixture(scope="module")
+def description():
+    client = TestClient(build_app(Service()))
+    first = client.get("/openapi.json").json()
+    assert client.get("/openapi.json").json() == first
+    return first
+
+
+def described(description, operation):
+    method, path, _ = REQUESTS[operation]
+    path = path.replace("/images/a", "/images/{id}")
+    return description["paths"][path][method.lower()]
+
+
+def test_everything_is_described(description):
+    operations = [(path, method) for path, item in description["paths"].items() for method in item]
+    assert len(operations) == len(REQUESTS)
+    for operation in REQUESTS:
+        assert described(description, operation)["description"]
+
+
+@pytest.mark.parametrize("operation", REQUESTS)
+def test_every_status_is_described(description, operation):
+    responses = described(description, operation)["responses"]
+    good = {STATUSES.get(operation, 200)} | ({304} if operation in ("get", "thumbnail") else set())
+    assert {int(status) for status in responses} == good | RAISES[operation] | {500, 503}
+    for status in set(responses) - {str(status) for status in good}:
+        assert responses[status]["description"] == HTTPStatus(int(status)).phrase
+        (schema,) = responses[status]["content"].items()
+        reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
+        assert schema == ("application/problem+json", reference)
+
+
+def test_fastapis_own_errors_are_not_described(description):
+    assert "ValidationError" not in str(description)
+
+
+def test_every_reference_leads_somewhere(description):
+    def references(node):
+        if isinstance(node, dict):
+            yield from [node["$ref"]] if "$ref" in node else []
+            for value in node.values():
+                yield from references(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from references(value)
+
+    found = set(references(description))
+    assert found
+    for reference in found:
+        node = description
+        for name in reference.removeprefix("#/").split("/"):
+            node = node[name]
+
+
+def test_metadata_and_filters_are_described(description):
+    def parameter(operation, name):
+        parameters = described(description, operation)["parameters"]
+        (found,) = [parameter for parameter in parameters if parameter["name"] == name]
+        assert found["in"] == "query"
+        assert not found["required"]
+        assert found["description"]
+        return found["schema"]
+
+    metadata, filters = parameter("index", "metadata"), parameter("search", "filter")
+    assert metadata["contentMediaType"] == "application/json"
+    assert (filters["type"], filters["maxItems"]) == ("array", 16)
+    form = described(description, "index")["requestBody"]["content"]["multipart/form-data"]
+    assert form["schema"]["properties"]["metadata"]["contentSchema"] == metadata["contentSchema"]
+    deleted = described(description, "delete")["responses"]["204"]
+    assert set(deleted["headers"]) == {"Inset-Sequence"}
+
+
+@pytest.mark.parametrize("operation", ["index", "search"])
+def test_bodies_are_described(description, operation):
+    body = described(description, operation)["requestBody"]
+    assert body["required"] is (operation == "index")
+    assert set(body["content"]) == {"image/*", "multipart/form-data"}

@@ -1,0 +1,555 @@
+"""HTTP in and HTTP out, over a service that only remembers what it was asked."""
+
+import asyncio
+import hashlib
+import json
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from deployments import errors
+from deployments.errors import InsetError, UnknownId
+from deployments.ingress.app import build_app
+from deployments.ingress.bodies import MAX_PARTS
+from tests.support.fake_inset import (
+    BOX,
+    DIGEST,
+    ETAG,
+    LIMITS,
+    PICTURE,
+    PNG,
+    REQUESTS,
+    STATUSES,
+    THUMBNAIL,
+    Service,
+)
+
+PROBLEMS = {
+    error.status: error
+    for error in vars(errors).values()
+    if isinstance(error, type) and issubclass(error, InsetError) and error is not InsetError
+}
+
+
+@pytest.fixture
+def service():
+    return Service()
+
+
+@pytest.fixture
+def client(service):
+    return TestClient(build_app(service), raise_server_exceptions=False)
+
+
+def assert_problem(response, status, title=None):
+    """RFC 9457, whatever went wrong."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem.keys() == {"type", "title", "status", "detail"}
+    assert problem["type"] == "about:blank"
+    assert problem["status"] == status
+    assert title is None or problem["title"] == title
+    assert problem["detail"]
+    assert ("retry-after" in response.headers) == (status == 503)
+    return problem["detail"]
+
+
+# Every operation, and every way it can fail
+
+
+@pytest.mark.parametrize("operation", REQUESTS)
+def test_every_operation_is_answered(client, service, operation):
+    method, path, request = REQUESTS[operation]
+    response = client.request(method, path, **request)
+    assert response.status_code == STATUSES.get(operation, 200)
+    assert [name for name, *_ in service.calls] == [operation]
+
+
+@pytest.mark.parametrize("operation", REQUESTS)
+@pytest.mark.parametrize("status", PROBLEMS)
+def test_every_error_becomes_its_problem(client, service, operation, status):
+    service.error = PROBLEMS[status]("This is wrong: do that.")
+    method, path, request = REQUESTS[operation]
+    response = client.request(method, path, **request)
+    assert assert_problem(response, status, PROBLEMS[status].title) == "This is wrong: do that."
+    if status == 503:
+        assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("operation", REQUESTS)
+def test_an_unforeseen_error_keeps_its_secrets(client, service, operation, caplog):
+    service.error = KeyError("secret")
+    method, path, request = REQUESTS[operation]
+    response = client.request(method, path, **request)
+    detail = assert_problem(response, 500, "Internal error")
+    assert "secret" not in response.text
+    assert "KeyError" in detail
+    assert "secret" in caplog.text  # the log says more, as the answer says
+
+
+def test_all_errors_are_among_the_cases():
+    assert set(PROBLEMS) == {400, 404, 409, 413, 415, 422, 500, 503, 507}
+
+
+# /index
+
+
+def test_a_raw_body_is_one_image(client, service):
+    response = client.post(
+        "/index?id=mine&filename=a.png&confidence_threshold=0.5", content=PICTURE, headers=PNG
+    )
+    assert response.status_code == 201
+    (image,) = response.json()["images"]
+    assert (image["id"], image["status"], image["filename"]) == ("mine", "created", "a.png")
+    assert image["chunks"][0]["box"] == list(BOX)
+    assert service.calls == [("index", PICTURE, "mine", "a.png", 0.5, None)]
+
+
+def test_parts_bring_their_own_names(client, service):
+    files = [("file", (f"{n}.png", b"%d" % n)) for n in range(5)]
+    response = client.post("/index", files=files)
+    assert response.status_code == 201
+    assert [image["filename"] for image in response.json()["images"]] == [
+        f"{n}.png" for n in range(5)
+    ]
+    assert {call[1:4] for call in service.calls} == {
+        (b"%d" % n, None, f"{n}.png") for n in range(5)
+    }
+
+
+def test_one_part_may_have_an_id(client, service):
+    assert client.post("/index?id=x", files={"file": ("a", b"1")}).status_code == 201
+    assert service.calls == [("index", b"1", "x", "a", None, None)]
+    response = client.post("/index?id=x", files=[("file", ("a", b"1"))] * 2)
+    assert "?id= names one photo" in assert_problem(response, 400)
+    assert len(service.calls) == 1
+
+
+def test_a_bad_part_leaves_the_others_alone(client, service):
+    service.bad = {b"1": errors.BrokenImage("It is broken."), b"2": errors.StoreFull("Full.")}
+    files = [("file", (f"{n}.png", b"%d" % n)) for n in range(4)]
+    files.append(("file", ("huge.png", b"x" * 1001)))
+    response = client.post("/index", files=files)
+    assert response.status_code == 201
+    images = response.json()["images"]
+    assert [image["status"] for image in images] == [
+        "created",
+        "failed",
+        "failed",
+        "created",
+        "failed",
+    ]
+    assert [image["filename"] for image in images][1:3] == ["1.png", "2.png"]
+    assert [images[n]["error"]["status"] for n in (1, 2, 4)] == [422, 507, 413]
+    assert images[1]["error"]["detail"] == "It is broken."
+
+
+def test_when_all_parts_are_bad_the_first_error_is_the_answer(client, service):
+    service.bad = {b"0": errors.BrokenImage("First."), b"1": errors.NotAnImage("Second.")}
+    files = [("file", (f"{n}.png", b"%d" % n)) for n in range(2)]
+    assert assert_problem(client.post("/index", files=files), 422) == "First."
+
+
+def test_an_unforeseen_error_of_a_part_is_no_part_of_the_answer(client, service):
+    service.bad = {b"1": KeyError("secret")}
+    files = [("file", (f"{n}.png", b"%d" % n)) for n in range(2)]
+    assert "secret" not in assert_problem(client.post("/index", files=files), 500)
+
+
+# Bodies that are none
+
+
+def multipart(*parts, boundary="b"):
+    body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
+    return {
+        "content": body,
+        "headers": {"content-type": f"multipart/form-data; boundary={boundary}"},
+    }
+
+
+FIELD = b'Content-Disposition: form-data; name="file"\r\n\r\nx'
+FILE = b'Content-Disposition: form-data; name="file"; filename="a.png"\r\n\r\nx'
+STRANGER = b'Content-Disposition: form-data; name="photo"; filename="a.png"\r\n\r\nx'
+NAMELESS = b'Content-Disposition: form-data; filename="a.png"\r\n\r\nx'
+HEADLESS = b"Content-Type: image/png\r\n\r\nx"
+
+
+@pytest.mark.parametrize("path", ["/index", "/search"])
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (multipart(), "no part named 'file'"),
+        (multipart(FIELD), "has no filename"),
+        (multipart(FILE, FIELD), "has no filename"),
+        (multipart(FILE, STRANGER), "parts named 'photo': name each 'file'"),
+        (multipart(NAMELESS), "name"),
+        (multipart(HEADLESS), "Content-Disposition"),
+        (multipart(FILE, boundary="other"), "multipart"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, "boundary"),
+        ({"content": b"--b\r\nno header\r\n", "headers": multipart()["headers"]}, "multipart"),
+    ],
+)
+def test_a_wrong_multipart_body_is_a_problem(client, service, path, request_, sentence):
+    detail = assert_problem(client.post(path, **request_), 400)
+    assert sentence.lower() in detail.lower()
+    assert service.calls == []
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5, 7, 30])
+def test_a_body_that_ends_early_is_a_problem(client, service, cut):
+    """Whoever sent it would take it for stored, or for never sent."""
+    request = multipart(FILE, FILE)
+    request["content"] = request["content"][: -len(b"\r\n") - cut]
+    assert_problem(client.post("/index", **request), 400)
+    assert service.calls == []
+
+
+def test_too_many_parts():
+    service = Service()
+    service.limits = LIMITS.model_copy(update={"max_request_bytes": 10**6})
+    client = TestClient(build_app(service))
+    assert client.post("/index", **multipart(*[FILE] * MAX_PARTS)).status_code == 201
+    detail = assert_problem(client.post("/index", **multipart(*[FILE] * (MAX_PARTS + 1))), 400)
+    assert f"{MAX_PARTS}" in detail
+    assert len(service.calls) == MAX_PARTS
+
+
+@pytest.mark.parametrize("path", ["/index", "/search"])
+@pytest.mark.parametrize("media_type", [None, "application/json", "text/plain", "image", ""])
+def test_another_content_type_is_a_problem(client, service, path, media_type):
+    headers = {} if media_type is None else {"content-type": media_type}
+    detail = assert_problem(client.post(path, content=b"x", headers=headers), 415)
+    assert media_type or "missing" in detail
+    assert "image/jpeg" in detail
+    assert service.calls == []
+
+
+def test_parameters_of_a_content_type_are_allowed(client, service):
+    headers = {"content-type": "Image/JPEG; quality=90"}
+    assert client.post("/index", content=PICTURE, headers=headers).status_code == 201
+    assert service.calls[0][1] == PICTURE
+
+
+# Metadata
+
+METADATA = {"camera": "Canon EOS", "year": 2024, "flash": False, "note": "é\u0000=&+"}
+
+
+def part(name, content, *headers):
+    lines = [b'Content-Disposition: form-data; name="%b"' % name, *headers, b"", content]
+    return b"\r\n".join(lines)
+
+
+def test_metadata_comes_as_a_parameter_or_as_a_part(client, service):
+    """For all photos of the request, wherever the part is."""
+    text = json.dumps(METADATA, ensure_ascii=False)
+    field = part(b"metadata", text.encode())
+    typed = part(b"metadata", text.encode(), b"Content-Type: application/json; charset=utf-8")
+    parameters = {"params": {"metadata": text}}
+    responses = [
+        client.post("/index", content=PICTURE, headers=PNG, **parameters),
+        client.post("/index", **multipart(FILE, FILE), **parameters),
+        client.post("/index", **multipart(field, FILE, FILE)),
+        client.post("/index", **multipart(FILE, typed, FILE)),
+        client.post("/index", files=[("file", ("a.png", b"x"))] * 2, data={"metadata": text}),
+    ]
+    for response in responses:
+        assert response.status_code == 201
+        for image in response.json()["images"]:
+            assert (image["metadata"], image["sequence"]) == (METADATA, 1)
+    assert [call[-1] for call in service.calls] == [METADATA] * 9
+
+
+def test_without_metadata_there_is_none(client, service):
+    response = client.post("/index", content=PICTURE, headers=PNG)
+    assert response.json()["images"][0]["metadata"] == {}
+    assert service.calls[0][-1] is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "parts", "sentence"),
+    [
+        ({"metadata": '{"year": 2024'}, [FILE], "is no JSON"),
+        ({"metadata": ""}, [FILE], "is no JSON"),
+        ({"metadata": '{"year": null}'}, [FILE], "metadata's 'year' must be a string"),
+        ({}, [FILE, part(b"metadata", b'{"a b": 1}')], "'a b' can't be a key"),
+        ({}, [part(b"metadata", b""), FILE], "is no JSON"),
+        ({"metadata": "{}"}, [FILE, part(b"metadata", b"{}")], "send it once"),
+        ({}, [FILE, *[part(b"metadata", b"{}")] * 2], "2 parts named 'metadata': send one"),
+        ({}, [FILE, part(b'metadata"; filename="m.json', b"{}")], "send it without one"),
+        ({}, [part(b"metadata", b"{}")], "no part named 'file'"),
+    ],
+)
+def test_wrong_metadata_is_a_problem(client, service, parameters, parts, sentence):
+    response = client.post("/index", params=parameters, **multipart(*parts))
+    assert sentence in assert_problem(response, 400, "Bad parameter")
+    assert service.calls == []
+
+
+def test_a_search_takes_no_metadata(client, service):
+    response = client.post("/search", **multipart(FILE, part(b"metadata", b"{}")))
+    assert "'metadata'" in assert_problem(response, 400)
+    assert "no parameter metadata" in assert_problem(client.post("/search?id=a&metadata={}"), 400)
+    assert service.calls == []
+
+
+def test_filters_are_passed_on(client, service):
+    client.post("/search?id=a&filter=year>=2020&filter=camera=Canon+EOS")
+    client.post("/search?id=a&filter=year%3C%3D2020")
+    assert [query["filter"] for _, _, query in service.calls] == [
+        ["year>=2020", "camera=Canon EOS"],
+        ["year<=2020"],
+    ]
+
+
+# How much is read
+
+
+def chunks(size, piece=100):
+    """A body that doesn't say how long it is."""
+    for start in range(0, size, piece):
+        yield b"x" * min(piece, size - start)
+
+
+@pytest.mark.parametrize("path", ["/index", "/search"])
+@pytest.mark.parametrize("body", [lambda n: b"x" * n, chunks])
+def test_an_image_over_the_limit(client, service, path, body):
+    assert client.post(path, content=body(1000), headers=PNG).is_success
+    assert service.calls[0][1] == b"x" * 1000
+    detail = assert_problem(client.post(path, content=body(1001), headers=PNG), 413)
+    assert "1,000 bytes" in detail
+    assert len(service.calls) == 1
+
+
+def test_a_part_over_the_limit(client, service):
+    assert client.post("/search", files={"file": ("a", b"x" * 1000)}).is_success
+    assert_problem(client.post("/search", files={"file": ("a", b"x" * 1001)}), 413)
+    assert_problem(client.post("/index", files={"file": ("a", b"x" * 1001)}), 413)
+
+
+def drip(content):
+    for start in range(0, len(content), 100):
+        yield content[start : start + 100]
+
+
+@pytest.mark.parametrize("body", [bytes, drip])
+def test_a_request_over_the_limit(client, service, body):
+    request = httpx.Request("POST", "http://t/", files=[("file", ("a", b"x" * 900))] * 6)
+    content, media_type = request.read(), request.headers["content-type"]
+    response = client.post("/index", content=body(content), headers={"content-type": media_type})
+    assert "5,000 bytes" in assert_problem(response, 413)
+    assert service.calls == []
+
+
+def test_no_more_is_read_than_the_limit(service):
+    """A body without end is not read to its end, whatever its type."""
+    read = 0
+
+    async def receive():
+        nonlocal read
+        read += 100
+        return {"type": "http.request", "body": b"x" * 100, "more_body": True}
+
+    async def request(media_type):
+        sent = []
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/index",
+            "query_string": b"",
+            "headers": [(b"content-type", media_type), (b"transfer-encoding", b"chunked")],
+        }
+
+        async def send(message):
+            sent.append(message)
+
+        await asyncio.wait_for(build_app(service)(scope, receive, send), 10)
+        return sent[0]["status"]
+
+    assert asyncio.run(request(b"image/png")) == 413
+    assert read <= 1100
+    read = 0
+    assert asyncio.run(request(b"multipart/form-data; boundary=b")) in (400, 413)
+    assert read <= 5100
+
+
+# /search
+
+
+def test_a_query_is_a_picture_a_text_or_a_stored_photo(client, service):
+    client.post("/search", content=PICTURE, headers=PNG)
+    client.post("/search", files={"file": ("a", PICTURE)})
+    client.post("/search?text=a+cup")
+    client.post("/search?id=a&box=1,2,3.5,4&limit=3&max_distance=0.5&min_sequence=7")
+    client.post("/search?text=a+cup", headers={"content-length": "0"})
+    defaults = {
+        "text": None,
+        "id": None,
+        "box": None,
+        "limit": 10,
+        "max_distance": 2,
+        "max_chunks": 5,
+        "min_sequence": 0,
+        "filter": [],
+    }
+    photo = {"id": "a", "box": (1, 2, 3.5, 4), "limit": 3, "max_distance": 0.5, "min_sequence": 7}
+    assert service.calls == [
+        ("search", PICTURE, defaults),
+        ("search", PICTURE, defaults),
+        ("search", None, defaults | {"text": "a cup"}),
+        ("search", None, defaults | photo),
+        ("search", None, defaults | {"text": "a cup"}),
+    ]
+
+
+def test_matches_are_answered(client):
+    (match,) = client.post("/search?id=a").json()["matches"]
+    assert match["url"] == "/images/a"
+    nearest = {"box": list(BOX), "source": "tile", "distance": 0.25, "label": None}
+    assert match["chunks"] == [nearest]
+    assert nearest.items() <= match.items()
+
+
+def test_several_images_are_no_query(client, service):
+    response = client.post("/search", files=[("file", ("a", b"1"))] * 2)
+    assert "one image" in assert_problem(response, 400)
+    assert service.calls == []
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/search?limit=0", ["limit=0"]),
+        ("/search?limit=1001", ["limit=1001"]),
+        ("/search?limit=ten", ["limit=ten"]),
+        ("/search?max_distance=2.1", ["max_distance=2.1"]),
+        ("/search?max_distance=nan", ["max_distance=nan"]),
+        ("/search?min_sequence=-1", ["min_sequence=-1"]),
+        ("/search?text=", ["text="]),
+        ("/search?id=a/b", ["id=a/b"]),
+        ("/search?id=a&box=1,2,3", ["box=1,2,3"]),
+        ("/search?id=a&box=nan,0,3,5", ["box=nan"]),
+        ("/search?id=a&limt=3", ["no parameter limt"]),
+        ("/search?limit=0&max_distance=3", ["limit=0", "max_distance=3"]),
+        ("/index?confidence_threshold=1.1", ["confidence_threshold=1.1"]),
+        ("/index?id=.hidden", ["id=.hidden"]),
+        ("/index?threshold=1", ["no parameter threshold"]),
+    ],
+)
+def test_a_wrong_parameter_is_named(client, service, path, names):
+    detail = assert_problem(client.post(path), 400, "Bad parameter")
+    for name in names:
+        assert name in detail
+    assert service.calls == []
+
+
+@pytest.mark.parametrize("path", ["/images?limit=0", "/images?after=a+b", "/images?page=2"])
+def test_a_wrong_parameter_of_the_list_is_named(client, service, path):
+    assert_problem(client.get(path), 400, "Bad parameter")
+    assert service.calls == []
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_what_can_be_no_id_is_a_bad_parameter(client, service, method):
+    for id in ("-a", "a%20b", "x" * 201):
+        assert_problem(client.request(method, f"/images/{id}"), 400, "Bad parameter")
+        assert_problem(client.get(f"/images/{id}/thumbnail"), 400, "Bad parameter")
+    assert service.calls == []
+
+
+# /images
+
+
+def test_pages_lead_to_each_other(client):
+    first = client.get("/images?limit=2").json()
+    assert [image["id"] for image in first["images"]] == ["a", "b"]
+    second = client.get(first["next"]).json()
+    assert [image["id"] for image in second["images"]] == ["c"]
+    assert second["next"] is None
+
+
+def test_no_images_are_an_empty_page(client, service):
+    service.ids = []
+    assert client.get("/images").json() == {"images": [], "next": None}
+
+
+def test_an_original_is_what_the_decoder_says_it_is(client):
+    response = client.get("/images/a")
+    assert response.content == PICTURE
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["etag"] == ETAG
+
+
+def test_a_thumbnail_is_a_picture_of_its_own(client, service):
+    """Whatever the original is; so it has another ETag, that of its own bytes."""
+    response = client.get("/images/a/thumbnail")
+    assert response.content == THUMBNAIL
+    assert response.headers["content-type"] == "image/jpeg"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["etag"] == TAGS["/images/a/thumbnail"] != ETAG
+    assert service.calls == [("thumbnail", "a")]
+
+
+TAGS = {
+    "/images/a": ETAG,
+    "/images/a/thumbnail": f'"{hashlib.sha256(THUMBNAIL).hexdigest()}"',
+}
+
+
+@pytest.mark.parametrize("path", TAGS)
+@pytest.mark.parametrize("tags", ["{}", "W/{}", '"other", {}', 'W/"o",W/{}', "*"])
+def test_an_unchanged_picture_is_not_sent_again(client, path, tags):
+    tag = TAGS[path]
+    response = client.get(path, headers={"if-none-match": tags.format(tag)})
+    assert (response.status_code, response.content) == (304, b"")
+    assert response.headers["etag"] == tag
+
+
+@pytest.mark.parametrize("path", TAGS)
+@pytest.mark.parametrize("tags", ['"other"', 'W/"other"', DIGEST, f'"x{DIGEST}"', ""])
+def test_another_etag_is_no_reason_not_to_send(client, path, tags):
+    response = client.get(path, headers={"if-none-match": tags})
+    assert response.status_code == 200
+    assert response.content in (PICTURE, THUMBNAIL)
+
+
+@pytest.mark.parametrize("path", TAGS)
+def test_nobody_has_an_unknown_photo(client, service, path):
+    service.error = UnknownId("There is no photo 'a'.")
+    assert_problem(client.get(path, headers={"if-none-match": "*"}), 404)
+
+
+@pytest.mark.parametrize("path", [path for method, path, _ in REQUESTS.values() if method == "GET"])
+def test_head_is_get_without_the_body(client, path):
+    """RFC 9110, 9.1: whoever supports GET must support HEAD."""
+    get, head = client.get(path), client.head(path)
+    assert head.status_code == get.status_code == 200
+    assert head.headers == get.headers
+
+
+def test_a_deletion_says_its_sequence_number_and_no_more(client, service):
+    response = client.delete("/images/a")
+    assert (response.status_code, response.content) == (204, b"")
+    assert response.headers["inset-sequence"] == "2"
+    assert service.calls == [("delete", "a")]
+
+
+# Places that are none
+
+
+def test_nothing_there_is_a_problem(client):
+    assert "/nowhere" in assert_problem(client.get("/nowhere"), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [("GET", "/index", {"POST"}), ("PUT", "/images", {"GET", "HEAD"}), ("POST", "/stats", {"GET"})],
+)
+def test_another_method_is_a_problem_that_says_which(client, method, path, allow):
+    response = client.request(method, path)
+    assert f"{path} does not take {method}" in assert_problem(response, 405)
+    assert {name.strip() for name in response.headers["allow"].split(",")} & allow

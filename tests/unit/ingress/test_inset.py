@@ -1,0 +1,352 @@
+"""What the ingress makes of its boxes: of their failures, and of photos that come and go."""
+
+import asyncio
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ray.exceptions import RayActorError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownId, UnknownSequence
+from deployments.metadata import Filter
+from deployments.records import Chunk, EncodedPhoto, RankedPhoto, Record
+from deployments.store.store import Delete, Put
+from tests.support.graph_in_process import HANDLES, OPERATIONS, box, ingress
+from tests.support.paths import ROOT
+from tests.support.thumbnails import PHOTO, forget_thumbnail, thumbnails
+
+
+@pytest.mark.parametrize("name", ["ingress", "store"])
+def test_a_box_that_computes_nothing_is_without_torch(name):
+    """It takes 130 MB, and seconds to load."""
+    code = f"import sys, deployments.{name}.deployment; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# Failures of its boxes
+
+
+class Failing:
+    """A box whose every call fails."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getattr__(self, name):
+        async def fail(*args):
+            raise self.error
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (BackPressureError(num_queued_requests=256, max_queued_requests=256), "queue is full"),
+        (DeploymentUnavailableError(DeploymentID("Store", "inset")), "being restarted"),
+        (RayActorError(), "being restarted"),
+    ],
+)
+def test_a_box_that_is_busy_or_gone_is_a_sentence(tmp_path, error, sentence):
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, Failing(error)))
+    for operation, args in OPERATIONS:
+        with pytest.raises(Unavailable, match=sentence):
+            asyncio.run(getattr(inset, operation)(*args))
+
+
+def test_an_error_of_ours_passes_as_it_is(tmp_path):
+    error = UnknownId("There is no photo 'a'.")
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, Failing(error)))
+    with pytest.raises(UnknownId) as caught:
+        asyncio.run(inset.get("a"))
+    assert caught.value is error
+
+
+# Searches while photos come and go
+
+
+def record(id, sequence=1, chunks=1):
+    box = (0, 0, 10, 10)
+    return Record(
+        id=id,
+        filename=None,
+        media_type="image/png",
+        bytes=1,
+        sha256="0" * 64,
+        width=10,
+        height=10,
+        animated=False,
+        indexed_at="2026-01-01T00:00:00.000+00:00",
+        sequence=sequence,
+        chunks=[Chunk(box=box, source="whole")] * chunks,
+    )
+
+
+class Moving:
+    """All boxes of a search in one; things happen to the store after the photos were ranked.
+
+    Args:
+        content: the photos when the search begins, nearest first.
+        events: what happens after each ranking: a function that changes the store.
+        damaged: photos whose record can't be read.
+    """
+
+    def __init__(self, content, events=(), damaged=()):
+        self.store = {id: record(id, number + 1) for number, id in enumerate(content)}
+        self.sequence = len(content)
+        self.index = dict(self.store), self.sequence
+        self.events = list(events)
+        self.damaged = set(damaged)
+        self.asked = []
+        self.filters = []
+
+    async def encode_query(self, data, box):
+        return np.zeros(4)
+
+    async def rank(self, vector, options, sequence):
+        self.asked.append(sequence)
+        self.filters.append(options.filter)
+        if sequence > self.sequence:
+            raise UnknownSequence(f"The change {sequence} has not happened.")
+        if sequence > self.index[1]:  # a search waits for what it must know, and sees no more
+            self.index = dict(self.store), self.sequence
+        photos, _ = self.index
+        ranked = [
+            RankedPhoto(id, number / 10, [(chunk, number / 10) for chunk in range(len(r.chunks))])
+            for number, (id, r) in enumerate(photos.items())
+        ][: options.limit]
+        if self.events:
+            self.events.pop(0)(self)
+        return ranked, self.index[1]
+
+    async def records(self, ids):
+        found = [None if id in self.damaged else self.store.get(id) for id in ids]
+        return [record and record.model_dump_json().encode() for record in found], self.sequence
+
+    async def delete(self, id):
+        self.sequence += 1
+        del self.store[id]
+        return self.sequence
+
+
+def deletion(id):
+    def happen(moving):
+        moving.sequence += 1
+        del moving.store[id]
+
+    return happen
+
+
+def replacement(id, chunks):
+    def happen(moving):
+        moving.sequence += 2
+        moving.store[id] = record(id, moving.sequence, chunks)
+
+    return happen
+
+
+def search(folder, moving, limit, deleted=None):
+    async def both():
+        inset = ingress(folder, **dict.fromkeys(HANDLES, moving))
+        if deleted is not None:
+            await inset.delete(deleted)
+        return [match.id for match in await inset.search(b"x", limit=limit)]
+
+    return asyncio.run(both())
+
+
+def test_a_quiet_search_ranks_once(tmp_path):
+    moving = Moving("abcd")
+    assert search(tmp_path, moving, 2) == ["a", "b"]
+    assert moving.asked == [0]
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 0, 5), (5, 0, 3, 5), (0, 5, 5, 5), (float("nan"), 0, 3, 5), (0, 0, math.inf, 5)]
+)
+def test_an_empty_box_is_refused(tmp_path, box):
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, Moving("a")))
+    with pytest.raises(BadParameter, match="x1 < x2"):
+        asyncio.run(inset.search(id="a", box=box))
+
+
+def test_a_photo_deleted_meanwhile_makes_room_for_another(tmp_path):
+    moving = Moving("abcd", [deletion("a")])
+    assert search(tmp_path, moving, 2) == ["b", "c"]
+    assert moving.asked == [0, 5]
+
+
+def test_several_deletions_one_after_another(tmp_path):
+    moving = Moving("abcd", [deletion("a"), deletion("b"), deletion("c")])
+    assert search(tmp_path, moving, 2) == ["d"]
+    assert moving.asked == [0, 5, 6, 7]
+
+
+def test_a_damaged_record_does_not_take_the_others_away(tmp_path):
+    moving = Moving("abcd", damaged="b")
+    assert search(tmp_path, moving, 3) == ["a", "c"]
+    assert len(moving.asked) <= 2
+
+
+def test_a_search_knows_what_was_deleted_through_the_same_ingress(tmp_path):
+    moving = Moving("abcd")
+    assert search(tmp_path, moving, 2, deleted="a") == ["b", "c"]
+    assert moving.asked == [5]
+
+
+def test_a_photo_replaced_meanwhile_is_ranked_anew(tmp_path):
+    """The numbers of the chunks were those of its former content."""
+    moving = Moving("ab")
+    moving.store["a"] = record("a", chunks=3)
+    moving.index = dict(moving.store), moving.sequence
+    moving.events = [replacement("a", chunks=1)]
+    assert search(tmp_path, moving, 2) == ["a", "b"]
+    assert moving.asked == [0, 4]
+
+
+def restoration(content):
+    """The store becomes an older copy of itself, with fewer changes."""
+
+    def happen(moving):
+        moving.store = {id: record(id, number + 1) for number, id in enumerate(content)}
+        moving.sequence = len(content)
+        moving.index = {}, 0
+
+    return happen
+
+
+def test_a_store_that_was_restored_is_searched_as_it_is_now(tmp_path):
+    """What went through the ingress before is forgotten, but not what went through it since."""
+
+    async def run():
+        moving = Moving("abcdef")
+        inset = ingress(tmp_path, **dict.fromkeys(HANDLES, moving))
+        await inset.delete("a")
+        restoration("xyz")(moving)
+        await inset.delete("x")
+        first = await inset.search(b"x")
+        second = await inset.search(b"x")
+        return moving.asked, [[match.id for match in matches] for matches in (first, second)]
+
+    asked, found = asyncio.run(run())
+    assert found == [["y", "z"]] * 2
+    assert asked == [7, 4, 4]
+
+
+def test_a_store_may_be_restored_during_a_search(tmp_path):
+    moving = Moving("abcd", [lambda moving: (deletion("a")(moving), restoration("x")(moving))])
+    moving.index = {}, 0
+    assert search(tmp_path, moving, 2, deleted="b") == ["x"]
+
+
+def test_what_a_client_must_know_is_not_forgotten(tmp_path):
+    moving = Moving("abcd")
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, moving))
+    for min_sequence in (5, 10**6):
+        with pytest.raises(UnknownSequence, match=f"{min_sequence} has not happened"):
+            asyncio.run(inset.search(b"x", min_sequence=min_sequence))
+    assert asyncio.run(inset.search(b"x", min_sequence=4))
+    assert moving.asked == [5, 10**6, 4]
+
+
+def test_the_ranker_gets_the_filter(tmp_path):
+    moving = Moving("abcd")
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, moving))
+    for filter in ("k=1", ["k=1", "l=x"], (), []):
+        asyncio.run(inset.search(b"x", filter=filter))
+    one, two = Filter.parse(["k=1"]), Filter.parse(["k=1", "l=x"])
+    assert moving.filters == [one, two, None, None]
+
+
+def test_a_photo_that_is_missing_is_gone_as_of_the_sequence_number(tmp_path):
+    """Between a commit and its announcement as well: else no search would look again."""
+    store = box("Store", tmp_path / "store")
+    whole = [Chunk(box=(0, 0, 10, 10), source="whole")]
+    vectors = np.zeros((1, 256), np.float32)
+    photo = EncodedPhoto(10, 10, "image/png", False, whole, vectors, b"small")
+    store.store.apply([Put("a", b"x", None, photo)])
+    (deleted,) = store.store.apply([Delete("a")])
+    (missing,), sequence = asyncio.run(store.records(["a"]))
+    store.store.close()
+    assert missing is None
+    assert sequence >= deleted
+
+
+# Thumbnails
+
+
+class Maker:
+    """The box that makes thumbnails; something may happen meanwhile."""
+
+    def __init__(self, meanwhile=lambda: None, prefix=b"small "):
+        self.meanwhile = meanwhile
+        self.prefix = prefix
+        self.made = []
+
+    async def thumbnail(self, data):
+        self.made.append(data)
+        self.meanwhile()
+        return self.prefix + data
+
+
+@pytest.fixture
+def store(tmp_path, batches_without_replicas):
+    """The box of the store, with a photo `old` as an older version has stored it."""
+    made = box("Store", tmp_path / "store", {"store": {"max_bytes": 2**20}})
+    made.store.apply([Put("old", b"original", None, PHOTO), Put("new", b"x", None, PHOTO)])
+    forget_thumbnail(made, "old")
+    yield made
+    made.store.close()
+
+
+def kept(store):
+    with store.store.reading() as txn:
+        return [key.decode() for key, _ in txn.cursor(db=store.store.dbs.thumbnails)]
+
+
+def test_a_thumbnail_is_that_of_when_the_photo_was_indexed(tmp_path, store):
+    maker = Maker()
+    assert thumbnails(tmp_path, store, maker, "new") == [PHOTO.thumbnail]
+    assert maker.made == []
+    with pytest.raises(UnknownId, match="'nobody'"):
+        thumbnails(tmp_path, store, maker, "nobody")
+    with pytest.raises(BadParameter):
+        thumbnails(tmp_path, store, maker, "a/b")
+
+
+def test_a_photo_of_an_older_version_gets_a_thumbnail_once(tmp_path, store):
+    maker = Maker()
+    assert thumbnails(tmp_path, store, maker, "old", "old") == [b"small original"] * 2
+    assert maker.made == [b"original"]
+    assert kept(store) == ["new", "old"]
+
+
+def test_a_photo_deleted_meanwhile_leaves_no_thumbnail_behind(tmp_path, store):
+    maker = Maker(lambda: store.store.apply([Delete("old")]))
+    assert thumbnails(tmp_path, store, maker, "old") == [b"small original"]
+    assert kept(store) == ["new"]
+    with pytest.raises(UnknownId):
+        thumbnails(tmp_path, store, maker, "old")
+
+
+def test_a_photo_replaced_meanwhile_keeps_its_own_thumbnail(tmp_path, store):
+    maker = Maker(lambda: store.store.apply([Delete("old"), Put("old", b"y", None, PHOTO)]))
+    answers = thumbnails(tmp_path, store, maker, "old", "old")
+    assert answers == [b"small original", PHOTO.thumbnail]
+
+
+def test_a_full_store_is_no_reason_to_answer_no_thumbnail(tmp_path, store, caplog):
+    number = 0
+    while not isinstance(store.store.apply([Put(f"{number}", b"x", None, PHOTO)])[0], StoreFull):
+        number += 1
+    maker = Maker(prefix=b"x" * 15_000)
+    answers = thumbnails(tmp_path, store, maker, "old", "old")
+    assert answers == [maker.prefix + b"original"] * 2
+    assert len(maker.made) == 2
+    assert "old" not in kept(store)
+    assert "the thumbnail of 'old' isn't kept" in caplog.text
+    assert "max_bytes" in caplog.text

@@ -1,0 +1,353 @@
+"""The benchmark of a GPU runs where next to nothing is installed, and does the service's work."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+import bench_gpu
+import gpu_ceilings
+import gpu_checks
+import numpy as np
+import pytest
+import torch
+from gpu_decoders import AHEAD, DECODERS, LIMITS
+from gpu_load import COMPACT, FULL, TINY, make_photos, read_photos
+from gpu_networks import (
+    VIT_B_32,
+    Tower,
+    make_detector,
+    make_tower,
+    operations,
+    random_yolov5,
+    read_shape,
+)
+from gpu_pipeline import Pipeline
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from deployments.compute.device import DTYPES
+from deployments.compute.images import decode
+from deployments.compute.weights import yolov5_weights
+from deployments.encoder.files import CLIP_MEAN, CLIP_STD
+from deployments.segmenter.checkpoint import read_checkpoint
+from deployments.segmenter.segmenter import Segmenter
+from deployments.settings import SegmenterSettings
+from tests.support.paths import ROOT
+
+CPU = torch.device("cpu")
+# What the service needs and a machine with a GPU may lack.
+MISSING = (
+    "ray", "pydantic", "transformers", "lmdb", "faiss", "fastapi", "starlette", "httpx", "filelock",
+    "huggingface_hub", "safetensors", "tqdm", "skimage", "psutil", "yaml",
+)  # fmt: skip
+
+
+def test_it_runs_with_torch_numpy_and_pillow_alone(tmp_path):
+    file = tmp_path / "gpu.json"
+    options = [
+        "--device", "cpu", "--seconds", "0.01", "--encoders", COMPACT, "--dtypes", "float32",
+        "--json", str(file),
+    ]  # fmt: skip
+    script = ROOT / "scripts" / "bench_gpu.py"
+    code = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({MISSING}))\n"  # importing one is an ImportError now
+        f"sys.argv = [{str(script)!r}, *{options}]\n"
+        f"sys.path[0] = {str(script.parent)!r}\n"
+        f"runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        f"assert not any(sys.modules[name] for name in {MISSING})\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    tables = json.loads(file.read_text())["tables"]
+    assert list(tables) == list(bench_gpu.COLUMNS)
+    for name, columns in bench_gpu.COLUMNS.items():
+        assert f"| {' | '.join(title for title, _ in columns.values())} |" in ran.stdout
+        assert all(set(row) <= set(columns) for row in tables[name])
+    assert all(row["fine"] for row in tables["checks"]), tables["checks"]
+    assert len(tables["checks"]) == 8
+    for row in tables["ceilings"][1:]:
+        assert ("per_second" in row) == (row["mode"] == "eager")  # there are no graphs on a CPU
+    assert {row["network"] for row in tables["ceilings"][1:]} == {"yolov5s", COMPACT}
+    assert "models/compact, float32, graph, batch 2:" in ran.stderr
+    alone = {row["stage"]: row["per_second"] for row in tables["pipeline"]}
+    for row in tables["pipeline"][-2:]:
+        decoding = alone[row["stage"].strip("*").removeprefix("all, ")]
+        slowest = min(decoding, alone["canvases, detector"], alone["crops"])
+        assert row["of_stage"] == pytest.approx(row["per_second"] / slowest, rel=0.2)
+        assert row["of_bound"] >= row["of_stage"]
+        assert 34 < row["chunks"] < 60
+
+
+def test_without_a_gpu_it_says_so(monkeypatch):
+    parser = argparse.ArgumentParser()
+    bench_gpu.add_arguments(parser)
+    arguments = parser.parse_args([])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"no GPU that torch sees.*--device cpu"):
+        bench_gpu.run(arguments)
+
+
+# The networks
+
+
+@pytest.mark.slow
+def test_the_random_yolov5s_is_yolov5s():
+    trained = read_checkpoint(yolov5_weights("yolov5s"))
+    made = random_yolov5(0.5)
+    shapes = [{n: t.shape for n, t in one.state.items()} for one in (made, trained)]
+    assert shapes[0] == shapes[1]
+    assert torch.equal(made.anchors, trained.anchors)
+    # The same weights give the same numbers: the layers are connected in the same way.
+    same = replace(trained, architecture=made.architecture, stride=made.stride)
+    networks = [make_detector(one, CPU, torch.float32) for one in (trained, same)]
+    pixels = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(*(network(pixels) for network in networks))
+        made = make_detector(made, CPU, torch.float32)(pixels)
+    assert made[..., 4].std() > 1e-3  # not the same everywhere
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_the_tower_is_clips():
+    reference = CLIPVisionModelWithProjection.from_pretrained(ROOT / COMPACT, dtype=torch.float32)
+    shape = read_shape(ROOT / COMPACT)
+    tower = Tower(shape).eval()
+    names = {
+        "vision_model.": "", "embeddings.": "", "encoder.": "", "self_attn.": "", "mlp.": "",
+        "position_embedding.weight": "position_embedding",
+    }  # fmt: skip
+    state = {}
+    for name, tensor in reference.state_dict().items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        state[name] = tensor
+    state.pop("position_ids", None)
+    tower.load_state_dict(state)
+    pixels = torch.randn(2, 3, shape.image_size, shape.image_size)
+    expected = reference(pixel_values=pixels).image_embeds
+    torch.testing.assert_close(tower(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_vit_b_32_has_the_sizes_that_are_transformers_defaults():
+    config = CLIPVisionConfig()
+    assert (
+        config.image_size, config.patch_size, config.hidden_size, config.num_hidden_layers,
+        config.num_attention_heads, config.intermediate_size, config.projection_dim,
+        config.hidden_act == "quick_gelu",
+    ) == VIT_B_32  # fmt: skip
+
+
+def test_operations_are_counted():
+    linear = torch.nn.Linear(30, 50)
+    assert operations(linear, torch.zeros(1, 30)) == 2 * 30 * 50
+    tower = make_tower(TINY.encoders[COMPACT], CPU, torch.float32)
+    side = TINY.encoders[COMPACT].image_size
+    one, three = (operations(tower, torch.zeros(n, 3, side, side)) for n in (1, 3))
+    assert three == 3 * one
+
+
+# Decoding
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_photos_come_round_and_round_in_their_order(kind):
+    photos = [*make_photos((40, 30), 3), *make_photos((20, 50), 2)]
+    expected = [decode(photo, LIMITS).pixels for photo in photos]
+    decoder = DECODERS[kind](photos, workers=2, batch=6)
+    try:
+        for count in (9, 2):  # what is left of a run must not write into the next one
+            with closing(decoder.batches(CPU)) as batches:
+                numbers = itertools.count()
+                before: list = []
+                for batch in itertools.islice(batches, count):
+                    assert len(batch) == 6
+                    # The last ones are still there when the next have come.
+                    for photo, number in before:
+                        np.testing.assert_array_equal(photo, expected[number % 5])
+                    before = list(zip(batch, numbers, strict=False))
+                    for photo, number in before:
+                        np.testing.assert_array_equal(photo, expected[number % 5])
+    finally:
+        decoder.close()
+
+
+def test_decoding_is_counted_after_the_first_batches():
+    class Decoder:
+        asked = 0
+
+        def batches(self, device):
+            for _ in itertools.count():
+                self.asked += 1
+                yield [None] * 3
+
+    decoder = Decoder()
+    (row,) = bench_gpu.decoding({"some": decoder}, CPU, workers=2, seconds=0.05)
+    assert row["per_second"] <= 3 * (decoder.asked - AHEAD) / 0.05
+    assert row["per_worker"] == row["per_second"] / 2
+
+
+def test_photos_of_a_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.JPG").write_bytes(b"one")
+    (tmp_path / "c.txt").write_bytes(b"none")
+    assert read_photos(tmp_path) == [b"one"]
+    with pytest.raises(SystemExit, match="no JPEGs"):
+        read_photos(tmp_path / "empty")
+
+
+def test_made_up_photos_are_of_a_cameras_size_and_differ():
+    photos = make_photos(FULL.photo, 3)
+    assert len(set(photos)) == 3
+    assert all(60_000 < len(photo) < 250_000 for photo in photos)
+    assert decode(photos[0], LIMITS).pixels.shape == (480, 640, 3)
+
+
+# The pipeline
+
+
+def means(pixels):
+    """Stands for an encoder: float `[n, 3, s, s]` to `[n, 3]`."""
+    return pixels.mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def trained(slow):
+    """A pipeline with YOLOv5s as it was trained."""
+    return Pipeline(
+        make_detector(read_checkpoint(yolov5_weights("yolov5s")), CPU, torch.float32), means,
+        threshold=0.1, image_size=320, crop_size=32, device=CPU, dtype=torch.float32,
+    )  # fmt: skip
+
+
+def test_the_pipeline_makes_the_chunks_that_the_segmenter_makes(trained, photos):
+    files = [photos / name for name in ("astronaut.png", "coffee.png", "chelsea.png")]
+    batches = [[file.read_bytes() for file in files], [files[2].read_bytes()]]
+    decoded = [[decode(data, LIMITS).pixels for data in batch] for batch in batches]
+    done = list(trained.run(iter(decoded)))
+    segmenter = Segmenter(
+        SegmenterSettings(image_size=320, dtype="float32", device="cpu", batch_size=3),
+        crop_size=32,
+        squash=True,
+    )
+    assert [len(batch.photos) for batch in done] == [3, 1]
+    for batch, data in zip(done, batches, strict=True):
+        expected = segmenter.segment(data)
+        for boxes, photo in zip(batch.boxes, expected, strict=True):
+            assert photo.chunks[0].source == "detection"
+            assert boxes.tolist() == [list(chunk.box) for chunk in photo.chunks]
+        crops = torch.cat([torch.from_numpy(photo.crops) for photo in expected])
+        pixels = crops.permute(0, 3, 1, 2).float()
+        values = (pixels / 255 - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(
+            CLIP_STD
+        ).view(3, 1, 1)
+        expected = torch.nn.functional.normalize(means(values), dim=1)
+        torch.testing.assert_close(batch.vectors, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_batches_come_out_in_their_order_each_once(trained, monkeypatch):
+    """And no more than four are on their way at any time."""
+    begun, ended = [], []
+
+    def batches():
+        for number in range(7):
+            begun.append(number)
+            yield [np.full((64, 32 + 32 * (number % 2), 3), number, np.uint8)]
+
+    for batch in trained.run(batches()):
+        ended.append(int(batch.photos[0][0, 0, 0]))
+        assert len(begun) - len(ended) <= 3
+    assert ended == begun == list(range(7))
+
+
+def test_the_threshold_is_one_that_finds_some_objects():
+    photos = [decode(photo, LIMITS).pixels for photo in make_photos(TINY.photo, 4)]
+    pipeline = bench_gpu.make_pipeline(
+        TINY, COMPACT, random_yolov5(TINY.width), False, photos, CPU, torch.float32
+    )
+    with torch.inference_mode():
+        predictions = pipeline.predict(pipeline.upload(photos))
+        rows = torch.cat([prediction.rows.flatten(0, 1) for prediction in predictions])
+        boxes = pipeline.choose(predictions)
+    candidates = ((rows[:, 4:5] * rows[:, 5:]).amax(1) > pipeline.threshold).sum()
+    assert candidates == bench_gpu.OBJECTS * 4
+    assert 35 < np.mean([len(of_photo) for of_photo in boxes]) <= 35 + bench_gpu.OBJECTS
+
+
+def test_shares_are_of_the_slowest_stage_and_of_what_is_shared(monkeypatch):
+    alone = {"upload": 900, "detector": 300, "encoder": 600}  # the GPU's: 200 together
+    done = {"per_second": 150, "chunks": 40, "thread_ms": 0.2}
+    monkeypatch.setattr(bench_gpu, "stages", lambda *_: alone)
+    monkeypatch.setattr(bench_gpu, "whole", lambda *_: dict(done))
+    rates = {"threads": 160, "processes": 1000}
+    decoded = [{"workers": name, "per_second": rate} for name, rate in rates.items()]
+    rows = bench_gpu.pipelines(
+        "some", argparse.Namespace(device=CPU), dict.fromkeys(rates, Endless()),
+        decoded, [], 0,
+    )  # fmt: skip
+    by_stage = {row["stage"]: row for row in rows}
+    assert by_stage["the GPU's together"]["per_second"] == pytest.approx(200)
+    threads, processes = rows[-2:]
+    assert (threads["of_stage"], threads["of_bound"]) == (150 / 160, 150 / 160)
+    assert processes["of_stage"] == 150 / 300
+    assert processes["of_bound"] == pytest.approx(150 / 200)
+
+
+class Endless:
+    def batches(self, device):
+        yield from itertools.repeat([])
+
+
+# The tables
+
+
+def test_a_mode_that_fails_leaves_its_row_empty_and_says_why(monkeypatch, capsys):
+    def broken(network, example):
+        raise RuntimeError("no such thing\nand a long story")
+
+    monkeypatch.setitem(gpu_ceilings.MODES, "broken", broken)
+    sizes = TINY._replace(encoders={COMPACT: TINY.encoders[COMPACT]}, batches=(1,), crops=())
+    rows = gpu_ceilings.ceilings(
+        sizes, random_yolov5(TINY.width), CPU, ["float32"], ["eager", "broken"], 0.001
+    )
+    assert [(row["network"], row.get("mode"), "per_second" in row) for row in rows[1:]] == [
+        ("yolov5s", "eager", True), ("yolov5s", "broken", False),
+        (COMPACT, "eager", True), (COMPACT, "broken", False),
+    ]  # fmt: skip
+    eager, peak = rows[1], rows[0]
+    assert eager["share"] == pytest.approx(eager["teraflops"] / peak["teraflops"])
+    assert "yolov5s, float32, broken, batch 1: no such thing\n" in capsys.readouterr().err
+
+
+def test_rates_are_of_what_ran():
+    count = 0
+
+    def run():
+        nonlocal count
+        count += 1
+
+    rate = gpu_ceilings.per_second(run, CPU, 0.02)
+    assert 0 < rate < count / 0.02
+
+
+def test_a_wrong_result_is_not_fine(monkeypatch):
+    monkeypatch.setattr(gpu_checks, "select", lambda rows, *_: [rows[:1].numpy()] * next(numbers))
+    numbers = iter([6, 6])
+    assert gpu_checks._check_suppression(CPU)[0]["fine"]
+    good = gpu_checks._check_networks(TINY, random_yolov5(TINY.width), CPU, DTYPES["float32"])
+    assert [row["value"] for row in good] == [0, pytest.approx(0, abs=1e-6)]
+
+    def other(shape, device, dtype):
+        return make_tower(shape._replace(quick=dtype == torch.bfloat16), device, dtype)
+
+    monkeypatch.setattr(gpu_checks, "make_tower", other)
+    monkeypatch.setattr(gpu_checks, "_levels", lambda *_: np.array([0, 3]))
+    assert [row["fine"] for row in gpu_checks._check_photos(TINY, CPU)] == [False] * 5

@@ -1,0 +1,224 @@
+"""A store that grows and fills: its map, its limit, and its disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from deployments.errors import StoreFull
+from deployments.records import Stored
+from deployments.store.format import KeepThumbnail
+from deployments.store.store import Delete, Store
+from tests.support.paths import ROOT
+from tests.support.stores import ENCODER, assert_counts, assert_whole, at, put
+
+
+def test_map_grows_under_readers(folder: Path) -> None:
+    store = Store(folder, ENCODER, initial_bytes=2**17)
+    store.apply([put("first", b"1" * 10_000)])
+    done = threading.Event()
+    failures: list[BaseException] = []
+    reads = [0] * 4
+
+    def read(reader: int) -> None:
+        try:
+            while not done.is_set():
+                assert_whole(store, "first", b"1" * 10_000)
+                store.records_after(None, 5)
+                store.changes(at(store, max(0, store.stats().sequence - 3)), 2**20)
+                reads[reader] += 1
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=read, args=(reader,)) for reader in range(len(reads))]
+    for thread in threads:
+        thread.start()
+    try:
+        for group in range(40):
+            results = store.apply([put(f"{group}-{i}", os.urandom(50_000)) for i in range(8)])
+            assert all(isinstance(result, Stored) for result in results)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
+    assert min(reads) > 0
+    assert store.stats().map_bytes >= 16 * 2**20
+    store.close()
+
+
+def test_full_store(folder: Path) -> None:
+    max_bytes = 2 * 2**20
+    store = Store(folder, ENCODER, initial_bytes=2**17, max_bytes=max_bytes)
+    photos = {f"{i:03}": bytes([i]) * 60_000 for i in range(60)}
+    held: dict[str, bytes] = {}
+    for id, data in photos.items():
+        (result,) = store.apply([put(id, data)])
+        if isinstance(result, StoreFull):
+            assert "max_bytes" in result.detail
+            assert "Nothing of this request was stored" in result.detail
+            break
+        held[id] = data
+    assert 10 < len(held) < 40
+    # Of a group, what fits is stored.
+    big, small, again = store.apply(
+        [put("big", b"b" * 500_000), put("small", b"s"), put("000", held["000"])]
+    )
+    assert isinstance(big, StoreFull)
+    assert isinstance(small, Stored)
+    assert isinstance(again, Stored)
+    held["small"] = b"s"
+    # A thumbnail is no reason to go beyond the limit, as a deletion is.
+    large = KeepThumbnail("small", hashlib.sha256(b"s").hexdigest(), b"t" * 500_000)
+    (full,) = store.apply([large])
+    assert isinstance(full, StoreFull)
+    for id, data in held.items():
+        assert_whole(store, id, data)
+    # Deleting makes room, again and again, and the map doesn't creep.
+    for round in range(30):
+        id = next(iter(held))
+        (deleted,) = store.apply([Delete(id)])
+        assert isinstance(deleted, int)
+        del held[id]
+        (stored,) = store.apply([put(f"new{round}", b"n" * 50_000)])
+        if isinstance(stored, Stored):
+            held[f"new{round}"] = b"n" * 50_000
+    assert sum(id.startswith("new") for id in held) > 5
+    for id, data in held.items():
+        assert_whole(store, id, data)
+    assert_counts(store, held)
+    assert (folder / "data.mdb").stat().st_size <= max_bytes + 2**18
+    # Everything can be deleted from a full store.
+    assert all(isinstance(result, int) for result in store.apply([Delete(id) for id in held]))
+    store.close()
+    # A store opened under a smaller max_bytes can be read and emptied.
+    store = Store(folder, ENCODER, max_bytes=2**16)
+    assert store.stats().photos == 0
+    store.close()
+
+
+def test_delete_after_max_bytes_was_lowered(folder: Path) -> None:
+    store = Store(folder, ENCODER)
+    store.apply([put(f"{i}", os.urandom(100_000)) for i in range(20)])
+    store.close()
+    store = Store(folder, ENCODER, max_bytes=2**20)
+    (full,) = store.apply([put("new", b"x" * 100_000)])
+    assert isinstance(full, StoreFull)
+    map_bytes = store.stats().map_bytes
+    for i in range(20):
+        (deleted,) = store.apply([Delete(f"{i}")])
+        assert isinstance(deleted, int)
+        # What the deletion took beyond the limit is not left for puts.
+        assert store.stats().map_bytes < map_bytes + 2**18
+    (stored,) = store.apply([put("new", b"x" * 100_000)])
+    assert isinstance(stored, Stored)
+    store.close()
+
+
+def test_file_may_not_grow(store: Store, folder: Path) -> None:
+    """EFBIG and ENOSPC take the same way through LMDB; this one any user can provoke."""
+    store.apply([put("a", b"a" * 100_000)])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (folder / "data.mdb").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        results = store.apply([put(f"b{i}", os.urandom(2**20)) for i in range(3)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for result in results:
+        assert isinstance(result, StoreFull)
+        assert "disk" in result.detail
+    assert_whole(store, "a", b"a" * 100_000)
+    assert_counts(store, {"a": b"a" * 100_000})
+    assert all(isinstance(result, Stored) for result in store.apply([put("c", b"c" * 2**20)]))
+
+
+@pytest.mark.parametrize(
+    ("code", "free", "is_full"),
+    [
+        (errno.ENOSPC, 10**12, True),
+        (errno.EDQUOT, 10**12, True),
+        (errno.EIO, 1000, True),
+        (errno.EIO, 10**12, False),
+    ],
+)
+def test_disk_errors(store, monkeypatch, code: int, free: int, is_full: bool) -> None:
+    """What is a full disk, and what is a broken one."""
+
+    class FailingWriter:
+        def __init__(self, *_: object) -> None: ...
+
+        def carry_out(self, _: object) -> list:
+            error = lmdb.Error("mdb_txn_commit")
+            error.code, error.reason = code, os.strerror(code)
+            raise error
+
+    disk = os.statvfs(store.path)
+    with monkeypatch.context() as patch:
+        patch.setattr("deployments.store.store.Writer", FailingWriter)
+        full = os.statvfs_result((*disk[:4], free // disk.f_frsize, *disk[5:]))
+        patch.setattr(os, "statvfs", lambda _: full)
+        if is_full:
+            (result,) = store.apply([put("a", b"x")])
+            assert isinstance(result, StoreFull)
+        else:
+            with pytest.raises(lmdb.Error):
+                store.apply([put("a", b"x")])
+    assert isinstance(store.apply([put("a", b"x")])[0], Stored)
+
+
+FULL_DISK = """
+import sys
+from deployments.errors import StoreFull
+from deployments.store.store import Delete, Store
+from deployments.records import Stored
+from tests.support.stores import ENCODER, assert_counts, assert_whole, put
+
+store = Store(sys.argv[1], ENCODER)
+held = {}
+results = []
+while not results or isinstance(results[-1], Stored):
+    group = [put(f"{len(held) + i}", bytes([len(held) + i]) * 90_000) for i in range(3)]
+    results = store.apply(group)
+    held |= {p.id: p.data for p, r in zip(group, results) if isinstance(r, Stored)}
+assert isinstance(results[-1], StoreFull), results
+assert "disk" in results[-1].detail, results
+assert len(held) > 10
+for id, data in held.items():
+    assert_whole(store, id, data)
+for id in list(held)[:6]:
+    (result,) = store.apply([Delete(id)])
+    assert isinstance(result, int), result
+    del held[id]
+(result,) = store.apply([put("late", b"l" * 90_000)])
+assert isinstance(result, Stored), result
+held["late"] = b"l" * 90_000
+store.close()
+store = Store(sys.argv[1], ENCODER)
+for id, data in held.items():
+    assert_whole(store, id, data)
+assert_counts(store, held)
+"""
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """A real ENOSPC, on a file system of 3 MiB in a mount namespace of its own."""
+    script = 'mount -t tmpfs -o size=3m none "$0" || exit 77; exec "$@"'
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    command = [*unshare, str(tmp_path), sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("no unshare command here")
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip(f"no mount namespaces here: {done.stderr}")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,359 @@
+"""Metadata and filters: what is accepted, what a filter means, and columns that agree with it."""
+
+import json
+import pickle
+import re
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.chunk_index.columns import MetadataColumns
+from deployments.errors import BadParameter
+from deployments.metadata import (
+    CONDITION_PATTERN,
+    OPERATORS,
+    Condition,
+    Filter,
+    check_metadata,
+    parse_metadata,
+)
+from tests.support.examples import examples
+
+keys = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", fullmatch=True)
+values = (
+    st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+)
+# Few, so that photos and conditions often meet; and those that are easily taken for one another.
+common = st.sampled_from(
+    [
+        True,
+        False,
+        0,
+        1,
+        1.0,
+        -0.0,
+        2.5,
+        2**53,
+        -1e300,
+        "",
+        "0",
+        "1",
+        "true",
+        "a",
+        "A",
+        "a\0",
+        "é",
+        "\uffff",
+        "\U0001f600",
+        "2024-05-31",
+    ]
+)
+photos = st.dictionaries(st.sampled_from("kl"), common | values)
+
+
+def types(metadata):
+    return {key: type(value) for key, value in metadata.items()}
+
+
+# Metadata
+
+
+@given(st.dictionaries(keys, values, max_size=64))
+def test_metadata_is_kept_as_it_was_sent(metadata):
+    parsed = parse_metadata(json.dumps(metadata))
+    assert parsed == metadata
+    assert types(parsed) == types(metadata)
+    assert check_metadata(MappingProxyType(metadata)) == metadata
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "'' is no JSON"),
+        ("camera=Canon", 'send an object like {"year": 2024}'),
+        ("[1]", r"metadata \[1\] is no object"),
+        ("null", "is no object"),
+        ("[" * 100_000, "is no JSON"),
+        ('{"a": %s}' % ("1" * 5000), "is no JSON"),
+        ('{"a": 1, "b": 2, "a": 1}', "the key 'a' twice"),
+        ('{"a": null}', "'a' must be a string, a number, true or false, not NoneType"),
+        ('{"a": [1]}', "'a' must be .* not list: .* several keys"),
+        ('{"a": {"b": 1}}', "'a' must be .* not dict"),
+        ('{"a": NaN}', "'a' is nan: send a finite"),
+        ('{"a": -Infinity}', "'a' is -inf"),
+        ('{"a": 1e999}', "'a' is inf"),
+        ('{"a": 9007199254740993}', r"'a' is beyond 2\*\*53.*as a string"),
+        ('{"a": -9007199254740993}', r"'a' is beyond 2\*\*53"),
+        ('{"a": 1%s}' % ("0" * 400), r"'a' is beyond 2\*\*53"),
+        ('{"a": "\\ud800"}', r"'a' is '\\ud800', which has half"),
+        ('{"a": "%s"}' % ("x" * 1001), "'a' has 1,001 characters: shorten it to 1,000"),
+        ('{"": 1}', "'' can't be a key"),
+        ('{"1a": 1}', "'1a' can't be a key"),
+        ('{"a b": 1}', "'a b' can't be a key"),
+        ('{"a\\n": 1}', "can't be a key"),
+        ('{"é": 1}', "'é' can't be a key"),
+        ('{"%s": 1}' % ("a" * 65), "can't be a key"),
+        (json.dumps({f"k{number}": 1 for number in range(65)}), "has 65 keys, and 64 are"),
+    ],
+)
+def test_wrong_metadata_is_refused_with_a_sentence(text, sentence):
+    with pytest.raises(BadParameter, match=sentence) as caught:
+        parse_metadata(text)
+    assert len(caught.value.detail) < 400
+    caught.value.detail.encode()  # so that it can be answered
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, "text", {1: "a"}, {"a": np.float64(1)}, {"a": b"x"}, {"a": "\ud800"}]
+)
+def test_wrong_metadata_from_python_is_refused_too(metadata):
+    with pytest.raises(BadParameter):
+        check_metadata(metadata)
+
+
+def test_the_largest_metadata_is_accepted():
+    largest = {"a" + "b" * 61 + f"{number:02}": "x" * 1000 for number in range(64)}
+    assert parse_metadata(json.dumps(largest)) == largest
+    assert parse_metadata("{}") == {}
+
+
+# Reading filters
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("year=2020", Condition("year", "=", "number", 2020)),
+        ("year>=2020", Condition("year", ">=", "number", 2020)),
+        (" year <= -2.5e1 ", Condition("year", "<=", "number", -25.0)),
+        ("a.b-c_D1!=1", Condition("a.b-c_D1", "!=", "number", 1)),
+        ("camera=Canon EOS", Condition("camera", "=", "text", "Canon EOS")),
+        ("camera = Canon EOS ", Condition("camera", "=", "text", "Canon EOS")),
+        ('camera=" Canon \\"EOS\\" "', Condition("camera", "=", "text", ' Canon "EOS" ')),
+        ('camera=""', Condition("camera", "=", "text", "")),
+        ("formula=a=b<c", Condition("formula", "=", "text", "a=b<c")),
+        ("date<2024-05-31", Condition("date", "<", "text", "2024-05-31")),
+        ("code=007", Condition("code", "=", "text", "007")),
+        ('code="7"', Condition("code", "=", "text", "7")),
+        ("flash!=true", Condition("flash", "!=", "boolean", True)),
+        ("flash=True", Condition("flash", "=", "text", "True")),
+        ("lines=a\nb", Condition("lines", "=", "text", "a\nb")),
+    ],
+)
+def test_a_condition_is_read(text, condition):
+    assert Filter.parse([text]) == Filter((condition,))
+    assert re.match(CONDITION_PATTERN, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", r"'' is no condition: .* as in year>=2020"),
+        ("year", "'year' is no condition"),
+        ("=2020", "is no condition"),
+        ("1year=2020", "is no condition"),
+        ("my year=2020", "is no condition"),
+        ("year!2020", "is no condition"),
+        ("year=", "'year=' has no value: put a string in double quotes"),
+        ("year==2020", "a value that begins with ="),
+        ("year=>2020", "a value that begins with >"),
+        ("camera='Canon'", r"begins with ': .* camera=\"Canon EOS\""),
+        ('camera="Canon', "no JSON string"),
+        ('camera="Canon" EOS', "no JSON string"),
+        ("flash>true", "'flash>true' orders booleans: write flash=true .* flash>\"true\""),
+        ("year<1e999", "'year<1e999' is inf"),
+        ("year<9007199254740993", r"beyond 2\*\*53"),
+        ("year<" + "1" * 1900, r"beyond 2\*\*53"),
+        ('camera="\\ud800"', "half of a surrogate pair"),
+        ("camera=" + "x" * 1001, "1,001 characters"),
+        ("camera=" + " " * 2000, "2,007 characters: shorten it to 2,000"),
+    ],
+)
+def test_what_is_no_condition_is_refused_with_a_sentence(text, sentence):
+    with pytest.raises(BadParameter, match=sentence) as caught:
+        Filter.parse(["a=1", text])
+    assert len(caught.value.detail) < 400
+    caught.value.detail.encode()
+
+
+def test_too_many_conditions_are_refused():
+    assert len(Filter.parse(["a=1"] * 16).conditions) == 16
+    with pytest.raises(BadParameter, match="17 filters, and 16 are"):
+        Filter.parse(["a=1"] * 17)
+
+
+@given(keys, st.sampled_from(sorted(OPERATORS)), st.text(max_size=50))
+def test_any_string_can_be_written_in_quotes(key, comparison, value):
+    for ascii in (True, False):
+        written = json.dumps(value, ensure_ascii=ascii)
+        expected = Condition(key, comparison, "text", value)
+        assert Filter.parse([f"{key}{comparison}{written}"]).conditions == (expected,)
+
+
+@given(st.text('ab1e=<>!"\\ -.', max_size=12) | st.text())
+@settings(max_examples=examples(500))
+def test_any_text_is_a_condition_as_described_or_refused(text):
+    try:
+        (condition,) = Filter.parse([text]).conditions
+    except BadParameter:
+        return
+    assert re.search(CONDITION_PATTERN, text)
+    assert text.strip().startswith(condition.name)
+
+
+def test_a_filter_can_be_sent_and_told_from_others():
+    filter = Filter.parse(["a=1", "b=x"])
+    assert pickle.loads(pickle.dumps(filter)) == filter
+    assert hash(filter) == hash(Filter.parse(["a=1.0", 'b="x"']))
+    assert Filter.parse(["a=1"]) != Filter.parse(["a=true"])
+
+
+# What a filter means
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds", "fails"),
+    [
+        ("k=1", [1, 1.0], [2, True, "1"]),
+        ("k!=1", [0, 1.5], [1, 1.0, True, False, "1", "x"]),
+        ("k>1", [1.5, 2, 1e300], [1, 0, True, "2", "x"]),
+        ("k<=0", [0, -0.0, -5], [1, False, "", "0"]),
+        ("k=true", [True], [False, 1, "true"]),
+        ("k!=true", [False], [True, 0, "false"]),
+        ("k=abc", ["abc"], ["abcd", "ABC", ""]),
+        ("k!=abc", ["", "ABC"], ["abc", 1, False]),
+        ("k>=2024-05-31", ["2024-05-31", "2024-06-01", "2024-05-31T00:00:00"], ["2024-05", 2025]),
+        ("k<b", ["", "B", "a", "a\uffff"], ["b", "ba", "\U0001f600", 0]),
+        ("k>\uffff", ["\U0001f600"], ["\uffff", "z"]),  # by code point, not by UTF-16
+        ('k="a\\u0000"', ["a\0"], ["a", "a\0\0"]),
+    ],
+)
+def test_what_a_condition_means(condition, holds, fails):
+    filter, columns = Filter.parse([condition]), MetadataColumns()
+    for slot, value in enumerate(holds + fails):
+        assert filter.matches({"k": value, "l": 1}) == (value in holds and slot < len(holds))
+        columns.put(slot, {"k": value, "l": 1})
+    selected = columns.select(filter, len(holds + fails) + 1)
+    assert selected.tolist() == [True] * len(holds) + [False] * (len(fails) + 1)
+    assert not filter.matches({"l": 1})
+    assert not filter.matches({})
+
+
+def test_all_conditions_must_hold():
+    filter = Filter.parse(["k>1", "k<3", "l=a"])
+    assert filter.matches({"k": 2, "l": "a"})
+    assert not filter.matches({"k": 2, "l": "b"})
+    assert not filter.matches({"k": 3, "l": "a"})
+    assert not filter.matches({"k": 2})
+    assert Filter.parse([]).matches({})
+
+
+# The columns
+
+
+@st.composite
+def filters(draw):
+    value = draw(common | values)
+    comparisons = ["=", "!="] if isinstance(value, bool) else sorted(OPERATORS)
+    return f"{draw(st.sampled_from('klm'))}{draw(st.sampled_from(comparisons))}{json.dumps(value)}"
+
+
+slots = st.integers(0, 12)
+events = st.lists(
+    st.tuples(st.just("put"), slots, photos)
+    | st.tuples(st.just("remove"), slots)
+    | st.just(("save and load",)),
+    max_size=40,
+)
+
+
+@given(events, st.lists(st.lists(filters(), min_size=1, max_size=3), min_size=1, max_size=5))
+@settings(max_examples=examples(300))
+def test_columns_select_what_the_filter_matches(tmp_path_factory, events, conditions):
+    file = tmp_path_factory.getbasetemp() / "columns"
+    columns, plain = MetadataColumns(), {}
+    for event, *arguments in events:
+        if event == "put":
+            slot, metadata = arguments
+            columns.put(slot, metadata)
+            plain[slot] = metadata
+        elif event == "remove":
+            columns.remove(*arguments)
+            plain.pop(*arguments, None)
+        else:
+            columns.save(file)
+            columns = MetadataColumns.load(file)
+    for filter in map(Filter.parse, conditions):
+        expected = [slot in plain and filter.matches(plain[slot]) for slot in range(14)]
+        selected = columns.select(filter, 14)
+        assert selected.dtype == bool
+        assert selected.tolist() == expected
+
+
+def rows(columns):
+    return sum(len(column.rows) for column in columns._columns.values())
+
+
+def test_what_is_removed_takes_no_room():
+    """Neither where photos come and go under the same numbers, nor where keys do."""
+    columns = MetadataColumns()
+    for number in range(1000):
+        columns.put(number % 10, {"same": f"text {number}", f"key{number}": number})
+    assert rows(columns) <= 40
+    assert len(columns._columns) <= 21
+    assert len(columns._columns["same", "text"]._numbers) <= 20
+    for slot in range(10):
+        columns.remove(slot)
+    assert rows(columns) == 0
+    assert not columns._columns
+
+
+def test_a_photo_is_removed_twice_without_harm():
+    columns = MetadataColumns()
+    columns.remove(5)
+    columns.put(5, {"k": 1})
+    columns.put(6, {"k": 1})
+    for _ in range(2):
+        columns.remove(5)
+    assert np.flatnonzero(columns.select(Filter.parse(["k=1"]), 7)).tolist() == [6]
+
+
+def test_a_file_has_no_pickle_and_only_what_is_used(tmp_path):
+    columns = MetadataColumns()
+    for slot in range(100):
+        columns.put(slot, {"k": f"{slot}", "n": slot, "b": True})
+    for slot in range(40):
+        columns.remove(slot)
+    columns.save(tmp_path / "columns")
+    with np.load(tmp_path / "columns", allow_pickle=False) as arrays:
+        assert sum(len(arrays[name]) for name in arrays if name.endswith("rows")) == 3 * 60
+    loaded = MetadataColumns.load(tmp_path / "columns")
+    loaded.put(7, {"k": "7"})
+    assert np.flatnonzero(loaded.select(Filter.parse(['k>="7"', 'k<"71"']), 100)).tolist() == [
+        7,
+        70,
+    ]
+
+
+def test_what_is_no_file_of_columns_is_not_loaded(tmp_path):
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    columns = MetadataColumns()
+    columns.put(3, {"k": "text", "n": 1})
+    columns.save(good)
+    data = good.read_bytes()
+    np.savez(tmp_path / "other.npz", rows=np.zeros(3))
+    other = (tmp_path / "other.npz").read_bytes()
+    damaged = data.replace(b"text", b"tex?")
+    assert damaged != data
+    for content in (b"", b"no archive", b"PK\x03\x04", data[:-30], other, damaged):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match="bad holds no columns of metadata"):
+            MetadataColumns.load(bad)
+    with pytest.raises(FileNotFoundError):
+        MetadataColumns.load(tmp_path / "missing")
