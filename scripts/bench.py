@@ -3,7 +3,7 @@
     scripts/bench.py WHAT --photos FOLDER... [--encoder models/compact] [--json FILE]
     scripts/bench.py all --photos FOLDER...    # everything but `chunks`, and writes BENCHMARKS.md
 
-Each command prints a Markdown table. The files `bench_*.py` beside this one measure, and say how.
+Each command prints a Markdown table. The modules of `benchmarks/` measure, and say how.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import bench_chunks
 import bench_gpu
-import bench_models
-import bench_pace
-import bench_plain
-import bench_service
-import bench_stages
-from bench_options import (
+from benchmarks import chunks as bench_chunks
+from benchmarks import machine as bench_pace
+from benchmarks import networks as bench_models
+from benchmarks import service as bench_service
+from benchmarks import stages as bench_stages
+from benchmarks import yardstick as bench_plain
+from benchmarks.options import (
     CLIENTS,
     VIT_B_32,
     add_batches,
@@ -44,11 +44,12 @@ from bench_options import (
     add_segmenter,
     add_service,
 )
-from bench_report import COMPARISON_COLUMNS, Section, compare, describe_machine, report
-from bench_service import Pictures, prepared
+from benchmarks.report import COMPARISON_COLUMNS, Section, compare, describe_machine, report
+from benchmarks.service import Pictures, prepared
+from common.own_service import Service, ServiceFailed
+from common.paths import ROOT
+from evaluation.queries import EvaluationFailed
 from index import find_images
-from queries import EvaluationFailed
-from service import ROOT, Service, ServiceFailed
 
 from deployments.encoder.encoder import find_encoder
 from deployments.errors import ModelUnavailable
@@ -189,8 +190,8 @@ COMMANDS = {
     "plain": Command(
         Section(
             "The yardstick",
-            "[`scripts/plain.py`](scripts/plain.py): the same work in one process, without "
-            "Ray, HTTP and database; as it comes, and tuned as the service is.",
+            "[`scripts/benchmarks/plain.py`](scripts/benchmarks/plain.py): the same work in one "
+            "process, without Ray, HTTP and database; as it comes, and tuned as the service is.",
             bench_plain.COLUMNS,
         ),
         (add_photos, add_segmenter, add_seconds),

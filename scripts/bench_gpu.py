@@ -29,13 +29,13 @@ import torch
 # `deployments` isn't installed where this runs by itself.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gpu_ceilings import MODES, ceilings, per_second
-from gpu_checks import checks
-from gpu_decoders import AHEAD, DECODERS, LIMITS, Batches, Processes, Threads
-from gpu_load import FULL, TINY, Sizes, make_photos, read_photos
-from gpu_networks import make_detector, make_tower, random_yolov5
-from gpu_pipeline import Pipeline
-from tables import table
+from benchmarks.gpu.checks import checks
+from benchmarks.gpu.decoders import AHEAD, DECODERS, LIMITS, Batches, Processes, Threads
+from benchmarks.gpu.networks import make_detector, make_tower, random_yolov5
+from benchmarks.gpu.pipeline import Pipeline
+from benchmarks.gpu.sizes import FULL, TINY, Sizes, make_photos, read_photos
+from benchmarks.gpu.speed import MODES, ceilings, per_second
+from common.tables import table
 
 from deployments.compute import images
 from deployments.compute.device import DTYPES, pinned

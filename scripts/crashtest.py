@@ -26,11 +26,11 @@ from statistics import median
 from typing import get_args
 
 import httpx
-from crash_checks import Inspector, verify
-from crash_clients import Clients
-from crash_journal import TIMEOUT_S, Journal, Kind, Outcome
-from crash_kills import Killer, plan_kills
-from service import Service, ServiceFailed
+from common.own_service import Service, ServiceFailed
+from crash.checks import Inspector, verify
+from crash.clients import Clients
+from crash.journal import TIMEOUT_S, Journal, Kind, Outcome
+from crash.kills import Killer, plan_kills
 from tqdm import tqdm
 
 # Ids are used over and over, so that deleting and indexing meet: some more for each kill, up to

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import skimage
+from common.paths import ROOT
 from index import find_images, index_files
 from PIL import Image, ImageOps
 from search import draw, search, table
@@ -27,7 +28,6 @@ from search import draw, search, table
 from deployments.compute.weights import yolov5_weights
 from deployments.errors import ModelUnavailable
 
-ROOT = Path(__file__).parent.parent
 URL = "http://127.0.0.1:8000"
 LOG = ROOT / "demo.log"
 QUERY, PICTURE = ROOT / "demo-query.jpg", ROOT / "demo.png"

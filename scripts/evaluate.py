@@ -33,10 +33,9 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 import torch
-from baselines import BASELINES, CropEncoder, load_encoder
-from figures import Answer, Row, draw_misses, figures, misses, table
-from index import IN_FLIGHT, TIMEOUT, Failed, explain, index_files, send
-from queries import (
+from common.paths import ROOT
+from evaluation.encoders import BASELINES, CropEncoder, load_encoder
+from evaluation.queries import (
     EvaluationFailed,
     Photo,
     Query,
@@ -44,6 +43,8 @@ from queries import (
     make_queries,
     open_picture,
 )
+from evaluation.report import Answer, Row, draw_misses, figures, misses, table
+from index import IN_FLIGHT, TIMEOUT, Failed, explain, index_files, send
 from tqdm import tqdm
 
 from deployments.chunk_index.index import ChunkIndex
@@ -57,7 +58,7 @@ from deployments.settings import EncoderSettings, SegmenterSettings, display_nam
 LIMIT = 10  # photos of an answer
 BATCH = 8  # photos, as in serve_config.yaml
 NAME = "pretrained_model_name_or_path"
-COMPACT = str(Path(__file__).parent.parent / "models" / "compact")
+COMPACT = str(ROOT / "models" / "compact")
 
 T = TypeVar("T")
 R = TypeVar("R")

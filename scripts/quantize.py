@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from common.paths import ROOT
 from index import find_images
 from tqdm import tqdm
 
@@ -45,7 +46,6 @@ except (ImportError, ModelUnavailable) as error:
         f"'.[openvino]' ({error})."
     )
 
-ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 CROPS = 8  # of each photo, and of a batch
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import httpx
 import skimage
-from chromium import chromium
+from common.chromium import chromium
+from common.own_service import Service, ServiceFailed
+from common.paths import SCRIPTS
 from index import index_files
 from PIL import Image
 from playwright.sync_api import Browser, Page
-from service import Service, ServiceFailed
 
-FOLDER = Path(__file__).parent / "pictures"
+FOLDER = SCRIPTS / "pictures"
 PATIENCE_MS = 30_000
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from picture import describe, draw_answer
+from common.drawing import describe, draw_answer
 from PIL import Image, ImageOps
 
 

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import httpx
 import lmdb
+from common.paths import ROOT
 from tqdm import tqdm
 
 from deployments.errors import CorruptRecord, StartupError, UnknownId
@@ -29,7 +30,6 @@ from deployments.store.copies import backup, compact, restore
 from deployments.store.format import FORMAT
 from deployments.store.reader import StoreReader
 
-ROOT = Path(__file__).parent.parent
 ATTEMPTS = 20
 WAIT_S = 0.5
 WRONG, NOT_COMPARED = 1, 2

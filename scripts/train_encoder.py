@@ -28,14 +28,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from baselines import IMAGENET_MEAN, IMAGENET_STD, load_efficientnet_lite0
+from evaluation.encoders import IMAGENET_MEAN, IMAGENET_STD, load_efficientnet_lite0
+from evaluation.training_pairs import PairSettings, WindowPair, draw_pair, load_photos
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import CLIPVisionConfig
 from transformers import CLIPVisionModelWithProjection as CLIPVision
-from window_pairs import PairSettings, WindowPair, draw_pair, load_photos
 
 from deployments.compute.device import resolve_device, resolve_dtype
 from deployments.compute.images import scale_crop

@@ -15,8 +15,9 @@ import httpx
 import numpy as np
 import pytest
 import skimage
+from common.own_service import Service, free_port
+from common.paths import ROOT
 from PIL import Image
-from service import ROOT, Service, free_port
 
 # Their assertions explain themselves as those of tests do.
 pytest.register_assert_rewrite("boxes", "http_client", "stores")

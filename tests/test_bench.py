@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import bench
 import pytest
-from bench_models import make_vit_b_32
-from bench_report import compare, describe_machine, report
+from benchmarks.networks import make_vit_b_32
+from benchmarks.report import compare, describe_machine, report
+from common.tables import table
 from conftest import ROOT, encode, pixels
-from tables import table
 
 ENCODER = {"network": "encoder", "height": 112, "width": 112, "backend": "torch"}
 DETECTOR = {"network": "detector", "height": 480, "width": 640, "backend": "torch"}

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-import bench_chunks
 import numpy as np
 import pytest
+from benchmarks import chunks as bench_chunks
 from conftest import ROOT
 
 

@@ -11,15 +11,13 @@ from contextlib import closing
 from dataclasses import replace
 
 import bench_gpu
-import gpu_ceilings
-import gpu_checks
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from gpu_decoders import AHEAD, DECODERS, LIMITS
-from gpu_load import COMPACT, FULL, TINY, make_photos, read_photos
-from gpu_networks import (
+from benchmarks.gpu import checks as gpu_checks
+from benchmarks.gpu import speed as gpu_ceilings
+from benchmarks.gpu.decoders import AHEAD, DECODERS, LIMITS
+from benchmarks.gpu.networks import (
     VIT_B_32,
     Tower,
     make_detector,
@@ -28,7 +26,9 @@ from gpu_networks import (
     random_yolov5,
     read_shape,
 )
-from gpu_pipeline import Pipeline
+from benchmarks.gpu.pipeline import Pipeline
+from benchmarks.gpu.sizes import COMPACT, FULL, TINY, make_photos, read_photos
+from conftest import ROOT
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.compute.device import DTYPES

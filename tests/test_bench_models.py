@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import bench_models
 import pytest
 import torch
-from bench_models import BACKENDS, Variant, best, ceiling_rate, rows, time_variants, variants
+from benchmarks import networks as bench_models
+from benchmarks.networks import BACKENDS, Variant, best, ceiling_rate, rows, time_variants, variants
 from conftest import ROOT
 from transformers import CLIPVisionConfig
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import bench_plain
 import numpy as np
-import plain as script
 import pytest
+from benchmarks import plain as script
+from benchmarks import yardstick as bench_plain
+from benchmarks.plain import Plain
 from conftest import ROOT
-from plain import Plain
 
 from deployments.compute.device import COMPUTING_REPLICA
 from deployments.encoder.encoder import Encoder

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import bench_service
 import pytest
 import yaml
-from bench_memory import MIB, Memory
-from bench_photos import cut_queries, endless
-from bench_service import ALL, Pictures
-from service import Service, ServiceFailed
+from benchmarks import service as bench_service
+from benchmarks.memory import MIB, Memory
+from benchmarks.photos import cut_queries, endless
+from benchmarks.service import ALL, Pictures
+from common.own_service import Service, ServiceFailed
 
 from deployments.compute.images import decode
 from deployments.limits import ImageLimits

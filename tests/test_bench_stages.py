@@ -3,10 +3,10 @@
 import asyncio
 import time
 
-import bench_spans
 import pytest
-from bench_spans import FOLDER, noting
-from bench_stages import STAGES, Span, own_times, read_spans, rows
+from benchmarks import spans as bench_spans
+from benchmarks.spans import FOLDER, noting
+from benchmarks.stages import STAGES, Span, own_times, read_spans, rows
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 from conftest import pixels
-from distortions import Distortion, cut
+from evaluation.distortions import Distortion, cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -12,13 +12,9 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
-from baselines import Network, Pixels, load_encoder
 from conftest import ROOT, encode, free_port, pixels
-from figures import Answer, Row, draw_misses, figures, misses, table
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
-from queries import (
+from evaluation.encoders import Network, Pixels, load_encoder
+from evaluation.queries import (
     EvaluationFailed,
     Query,
     find_photos,
@@ -28,6 +24,10 @@ from queries import (
     patch_boxes,
     read_labels,
 )
+from evaluation.report import Answer, Row, draw_misses, figures, misses, table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from deployments.errors import ModelUnavailable
 

@@ -2,11 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
-from queries import iou
-from window_pairs import (
+from evaluation.queries import iou
+from evaluation.training_pairs import (
     PairSettings,
     draw_pair,
     draw_tile,
@@ -15,6 +12,9 @@ from window_pairs import (
     load_photos,
     recoloured,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 SIZES = st.tuples(st.integers(40, 700), st.integers(40, 700))
 SEEDS = st.integers(0, 2**32 - 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from chromium import MISSING, chromium, find_chromium
+from common.chromium import MISSING, chromium, find_chromium
 from conftest import LIMITS, Service
 from playwright.sync_api import Browser, Page, expect
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from queries import Photo, make_queries
+from evaluation.queries import Photo, make_queries
 
 SEED = 0
 

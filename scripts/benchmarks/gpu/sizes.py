@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from gpu_networks import VIT_B_32, TowerShape, read_shape
+from common.paths import ROOT
 from PIL import Image, ImageDraw
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.gpu.networks import VIT_B_32, TowerShape, read_shape
+
 COMPACT = "models/compact"
 
 

@@ -1,10 +1,10 @@
-"""The service against the yardstick, scripts/plain.py.
+"""The service against the yardstick, `benchmarks.plain`.
 
 Two rows: `plain` as one gets it without asking, in float32, photo by photo; and `plain, tuned` with
 the service's number format, detector batch and memory layout, and in the environment of a replica
 (the allocator's and OpenMP's), so that what the design gains is told apart from what settings gain.
 
-Run as a script, it measures one of them in its own process, as the JSON on its standard input says.
+Run as a module, it measures one of them in its own process, as the JSON on its standard input says.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from bench_load import percentiles
-from bench_memory import MIB, Peak
-from bench_photos import cut_queries, endless
-from plain import Plain
+from common.paths import IMPORT_PATH
 
+from benchmarks.closed_loop import percentiles
+from benchmarks.memory import MIB, Peak
+from benchmarks.photos import cut_queries, endless
+from benchmarks.plain import Plain
 from deployments.compute.device import COMPUTING_REPLICA
 from deployments.settings import SegmenterSettings
 
@@ -84,7 +85,9 @@ def in_a_process(order: dict[str, Any], environment: dict[str, str]) -> dict[str
     """Let a new process measure, and look at its memory."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(
-        [sys.executable, __file__], env=os.environ | environment, **pipes
+        [sys.executable, "-m", "benchmarks.yardstick"],
+        env=os.environ | environment | {"PYTHONPATH": IMPORT_PATH},
+        **pipes,
     ) as child:
         processes = [psutil.Process(child.pid)]
         with Peak(lambda: processes, period_s=1) as peak:

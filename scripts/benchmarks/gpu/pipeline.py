@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gpu_decoders import Batches
 
+from benchmarks.gpu.decoders import Batches
 from deployments.compute.device import upload
 from deployments.compute.images import outer_box, scale_crops
 from deployments.segmenter.suppression import apart, select

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from crash_clients import CLIENTS, RETRY_S, post
-from crash_journal import TIMEOUT_S, Journal, is_first, picture
+from common.paths import SCRIPTS
 
+from crash.clients import CLIENTS, RETRY_S, post
+from crash.journal import TIMEOUT_S, Journal, is_first, picture
 from deployments.store.reader import StoreReader
 
 # How long a killed service may take to answer again, and to go on working.
@@ -203,7 +204,7 @@ def verify(store: Path, journal: Journal) -> list[str]:
     Returns:
         A sentence for each thing that is wrong.
     """
-    command = [sys.executable, Path(__file__).with_name("store.py"), "verify", "--path", store]
+    command = [sys.executable, SCRIPTS / "store.py", "verify", "--path", store]
     outcome = subprocess.run(command, capture_output=True, text=True)
     if outcome.returncode != 0:
         said = f"{outcome.stdout[-2000:]}{outcome.stderr[-2000:]}".strip()

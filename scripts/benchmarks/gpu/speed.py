@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from gpu_load import Sizes
-from gpu_networks import make_detector, make_tower, operations
 from torch import nn
 
+from benchmarks.gpu.networks import make_detector, make_tower, operations
+from benchmarks.gpu.sizes import Sizes
 from deployments.compute.device import DTYPES
 from deployments.segmenter.checkpoint import Checkpoint
 from deployments.segmenter.yolov5 import letterbox

@@ -1,7 +1,7 @@
-"""What the processes of a service note down for `bench_stages`: when a function began and ended.
+"""Record when functions of a service's processes begin and end, for `benchmarks.stages`.
 
-A service that is measured is built by `bench_spans:build`, and each of its processes imports this
-module with the deployment that it gets. The service's own code knows nothing of it.
+A service that is measured is built by `benchmarks.spans:build`, and each of its processes imports
+this module with the deployment that it gets. The service's own code knows nothing of it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
-from crash_journal import SETTLING_S, TIMEOUT_S, Journal, Kind, Outcome, picture
+
+from crash.journal import SETTLING_S, TIMEOUT_S, Journal, Kind, Outcome, picture
 
 CLIENTS = 4
 RETRY_S = 0.3

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from distortions import Distortion
 from index import find_images
 from PIL import Image
 from tqdm import tqdm
@@ -21,6 +20,7 @@ from deployments.errors import InsetError
 from deployments.limits import ImageLimits
 from deployments.records import Box
 from deployments.segmenter.suppression import intersection_over_union
+from evaluation.distortions import Distortion
 
 SMALLEST_OBJECT = 48  # pixels, of each side
 LARGEST_OBJECT = 0.5  # of the photo's area

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from bench_load import (
+from common.own_service import Service
+from tqdm import tqdm
+
+from benchmarks.closed_loop import (
     TIMEOUT_S,
     Client,
     ClosedLoop,
@@ -25,10 +28,8 @@ from bench_load import (
     steady,
     wait_until_answered,
 )
-from bench_memory import MIB, Memory, Peak, growth, measure_roles, total
-from bench_photos import cut_queries, endless
-from service import Service
-from tqdm import tqdm
+from benchmarks.memory import MIB, Memory, Peak, growth, measure_roles, total
+from benchmarks.photos import cut_queries, endless
 
 WARM_UP = 8  # photos
 SAMPLES = 40  # of the memory, while photos or queries are sent

@@ -1,9 +1,9 @@
 """Where the milliseconds of a request go, one request at a time.
 
-The processes of the service note when their functions begin and end (`bench_spans`), the client
-when it sends and has the answer. At each moment the time belongs to the function that began last:
-so the parts are all of the whole, and what a function spends waiting for another one that isn't
-measured (a call to another process, the gathering of a batch) is its own.
+The processes of the service record when their functions begin and end (`benchmarks.spans`), and the
+client records when it sends a request and when it has the answer. Each moment counts for the
+function that began last. So the parts add up to the whole, and the time a function waits for
+something that isn't measured (a call to another process, the gathering of a batch) is its own.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from bench_load import Client
-from bench_spans import FOLDER
-from service import ROOT, Service
+from common.own_service import Service
+from common.paths import IMPORT_PATH
 
-NOTING = "bench_spans:build"
+from benchmarks.closed_loop import Client
+from benchmarks.spans import FOLDER
+
+NOTING = "benchmarks.spans:build"
 
 # What each function's own time is, in the order of a request.
 STAGES = {
@@ -76,7 +78,7 @@ def start(service: Service, folder: Path) -> None:
     Args:
         folder: where to.
     """
-    service.launch(**{FOLDER: str(folder), "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"})
+    service.launch(**{FOLDER: str(folder), "PYTHONPATH": IMPORT_PATH})
     service.wait_until_ready()
 
 

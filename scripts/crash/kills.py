@@ -8,9 +8,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from crash_checks import RECOVERY_S, Inspector
-from crash_clients import CLIENTS, Clients
-from service import Service, ServiceFailed, kill
+from common.own_service import Service, ServiceFailed, kill
+
+from crash.checks import RECOVERY_S, Inspector
+from crash.clients import CLIENTS, Clients
 
 if TYPE_CHECKING:
     import psutil

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from bench_models import best, ceiling_rate
-from tables import Columns, markdown, table
+from common.tables import Columns, markdown, table
+
+from benchmarks.networks import best, ceiling_rate
 
 Rows = Sequence[Mapping[str, Any]]
 

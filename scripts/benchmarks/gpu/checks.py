@@ -8,10 +8,10 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from gpu_load import Sizes, make_photos
-from gpu_networks import make_detector, make_tower
-from gpu_pipeline import MAX_TILES, TILES
 
+from benchmarks.gpu.networks import make_detector, make_tower
+from benchmarks.gpu.pipeline import MAX_TILES, TILES
+from benchmarks.gpu.sizes import Sizes, make_photos
 from deployments.compute import images
 from deployments.compute.images import decode, scale_crops
 from deployments.limits import ImageLimits

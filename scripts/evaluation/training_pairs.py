@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from distortions import cut
 from index import find_images
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
-from queries import iou
 from tqdm import tqdm
+
+from evaluation.distortions import cut
+from evaluation.queries import iou
 
 Window = tuple[float, float, float, float]  # x1, y1, x2, y2, pixels
 

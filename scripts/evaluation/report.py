@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from picture import CAPTION, MARGIN, PAPER, QUERY, TILE, draw_photo
+from common.drawing import CAPTION, MARGIN, PAPER, QUERY, TILE, draw_photo
+from common.tables import cells, markdown, titles
 from PIL import Image
-from queries import Photo, Query, iou, open_picture, read_photo
-from tables import cells, markdown, titles
 
 from deployments.records import Box
+from evaluation.queries import Photo, Query, iou, open_picture, read_photo
 
 COVERING = 0.3  # IoU of a chunk with the query's box
 FLOAT16 = 2  # bytes

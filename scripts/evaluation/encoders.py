@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from bench_chunks import SIDE, Embedder, unit
+from benchmarks.chunks import SIDE, Embedder, unit
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.compute.device import resolve_device, resolve_dtype

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench_chunks import ENGINES
-from bench_models import BATCHES, default_dtypes
+from common.paths import ROOT
 from evaluate import parse_segmenter
 from index import IN_FLIGHT
-from service import ROOT
 
+from benchmarks.chunks import ENGINES
+from benchmarks.networks import BATCHES, default_dtypes
 from deployments.compute.device import DTYPES
 from deployments.errors import StartupError
 from deployments.settings import Settings

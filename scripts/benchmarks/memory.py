@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import psutil
-from service import command
+from common.own_service import command
 
 MIB = 2**20
 FEWEST = 200  # events that a growth is told from

@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import yaml
 
+from common.paths import ROOT
+
 try:
     import psutil
 except ImportError:
@@ -25,7 +27,6 @@ except ImportError:
         "dependencies: .venv/bin/python -m pip install --editable '.[dev]'"
     )
 
-ROOT = Path(__file__).parent.parent
 READY_S = 120
 
 

@@ -1,0 +1,11 @@
+"""Where things lie in this repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+ROOT = SCRIPTS.parent
+# For PYTHONPATH of other processes that import what the commands import.
+IMPORT_PATH = f"{ROOT}{os.pathsep}{SCRIPTS}"

@@ -1,0 +1,1 @@
+"""What scripts/evaluate.py and scripts/train_encoder.py consist of."""
