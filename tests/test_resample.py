@@ -18,8 +18,7 @@ from deployments.tiles import tile_boxes
 
 def by_matrices(photos, boxes, size, squash=False):
     """Cut as a GPU does, on the CPU: the same operations in the same number format."""
-    with patch.object(images, "MATRICES_ON", {"cpu"}):
-        return scale_crops(photos, boxes, size, squash)
+    return scale_crops(photos, boxes, size, squash, together_on={"cpu"})
 
 
 def differences(photos, boxes, size, squash):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,14 @@ from deployments.limits import ImageLimits
 # and the others are stubs that need a foreign handler.
 Image.init()
 FORMATS = sorted(set(Image.OPEN) - {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+
+# Types of devices on which many crops are scaled together, as products of matrices. A CPU takes 16
+# times as long for that: most numbers of the matrices are 0.
+MATRICES_ON = frozenset({"cuda"})
+# Crops that are scaled down by more than this are left to the CPU, one by one: their matrices would
+# be large.
+MAX_REDUCTION = 64
+MAX_ASPECT = 8
 
 # Shown for transparent pixels, as every browser's page does.
 BACKGROUND = (255, 255, 255)
@@ -136,7 +144,12 @@ def scale_crop(
 
 
 def scale_crops(
-    images: Sequence[torch.Tensor], boxes: Sequence[np.ndarray], size: int, squash: bool = False
+    images: Sequence[torch.Tensor],
+    boxes: Sequence[np.ndarray],
+    size: int,
+    squash: bool = False,
+    *,
+    together_on: Collection[str] = MATRICES_ON,
 ) -> list[torch.Tensor]:
     """Cut boxes out of images and scale them to the encoder's input, in one step.
 
@@ -152,16 +165,18 @@ def scale_crops(
         boxes: of each image, integers `[n, 4]`: x1, y1, x2, y2, inside it, as of `outer_box`.
         size: side of the square, pixels.
         squash: scale all of the box to the square instead, whatever its shape.
+        together_on: types of devices on which crops are scaled together.
 
     Returns:
         For each image uint8 `[n, size, size, 3]`, on its device.
     """
     windows = [_windows(of_image, size, squash) for of_image in boxes]
     together = [
-        i for i, image in enumerate(images)
-        if image.device.type in MATRICES_ON
+        i
+        for i, image in enumerate(images)
+        if image.device.type in together_on
         and (windows[i][:, 1] <= MAX_REDUCTION * windows[i][:, 2]).all()
-    ]  # fmt: skip
+    ]
     crops: dict[int, torch.Tensor] = {}
     if together:
         scaled = scale_windows([images[i] for i in together], [windows[i] for i in together], size)
@@ -171,14 +186,6 @@ def scale_crops(
         scaled = [_scale_window(pixels, window, size) for window in windows[i].tolist()]
         crops[i] = torch.stack(scaled).to(images[i].device)
     return [crops[i] for i in range(len(images))]
-
-
-# Types of devices on which many crops are scaled together. A CPU takes 16 times as long for that:
-# most numbers of the matrices are 0.
-MATRICES_ON = {"cuda"}
-# Crops that are scaled down by more are left to the CPU, one by one: their matrices would be large.
-MAX_REDUCTION = 64
-MAX_ASPECT = 8
 
 
 def _windows(boxes: np.ndarray, size: int, squash: bool) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""Figures laid out as Markdown tables."""
+"""Rows of numbers laid out as Markdown tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# The key of a figure, its title, and how it is written.
+# For each key of a row: the title of its column, and the format of its values.
 Columns = Mapping[str, tuple[str, str]]
 
 
@@ -14,20 +14,28 @@ def titles(columns: Columns) -> list[str]:
     return [title for title, _ in columns.values()]
 
 
-def cells(figures: Mapping[str, Any], columns: Columns) -> list[str]:
-    """Write the figures of a row; a cell is empty where there is none."""
+def cells(row: Mapping[str, Any], columns: Columns) -> list[str]:
+    """Format the values of a row; a cell is empty where the value is missing or None."""
     return [
-        "" if figures.get(key) is None else form.format(figures[key])
-        for key, (_, form) in columns.items()
+        "" if row.get(key) is None else form.format(row[key]) for key, (_, form) in columns.items()
     ]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table of written cells."""
-    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+    """Lay out a table of formatted cells."""
+    return "\n".join([*markdown_head(head), *(markdown_row(row) for row in rows)])
+
+
+def markdown_head(head: Sequence[str]) -> list[str]:
+    """Return the first two lines of a table."""
+    return [markdown_row(head), "|---" * len(head) + "|"]
+
+
+def markdown_row(row: Sequence[str]) -> str:
+    """Return the line of a row."""
+    return f"| {' | '.join(row)} |"
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Columns) -> str:
-    """Lay out a row for each mapping of figures."""
+    """Lay out a table with a line for each row."""
     return markdown(titles(columns), [cells(row, columns) for row in rows])

@@ -1,10 +1,9 @@
-"""That a GPU computes what a CPU does by other code: before anything of it is measured."""
+"""Check that a GPU computes the same as a CPU, which runs other code, before it is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ import torch
 from benchmarks.gpu.networks import make_detector, make_tower
 from benchmarks.gpu.pipeline import MAX_TILES, TILES
 from benchmarks.gpu.sizes import Sizes, make_photos
-from deployments.compute import images
 from deployments.compute.images import decode, scale_crops
 from deployments.limits import ImageLimits
 from deployments.segmenter.checkpoint import Checkpoint
@@ -27,7 +25,11 @@ CPU = torch.device("cpu")
 
 @torch.inference_mode()
 def checks(sizes: Sizes, detector: Checkpoint, device: torch.device, dtype: torch.dtype) -> Rows:
-    """Hold what the device computes in a number format against what a CPU does in float32."""
+    """Compare what the device computes in a number format with a CPU's float32.
+
+    Returns:
+        A row for each check: `what`, its `value`, the `limit`, and whether it is `fine`.
+    """
     return [
         *_check_photos(sizes, device),
         *_check_suppression(device),
@@ -42,10 +44,10 @@ def _check_photos(sizes: Sizes, device: torch.device) -> Rows:
     moved = [photo.to(device) for photo in photos]
     boxes = [np.array([*tile_boxes(width, height, TILES, MAX_TILES), (0, 0, width, height)])] * 2
     size = next(iter(sizes.encoders.values())).image_size
-    actual = torch.cat(scale_crops(moved, boxes, size, squash=True))
-    with patch.object(images, "MATRICES_ON", set()):
-        expected = torch.cat(scale_crops(photos, boxes, size, squash=True))
-    crops = _levels(actual, expected)
+    # As on a GPU, whatever the device; and one by one.
+    actual = scale_crops(moved, boxes, size, squash=True, together_on={device.type})
+    expected = scale_crops(photos, boxes, size, squash=True, together_on=())
+    crops = _levels(torch.cat(actual), torch.cat(expected))
     places = [letterbox(height, width, sizes.image_size * 3 // 4, 32)] * 2
     canvases = _levels(lay_on_canvases(moved, places, device), lay_on_canvases(photos, places, CPU))
     return [
@@ -66,7 +68,7 @@ def _check_suppression(device: torch.device) -> Rows:
         select(predictions, thresholds, 0.45),
         strict=True,
     )
-    unlike = sum(not np.array_equal(*pair) for pair in pairs)
+    unlike = sum(not np.array_equal(one, other) for one, other in pairs)
     return [_check("suppression: photos with other boxes", unlike, 0)]
 
 
@@ -82,7 +84,8 @@ def _check_networks(
         found = make_detector(detector, where, kind)(pixels.to(where))
         objectness.append(found[..., 4].cpu())
         vectors.append(make_tower(shape, where, kind)(values.to(where, kind)).float().cpu())
-    cosines = torch.nn.functional.cosine_similarity(*vectors)
+    on_device, on_cpu = vectors
+    cosines = torch.nn.functional.cosine_similarity(on_device, on_cpu)
     return [
         _check("detector: greatest difference of an objectness", _farthest(objectness), 0.05),
         _check("encoder: greatest cosine distance", 1 - cosines.min(), 0.01),

@@ -1,4 +1,4 @@
-"""JPEGs decoded ahead by all cores, into memory from where a GPU fetches the pixels by itself."""
+"""JPEGs decoded ahead by all cores, into memory that a GPU can read by itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import mmap
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.pool import AsyncResult
 from typing import TypeVar
@@ -22,9 +22,10 @@ AHEAD = 4  # batches
 PIECE = 4  # photos that a worker is given at a time
 
 LIMITS = ImageLimits()
-# An endless run of batches of photos, each uint8 `[height, width, 3]`. Those of a batch are
-# overwritten when the next but one is asked for.
+# Batches of photos without end, each uint8 `[height, width, 3]`. Those of a batch are overwritten
+# when the next but one is asked for.
 Batches = Iterator[list[np.ndarray]]
+ClosableBatches = Generator[list[np.ndarray], None, None]
 Work = TypeVar("Work")
 
 
@@ -32,7 +33,9 @@ class Threads:
     """Decode in threads of this process, as the segmenter does.
 
     Args:
-        photos: encoded; they come round again and again.
+        photos: encoded; they are decoded again and again.
+        workers: number of threads or processes.
+        batch: photos of a batch.
     """
 
     def __init__(self, photos: Sequence[bytes], workers: int, batch: int) -> None:
@@ -40,7 +43,9 @@ class Threads:
         self.batch = batch
         self.pool = ThreadPoolExecutor(workers)
 
-    def batches(self, device: torch.device) -> Batches:
+    def batches(self, device: torch.device) -> ClosableBatches:
+        """Decode for a device, until the generator is closed."""
+
         def piece(numbers: Sequence[int]) -> list[np.ndarray]:
             return [pinned(decode(self.photos[n], LIMITS).pixels, device) for n in numbers]
 
@@ -54,17 +59,20 @@ class Threads:
         yield from _ahead(start, finish)
 
     def close(self) -> None:
+        """End the threads."""
         self.pool.shutdown(cancel_futures=True)
 
 
 class Processes:
     """Decode in processes of their own, as several replicas of the segmenter do.
 
-    They write into memory that is shared, and find the photos in their own: they are copies of
-    this process as it is when they are made, which should be before it computes anything.
+    They write into shared memory, and have the photos in their own, because they are copies of this
+    process. So they should be made before it computes anything.
 
     Args:
-        photos: encoded; they come round again and again.
+        photos: encoded; they are decoded again and again.
+        workers: number of threads or processes.
+        batch: photos of a batch.
     """
 
     def __init__(self, photos: Sequence[bytes], workers: int, batch: int) -> None:
@@ -77,7 +85,8 @@ class Processes:
         context = multiprocessing.get_context("fork")
         self.pool = context.Pool(workers, _be_worker, (photos, self.slots))
 
-    def batches(self, device: torch.device) -> Batches:
+    def batches(self, device: torch.device) -> ClosableBatches:
+        """Decode for a device, until the generator is closed."""
         if device.type == "cuda":
             address, size = self.slots.ctypes.data, self.slots.nbytes
             torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, size, 0))
@@ -101,15 +110,19 @@ class Processes:
                 torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
 
     def close(self) -> None:
+        """End the processes."""
         self.pool.terminate()
         self.pool.join()
 
 
-DECODERS = {"threads": Threads, "processes": Processes}
+Decoders = Threads | Processes
+DECODERS: dict[str, type[Threads] | type[Processes]] = {"threads": Threads, "processes": Processes}
 
 
-def _ahead(start: Callable[[int], Work], finish: Callable[[Work], list[np.ndarray]]) -> Batches:
-    """Yield batch after batch, while the next ones are being decoded; at the end wait for those."""
+def _ahead(
+    start: Callable[[int], Work], finish: Callable[[Work], list[np.ndarray]]
+) -> ClosableBatches:
+    """Yield batch after batch while the next ones are decoded; when closed, wait for these."""
     started: deque[Work] = deque()
     try:
         for number in itertools.count():
@@ -128,7 +141,7 @@ def _pieces(number: int, batch: int, photos: int) -> Iterator[list[int]]:
         yield [(number * batch + place) % photos for place in places]
 
 
-# What a worker process has of its own: the photos, and where it writes to.
+# Of a worker process: the photos, and the memory it writes to.
 _worker: tuple[Sequence[bytes], np.ndarray]
 
 
@@ -138,7 +151,7 @@ def _be_worker(photos: Sequence[bytes], slots: np.ndarray) -> None:
 
 
 def _decode_into(first: int, numbers: Sequence[int]) -> list[tuple[int, tuple[int, int, int]]]:
-    """Decode photos into slots from a number on; returns slots and shapes."""
+    """Decode photos into the slots from a number on; return slots and shapes."""
     photos, slots = _worker
     done = []
     for slot, number in enumerate(numbers, first):

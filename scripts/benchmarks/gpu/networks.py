@@ -1,14 +1,14 @@
-"""Networks for speed alone, of torch and nothing else: random weights are as fast as trained ones.
+"""Networks that are measured for speed alone: random weights are as fast as trained ones.
 
 YOLOv5s is the service's own code. The image tower of CLIP (Radford et al., 2021) is written here,
-because the service takes that from transformers, which a machine with a GPU may lack.
+because the service takes it from transformers, and only torch may be installed here.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,33 +24,50 @@ ANCHORS = [
     [(30, 61), (62, 45), (59, 119)],
     [(116, 90), (156, 198), (373, 326)],
 ]
-YOLOV5S = {
-    "nc": 80, "depth_multiple": 0.33, "width_multiple": 0.5, "anchors": ANCHORS,
+CLASSES = 80
+YOLOV5S: dict[str, Any] = {
+    "nc": CLASSES,
+    "depth_multiple": 0.33,
+    "width_multiple": 0.5,
+    "anchors": ANCHORS,
+    # Where the input comes from, how many modules, which, and their arguments.
     "backbone": [
         [-1, 1, "Conv", [64, 6, 2, 2]],
-        [-1, 1, "Conv", [128, 3, 2]], [-1, 3, "C3", [128]],
-        [-1, 1, "Conv", [256, 3, 2]], [-1, 6, "C3", [256]],
-        [-1, 1, "Conv", [512, 3, 2]], [-1, 9, "C3", [512]],
-        [-1, 1, "Conv", [1024, 3, 2]], [-1, 3, "C3", [1024]],
+        [-1, 1, "Conv", [128, 3, 2]],
+        [-1, 3, "C3", [128]],
+        [-1, 1, "Conv", [256, 3, 2]],
+        [-1, 6, "C3", [256]],
+        [-1, 1, "Conv", [512, 3, 2]],
+        [-1, 9, "C3", [512]],
+        [-1, 1, "Conv", [1024, 3, 2]],
+        [-1, 3, "C3", [1024]],
         [-1, 1, "SPPF", [1024, 5]],
     ],
     "head": [
-        [-1, 1, "Conv", [512, 1, 1]], [-1, 1, "Upsample", ["None", 2, "nearest"]],
-        [[-1, 6], 1, "Concat", [1]], [-1, 3, "C3", [512, False]],
-        [-1, 1, "Conv", [256, 1, 1]], [-1, 1, "Upsample", ["None", 2, "nearest"]],
-        [[-1, 4], 1, "Concat", [1]], [-1, 3, "C3", [256, False]],
-        [-1, 1, "Conv", [256, 3, 2]], [[-1, 14], 1, "Concat", [1]], [-1, 3, "C3", [512, False]],
-        [-1, 1, "Conv", [512, 3, 2]], [[-1, 10], 1, "Concat", [1]], [-1, 3, "C3", [1024, False]],
+        [-1, 1, "Conv", [512, 1, 1]],
+        [-1, 1, "Upsample", ["None", 2, "nearest"]],
+        [[-1, 6], 1, "Concat", [1]],
+        [-1, 3, "C3", [512, False]],
+        [-1, 1, "Conv", [256, 1, 1]],
+        [-1, 1, "Upsample", ["None", 2, "nearest"]],
+        [[-1, 4], 1, "Concat", [1]],
+        [-1, 3, "C3", [256, False]],
+        [-1, 1, "Conv", [256, 3, 2]],
+        [[-1, 14], 1, "Concat", [1]],
+        [-1, 3, "C3", [512, False]],
+        [-1, 1, "Conv", [512, 3, 2]],
+        [[-1, 10], 1, "Concat", [1]],
+        [-1, 3, "C3", [1024, False]],
         [[17, 20, 23], 1, "Detect", ["nc", "anchors"]],
     ],
-}  # fmt: skip
+}
 
 
 def random_yolov5(width: float) -> Checkpoint:
-    """Return a YOLOv5 whose numbers differ from photo to photo, as those of a trained one do.
+    """Return a YOLOv5 with random weights whose output differs from photo to photo.
 
     Args:
-        width: multiple of its channels; 0.5 is YOLOv5s.
+        width: factor of its channels; 0.5 is YOLOv5s.
     """
     torch.manual_seed(0)
     anchors = torch.tensor(ANCHORS).float()
@@ -59,7 +76,7 @@ def random_yolov5(width: float) -> Checkpoint:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
-    names = [str(number) for number in range(YOLOV5S["nc"])]
+    names = [str(number) for number in range(CLASSES)]
     return Checkpoint(architecture, network.state_dict(), names, STRIDES, anchors)
 
 
@@ -73,10 +90,11 @@ class TowerShape(NamedTuple):
 
     Attributes:
         image_size, patch_size: sides, pixels.
-        width: numbers of a token.
-        hidden: numbers in the middle of an MLP.
-        dimension: numbers of a vector.
-        quick: x sigmoid(1.702 x) for the activation, not GELU itself.
+        width: length of a token.
+        layers, heads: numbers of layers, and of a layer's attention heads.
+        hidden: width of the middle of an MLP.
+        dimension: length of a vector.
+        quick: whether the activation is x sigmoid(1.702 x), otherwise GELU itself.
     """
 
     image_size: int
@@ -93,13 +111,18 @@ VIT_B_32 = TowerShape(224, 32, 768, 12, 12, 3072, 512, quick=True)
 
 
 def read_shape(folder: Path) -> TowerShape:
-    """Read the sizes of one of our encoders, e.g. `models/compact`."""
+    """Read the sizes of an encoder in the format of transformers, e.g. `models/compact`."""
     config = json.loads((folder / "config.json").read_text())
-    names = (
-        "image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-        "intermediate_size", "projection_dim",
-    )  # fmt: skip
-    return TowerShape(*(config[name] for name in names), config["hidden_act"] == "quick_gelu")
+    return TowerShape(
+        image_size=config["image_size"],
+        patch_size=config["patch_size"],
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        dimension=config["projection_dim"],
+        quick=config["hidden_act"] == "quick_gelu",
+    )
 
 
 class Layer(nn.Module):

@@ -1,18 +1,17 @@
-"""The whole way of a photo on one GPU, bytes to vectors, with everything at the same time.
+"""All stages of photos on one GPU, from bytes to vectors, at the same time.
 
-While the cores decode the next photos, the copy engine brings those that are decoded, the detector
-looks at one batch, and the crops of the one before are cut and encoded: each has a stream of its
-own. One thread drives all of it; it waits for the GPU where it must know what the detector has
-found, while the crops of the batch before keep the GPU busy, and before a third batch begins.
+The cores decode the next photos; the copy engine uploads those that are decoded; the detector runs
+on one batch; and the crops of the batch before are cut and encoded. Each has a stream of its own.
+One thread drives all of it. It waits for the GPU twice: for what the detector has found, while the
+crops of the batch before keep the GPU busy, and before a third batch begins.
 
-The stages are the service's own functions; only the order in which they are called is written
-here.
+The stages are the service's own functions; only the order of the calls is written here.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ import torch
 
 from benchmarks.gpu.decoders import Batches
 from deployments.compute.device import upload
-from deployments.compute.images import outer_box, scale_crops
+from deployments.compute.images import MATRICES_ON, outer_box, scale_crops
 from deployments.segmenter.suppression import apart, select
 from deployments.segmenter.yolov5 import Letterbox, lay_on_canvases, letterbox
 from deployments.tiles import tile_boxes
@@ -36,11 +35,11 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711]) * 255
 
 
 class Prediction(NamedTuple):
-    """What the detector says of photos whose canvases have one size.
+    """The output of the detector for photos whose canvases have one size.
 
     Attributes:
-        numbers: of the photos in their batch.
-        places: where each lies on its canvas.
+        numbers: places of the photos in their batch.
+        places: where each photo lies on its canvas.
         rows: float32 `[n, anchors, 5 + classes]`.
     """
 
@@ -51,14 +50,14 @@ class Prediction(NamedTuple):
 
 @dataclass
 class Batch:
-    """Photos on their way. Whoever holds one holds their memory, on whatever stream it is used.
+    """Photos between stages. It holds the memory that the streams use, until it is done.
 
     Attributes:
         photos: uint8 `[height, width, 3]`.
         predictions: of the detector.
-        boxes: of each photo's chunks, int `[n, 4]`.
-        vectors: float32 `[chunks of all photos, dimension]`, in memory of the CPU, once `done`.
-        done: when the vectors are there; None on a CPU.
+        boxes: those of each photo's chunks, int `[n, 4]`.
+        vectors: float32 `[chunks of all photos, dimension]`, in memory of the CPU once `done`.
+        done: happens when the vectors are there; None on a CPU.
     """
 
     photos: list[torch.Tensor]
@@ -75,9 +74,10 @@ class Pipeline:
         detector: a YOLOv5.
         encoder: float `[n, 3, crop_size, crop_size]` to vectors.
         threshold: what a detection's confidence must exceed.
-        image_size: what the longer side of a photo is scaled to for the detector, pixels.
+        image_size: longer side of a photo on the detector's canvas, pixels.
         crop_size: side of the encoder's input, pixels.
         dtype: of the encoder.
+        together_on: see `scale_crops`.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Pipeline:
         crop_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        together_on: Collection[str] = MATRICES_ON,
     ) -> None:
         self.detector = detector
         self.encoder = encoder
@@ -98,6 +99,7 @@ class Pipeline:
         self.crop_size = crop_size
         self.device = device
         self.dtype = dtype
+        self.together_on = together_on
         mean, std = (torch.from_numpy(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         self.scale, self.shift = (t.to(device, dtype) for t in (1 / std, -mean / std))
         self.copying, self.detecting, self.encoding = (
@@ -113,7 +115,8 @@ class Pipeline:
     def predict(self, photos: Sequence[torch.Tensor]) -> list[Prediction]:
         """Lay photos on canvases, and run the detector on those of one size together."""
         places = [
-            letterbox(*photo.shape[:2], self.image_size, self.detector.stride) for photo in photos
+            letterbox(photo.shape[0], photo.shape[1], self.image_size, self.detector.stride)
+            for photo in photos
         ]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, place in enumerate(places):
@@ -127,7 +130,7 @@ class Pipeline:
         return predictions
 
     def choose(self, predictions: Sequence[Prediction]) -> list[np.ndarray]:
-        """Choose the boxes of each photo's chunks: objects, tiles and the whole; waits for it."""
+        """Choose the boxes of each photo's chunks: objects, tiles and the whole; wait for them."""
         boxes: dict[int, np.ndarray] = {}
         for numbers, places, rows in predictions:
             found = select(rows, [self.threshold] * len(places), IOU_THRESHOLD)
@@ -144,10 +147,12 @@ class Pipeline:
 
     def cut(self, photos: Sequence[torch.Tensor], boxes: Sequence[np.ndarray]) -> torch.Tensor:
         """Cut the chunks: uint8 `[chunks of all photos, crop_size, crop_size, 3]`."""
-        return torch.cat(scale_crops(photos, boxes, self.crop_size, squash=True))
+        return torch.cat(
+            scale_crops(photos, boxes, self.crop_size, squash=True, together_on=self.together_on)
+        )
 
     def encode(self, crops: torch.Tensor) -> torch.Tensor:
-        """Normalise and encode: float32, of length 1; on its way to the CPU."""
+        """Normalise and encode, and begin the copy to the CPU: float32 `[n, d]`, of length 1."""
         pixels = crops.permute(0, 3, 1, 2).to(self.dtype)
         vectors = self.encoder(torch.addcmul(self.shift, pixels, self.scale))
         return torch.nn.functional.normalize(vectors.float(), dim=1).to("cpu", non_blocking=True)
@@ -155,12 +160,12 @@ class Pipeline:
     # All of them
 
     @torch.inference_mode()
-    def run(self, batches: Batches) -> Iterator[Batch]:
-        """Take photos to their vectors, batch after batch."""
+    def run(self, batches: Batches) -> Generator[Batch, None, None]:
+        """Run all stages for batch after batch of photos."""
         encoding: deque[Batch] = deque()
-        last = None
+        last: Batch | None = None
         if self.copying:
-            torch.cuda.synchronize(self.device)  # what was made on other streams is there
+            torch.cuda.synchronize(self.device)  # the networks were made on another stream
         for pixels in batches:
             batch = self._begin(pixels)
             if last:
@@ -170,21 +175,22 @@ class Pipeline:
             if len(encoding) > 1:
                 yield _waited_for(encoding.popleft())
             last = batch
-        encoding.append(self._encode(last))
+        if last:
+            encoding.append(self._encode(last))
         while encoding:
             yield _waited_for(encoding.popleft())
 
     def _begin(self, pixels: Sequence[np.ndarray]) -> Batch:
         with self._on(self.copying):
             photos = self.upload(pixels)
-        if self.detecting:
+        if self.detecting and self.copying:
             self.detecting.wait_stream(self.copying)
         with self._on(self.detecting):
             predictions = self.predict(photos)
         return Batch(photos, predictions)
 
     def _encode(self, batch: Batch) -> Batch:
-        # Its photos are on the device, or its boxes wouldn't be known.
+        # No need to wait for its photos: its boxes were computed from them.
         with self._on(self.encoding):
             batch.vectors = self.encode(self.cut(batch.photos, batch.boxes))
             if self.encoding:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from common.paths import ROOT
+from common.photos import find_images
 from PIL import Image, ImageDraw
 
 from benchmarks.gpu.networks import VIT_B_32, TowerShape, read_shape
@@ -17,17 +18,17 @@ COMPACT = "models/compact"
 
 
 class Sizes(NamedTuple):
-    """What is measured with.
+    """The sizes of a measurement.
 
     Attributes:
-        photo: width and height of the photos that are made up, pixels.
+        photo: width and height of made-up photos, pixels.
         image_size: longer side of the detector's canvas, pixels.
-        width: of the detector, see `gpu_networks.random_yolov5`.
+        width: of the detector, see `networks.random_yolov5`.
         encoders: by their names.
-        batches: of photos, and of crops.
-        crops: batches of crops alone: those of whole batches of photos.
-        matrix: side of the matrices whose product tells what the chip can do.
-        photos: that are made up.
+        batches: sizes of batches of photos, and of crops.
+        crops: sizes of batches of crops alone: the crops of a batch of photos.
+        matrix: side of the matrices whose product shows what the chip can do.
+        photos: number of made-up photos.
         batch: photos that go through the pipeline together.
     """
 
@@ -68,11 +69,16 @@ TINY = Sizes(
 
 
 def make_photos(size: tuple[int, int], count: int) -> list[bytes]:
-    """Make JPEGs up, of shapes and noise: at 640 x 480 some 120 kB each, like a camera's."""
+    """Make up JPEGs of shapes and noise: at 640 x 480 about 120 kB each, like a camera's.
+
+    Args:
+        size: width and height, pixels.
+    """
     generator = np.random.default_rng(0)
     made = []
     for _ in range(count):
-        image = Image.new("RGB", size, tuple(generator.integers(0, 256, 3).tolist()))
+        red, green, blue = generator.integers(0, 256, 3).tolist()
+        image = Image.new("RGB", size, (red, green, blue))
         draw = ImageDraw.Draw(image)
         for _ in range(30):
             corners = generator.random((2, 2)) * size
@@ -87,8 +93,12 @@ def make_photos(size: tuple[int, int], count: int) -> list[bytes]:
 
 
 def read_photos(folder: Path) -> list[bytes]:
-    """Read the JPEGs below a folder."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in {".jpg", ".jpeg"})
+    """Read the JPEGs below a folder.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    files = find_images([folder], {".jpg", ".jpeg"})
     if not files:
         sys.exit(f"There are no JPEGs in {folder}.")
     return [file.read_bytes() for file in files]

@@ -1,4 +1,4 @@
-"""How fast the bare networks are on a GPU, and how near that is to what its units can do."""
+"""How fast the bare networks are on a GPU, and how close to the rate of its matrix units."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from deployments.segmenter.yolov5 import letterbox
 Rows = list[dict[str, Any]]
 
 
-def eager(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
+def run_eager(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
+    """Launch each operation of a forward pass by itself."""
     return lambda: network(example)
 
 
-def graph(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
-    """Launch all of a forward pass at once; the input is copied to where it expects it."""
+def run_graph(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
+    """Launch a whole forward pass at once; the input is copied to the captured memory."""
     static = example.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -44,13 +45,19 @@ def graph(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
     return run
 
 
-def compile(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
+def run_compiled(network: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
+    """Launch what torch compiles a forward pass to."""
     torch._dynamo.reset()
     compiled = torch.compile(network)
     return lambda: compiled(example)
 
 
-MODES = {"eager": eager, "graph": graph, "compile": compile}
+# From a network and an input to a function that runs it once.
+MODES: dict[str, Callable[[nn.Module, torch.Tensor], Callable[[], Any]]] = {
+    "eager": run_eager,
+    "graph": run_graph,
+    "compile": run_compiled,
+}
 
 
 @torch.inference_mode()
@@ -65,22 +72,30 @@ def ceilings(
     """Time the bare networks, and a large product in bfloat16 to compare them with."""
     matrix = torch.randn(sizes.matrix, sizes.matrix, device=device).bfloat16()
     peak = 2 * sizes.matrix**3 * per_second(lambda: matrix @ matrix, device, seconds)
-    found = [
-        {"network": "product of matrices", "input": " x ".join([f"{sizes.matrix}"] * 3),
-         "dtype": "bfloat16", "teraflops": peak / 1e12, "share": 1.0}
-    ]  # fmt: skip
+    found: Rows = [
+        {
+            "network": "product of matrices",
+            "input": " x ".join([f"{sizes.matrix}"] * 3),
+            "dtype": "bfloat16",
+            "teraflops": peak / 1e12,
+            "share": 1.0,
+        }
+    ]
     for name, dtype, network, example in _networks(sizes, detector, device, dtypes):
         work = operations(network, example)
         batches = sizes.batches + (sizes.crops if name != "yolov5s" else ())
         for mode, batch in itertools.product(modes, batches):
             row = {
-                "network": name, "input": " x ".join(map(str, example.shape[2:])), "mode": mode,
-                "dtype": "float32 (TF32)" if dtype == "float32" else dtype, "batch": batch,
-            }  # fmt: skip
+                "network": name,
+                "input": " x ".join(map(str, example.shape[2:])),
+                "mode": mode,
+                "dtype": "float32 (TF32)" if dtype == "float32" else dtype,
+                "batch": batch,
+            }
             try:
                 run = MODES[mode](network, example.repeat(batch, 1, 1, 1))
                 rate = batch * per_second(run, device, seconds)
-            except Exception as error:  # what can't be had on this machine
+            except Exception as error:  # this machine can't do it
                 reason = str(error).strip().split("\n")[0]
                 print(f"{name}, {dtype}, {mode}, batch {batch}: {reason}", file=sys.stderr)
             else:
@@ -93,7 +108,7 @@ def ceilings(
 def _networks(
     sizes: Sizes, detector: Checkpoint, device: torch.device, dtypes: Sequence[str]
 ) -> Iterator[tuple[str, str, nn.Module, torch.Tensor]]:
-    """Yield each network in each number format: its name, that, itself, and an input of one."""
+    """Yield each network in each number format: name, format, network, and a batch of one."""
     width, height = sizes.photo
     canvas = letterbox(height, width, sizes.image_size, 32).canvas
     pixels = torch.randint(0, 256, (1, *canvas, 3), dtype=torch.uint8, device=device)
@@ -108,7 +123,7 @@ def _networks(
 
 
 def per_second(run: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """Return how often something runs in a second, one after the other, the device's part too."""
+    """Return how often a function runs in a second, with all that it starts on the device."""
     run()
     count = 1
     while True:
@@ -124,5 +139,6 @@ def per_second(run: Callable[[], Any], device: torch.device, seconds: float) -> 
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait for a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
