@@ -1,20 +1,18 @@
 """How fast the bare networks are on this machine: the ceiling of what a service around them can do.
 
 Random pictures of the real shapes, already in memory, go through YOLOv5s and through CLIP's image
-tower, and nothing else happens: no decoding, no boxes, no crops, no second process. All cores, and
-the environment of a replica (`device.COMPUTING_REPLICA`). The variants take turns, and
-each figure is the median of its turns, so that a slow minute of the machine is nobody's alone.
+tower. Nothing else happens: no decoding, no boxes, no crops, no second process. All cores compute,
+in the environment of a replica. The variants take turns, and each figure is the median of a
+variant's turns, so that a slow minute of the machine affects all of them.
 """
 
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,17 +22,18 @@ from torch import nn
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from benchmarks.processes import in_new_process
 from deployments.compute.device import COMPUTING_REPLICA, DTYPES, resolve_dtype
 from deployments.compute.weights import yolov5_weights
 from deployments.segmenter.checkpoint import read_checkpoint
-from deployments.segmenter.yolov5 import load_network
+from deployments.segmenter.yolov5 import YoloV5, load_network
 
 CPU = torch.device("cpu")
 # Of the detector's input, pixels: a square, and the canvas of a landscape photo of 4:3.
 CANVASES = ((640, 640), (480, 640))
 BATCHES = (1, 4, 8, 32)
 TURNS = 3
-TURN_S = 0.5  # at least; and at least one forward pass
+TURN_S = 0.5  # a turn lasts at least this long, and at least one forward pass
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 COLUMNS = {
@@ -67,28 +66,28 @@ class Variant(NamedTuple):
     batch: int
 
 
-# From a batch, float32 `[n, 3, h, w]`, to what runs it once.
+# From a batch, float32 `[n, 3, h, w]`, to a function that runs it once.
 Prepare = Callable[[torch.Tensor], Callable[[], Any]]
 
 
 def on_torch(network: nn.Module, dtype: str, memory_format: str) -> Prepare:
-    """Run a network as it is."""
-    of_tensors = {"dtype": DTYPES[dtype], "memory_format": FORMATS[memory_format]}
-    network = copy.deepcopy(network).to(**of_tensors)
+    """Return what runs a copy of a network by torch."""
+    number_format, layout = DTYPES[dtype], FORMATS[memory_format]
+    # torch's signatures lack the option for modules.
+    own = copy.deepcopy(network).to(number_format).to(memory_format=layout)  # type: ignore[call-overload]
 
     def prepare(batch: torch.Tensor) -> Callable[[], Any]:
-        batch = batch.to(**of_tensors)
-        return lambda: network(batch)
+        laid_out = batch.to(number_format, memory_format=layout)
+        return lambda: own(laid_out)
 
     return prepare
 
 
 def on_openvino(network: nn.Module, dtype: str, memory_format: str) -> Prepare:
-    """Run a network in OpenVINO, which begins with the pixels, and lays them out by itself."""
+    """Return what runs a network by OpenVINO, from the pixels on; its layout is OpenVINO's own."""
     from deployments.compute.openvino import CompiledNetwork, convert
 
-    side = network.config.image_size if hasattr(network, "config") else 2 * network.stride
-    compiled = CompiledNetwork(convert(network, side), DTYPES[dtype])
+    compiled = CompiledNetwork(convert(network, side_of(network)), DTYPES[dtype])
 
     def prepare(batch: torch.Tensor) -> Callable[[], Any]:
         pixels = (255 * batch).to(torch.uint8).contiguous(memory_format=torch.channels_last)
@@ -97,19 +96,29 @@ def on_openvino(network: nn.Module, dtype: str, memory_format: str) -> Prepare:
     return prepare
 
 
-# What makes a network in float32 run in a number format and a memory format.
+# From a network in float32, a number format and a memory format.
 BACKENDS: dict[str, Callable[[nn.Module, str, str], Prepare]] = {
     "torch": on_torch,
     "openvino": on_openvino,
 }
 
 
-def load_detector() -> nn.Module:
+def side_of(network: nn.Module) -> int:
+    """Return a side of the input that a network accepts, pixels."""
+    if isinstance(network, YoloV5):
+        return 2 * network.stride
+    assert isinstance(network, CLIPVisionModelWithProjection)
+    side = network.config.image_size
+    assert isinstance(side, int)  # others are a pair, or None
+    return side
+
+
+def load_detector() -> YoloV5:
     """Return YOLOv5s in float32."""
     return load_network(read_checkpoint(yolov5_weights("yolov5s")), CPU, torch.float32)
 
 
-def load_encoder(folder: Path) -> nn.Module:
+def load_encoder(folder: Path) -> CLIPVisionModelWithProjection:
     """Return a CLIP's image tower in float32."""
     model = CLIPVisionModelWithProjection.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True
@@ -136,10 +145,11 @@ def variants(image_size: int, dtypes: Sequence[str], batches: Sequence[int]) -> 
         image_size: side of the encoder's input, pixels.
     """
     inputs = [
-        *(("detector", height, width, memory_format) for height, width in CANVASES
-          for memory_format in FORMATS),
-        ("encoder", image_size, image_size, "contiguous"),
-    ]  # fmt: skip
+        ("detector", height, width, memory_format)
+        for height, width in CANVASES
+        for memory_format in FORMATS
+    ]
+    inputs.append(("encoder", image_size, image_size, "contiguous"))
     return [
         Variant(network, height, width, backend, dtype, memory_format, batch)
         for network, height, width, memory_format in inputs
@@ -170,14 +180,14 @@ def time_variants(networks: dict[str, nn.Module], ways: Sequence[Variant]) -> li
                     )
                 shape = (way.batch, 3, way.height, way.width)
                 forward = prepared[key](torch.rand(shape, generator=generator))
-                # The first turn warms up: memory, and the kernels that are chosen by shape.
+                # The first turn allocates memory, and chooses kernels by shape.
                 rates[way].append(way.batch * forwards_per_second(forward, TURN_S * bool(turn)))
                 bar.update()
     return [float(np.median(rates[way][1:])) for way in ways]
 
 
 def forwards_per_second(forward: Callable[[], Any], seconds: float) -> float:
-    """Run a network over and over for at least so long, and at least once."""
+    """Run a network again and again, at least once; return how often it ran per second."""
     began, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - began < seconds:
         forward()
@@ -186,11 +196,11 @@ def forwards_per_second(forward: Callable[[], Any], seconds: float) -> float:
 
 
 def rows(ways: Sequence[Variant], rates: Sequence[float]) -> list[dict[str, Any]]:
-    """Return the figures of variants, whose ratios are to the plainest way to run the same."""
+    """Return the figures of variants; ratios are to torch, float32, batch 1 with the same input."""
     known = dict(zip(ways, rates, strict=True))
     found = []
     for way, rate in known.items():
-        plainest = way._replace(
+        simplest = way._replace(
             backend="torch", dtype="float32", memory_format="contiguous", batch=1
         )
         found.append(
@@ -199,7 +209,7 @@ def rows(ways: Sequence[Variant], rates: Sequence[float]) -> list[dict[str, Any]
                 "input": f"{way.height} x {way.width}",
                 "per_second": rate,
                 "ms": 1000 / rate,
-                "ratio": rate / known[plainest] if plainest in known else None,
+                "ratio": rate / known[simplest] if simplest in known else None,
             }
         )
     return found
@@ -211,25 +221,18 @@ def measure(encoder: Path, dtypes: Sequence[str], batches: Sequence[int]) -> lis
     Args:
         encoder: folder of a CLIP.
     """
-    networks = {"detector": load_detector(), "encoder": load_encoder(encoder)}
-    ways = variants(networks["encoder"].config.image_size, dtypes, batches)
-    return rows(ways, time_variants(networks, ways))
+    tower = load_encoder(encoder)
+    ways = variants(side_of(tower), dtypes, batches)
+    return rows(ways, time_variants({"detector": load_detector(), "encoder": tower}, ways))
 
 
 def ceiling(encoder: Path, dtypes: Sequence[str], batches: Sequence[int]) -> list[dict[str, Any]]:
     """Time all variants in a process with the environment of a replica."""
-    before = dict(os.environ)
-    os.environ |= COMPUTING_REPLICA["runtime_env"]["env_vars"]
-    try:
-        # Spawned: the allocator and OpenMP read the environment when a process begins.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            return process.submit(measure, encoder, dtypes, batches).result()
-    finally:
-        os.environ.clear()
-        os.environ |= before
+    environment = COMPUTING_REPLICA["runtime_env"]["env_vars"]
+    return in_new_process(measure, encoder, dtypes, batches, environment=environment)
 
 
-def best(found: Sequence[dict[str, Any]], network: str, **wanted: Any) -> float:
+def best(found: Sequence[Mapping[str, Any]], network: str, **wanted: Any) -> float:
     """Return the most items per second among the rows of a network.
 
     Args:
@@ -242,16 +245,16 @@ def best(found: Sequence[dict[str, Any]], network: str, **wanted: Any) -> float:
     )
 
 
-def ceiling_rate(found: Sequence[dict[str, Any]], crops: float, backend: str) -> float:
-    """Return how many photos a second there could be if only the networks took time.
+def ceiling_rate(found: Sequence[Mapping[str, Any]], crops: float, backend: str) -> float:
+    """Return how many photos a second are possible if only the networks take time.
 
     A photo costs one pass through the detector, on the canvas of a landscape photo, and its crops'
     share of passes through the encoder, each in the fastest way that was measured.
 
     Args:
-        found: what `ceiling` returned.
-        crops: of a photo.
-        backend: what runs both networks.
+        found: the rows of `ceiling`.
+        crops: of a photo, on average.
+        backend: runs both networks.
     """
     height, width = CANVASES[-1]
     detector = best(found, "detector", height=height, width=width, backend=backend)
