@@ -1,4 +1,4 @@
-"""What a service shows after a crash test, held against the journal of its clients."""
+"""Compare what a service shows after a crash test with the journal of its clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from crash.clients import CLIENTS, RETRY_S, post
 from crash.journal import TIMEOUT_S, Journal, is_first, picture
 from deployments.store.reader import StoreReader
 
-# How long a killed service may take to answer again, and to go on working.
+# How long a killed service may take to answer again, and to acknowledge requests.
 RECOVERY_S = 120
 COUNTED = ("store", "chunk_index")
 
@@ -31,11 +31,11 @@ class Seen:
     """What the service shows of an id.
 
     Attributes:
-        original: its bytes; None: there are none.
-        record: what `/images/{id}/record` says; None: nothing.
+        original: its bytes; None if there are none.
+        record: the answer of `/images/{id}/record`; None if there is none.
         thumbnail: whether there is one.
-        found: ids and distances, nearest first, that a search finds by these bytes, or where there
-            are none by those that were last sent.
+        found: ids and distances, nearest first, of a search by the original, or if there is none
+            by the picture that was last sent.
     """
 
     original: bytes | None
@@ -47,10 +47,10 @@ class Seen:
 def check_listing(
     journal: Journal, records: list[dict[str, Any]], stats: dict[str, Any]
 ) -> list[str]:
-    """Hold the list of all photos, and the counts, against what may be stored.
+    """Compare the list of all photos, and the counts, with what may be stored.
 
     Args:
-        records: of all pages of `/images`.
+        records: all that `/images` lists.
         stats: the answer of `/stats`.
 
     Returns:
@@ -60,7 +60,7 @@ def check_listing(
 
 
 def check_records(journal: Journal, records: list[dict[str, Any]]) -> list[str]:
-    """Hold the records of all photos against what may be stored; see `check_listing`."""
+    """Compare the records of all photos with what may be stored; see `check_listing`."""
     listed = {record["id"]: record["sha256"] for record in records}
     wrong = []
     if len(listed) < len(records):
@@ -75,7 +75,7 @@ def check_records(journal: Journal, records: list[dict[str, Any]]) -> list[str]:
 
 
 def check_counts(records: list[dict[str, Any]], stats: dict[str, Any]) -> list[str]:
-    """Hold what `/stats` counts against the list of all photos; see `check_listing`."""
+    """Compare the counts of `/stats` with the list of all photos; see `check_listing`."""
     counts = {"photos": len(records), "chunks": sum(len(record["chunks"]) for record in records)}
     counted = {part: {name: stats[part][name] for name in counts} for part in COUNTED}
     return [
@@ -86,7 +86,7 @@ def check_counts(records: list[dict[str, Any]], stats: dict[str, Any]) -> list[s
 
 
 def check_photo(id: str, possible: set[int | None], listed: bool, seen: Seen) -> list[str]:
-    """Hold what the service shows of an id against what may be stored under it.
+    """Compare what the service shows of an id with what may be stored under it.
 
     Args:
         possible: see `Journal`.
@@ -107,6 +107,8 @@ def check_photo(id: str, possible: set[int | None], listed: bool, seen: Seen) ->
         return [] if None in possible else [f"{id} {_contradiction(possible, False)}"]
     if len(there) < len(parts):
         return [f"{id} is there by half: only in {', '.join(there)}"]
+    assert seen.original is not None
+    assert seen.record is not None
     wrong = []
     if seen.original not in [picture(number) for number in possible if number is not None]:
         wrong.append(f"{id} {_contradiction(possible, True)}")
@@ -124,6 +126,7 @@ def _contradiction(possible: set[int | None], there: bool) -> str:
 
 
 def sha256(data: bytes) -> str:
+    """Return the SHA-256 of bytes, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -134,14 +137,14 @@ def digest(number: int) -> str:
 
 
 class Inspector:
-    """Asks a service that has recovered, and that nobody else uses, for all that it shows."""
+    """Asks a service that has recovered, and that has no other clients, for all that it shows."""
 
     def __init__(self, url: str, journal: Journal) -> None:
         self._journal = journal
         self._client = httpx.Client(base_url=url, timeout=2 * TIMEOUT_S)
 
     def check_listing(self) -> list[str]:
-        """See `check_listing`. As replicas of the index answer in turns, asks several times."""
+        """See `check_listing`; the counts are asked for several times, as replicas take turns."""
         records = list(self._records())
         wrong = check_listing(self._journal, records, self._stats())
         for _ in range(8):
@@ -164,12 +167,12 @@ class Inspector:
     def _records(self) -> Iterator[dict[str, Any]]:
         path = "/images?limit=1000"
         while path is not None:
-            page = self._client.get(path).raise_for_status().json()
-            yield from page["images"]
-            path = page["next"]
+            listing = self._client.get(path).raise_for_status().json()
+            yield from listing["images"]
+            path = listing["next"]
 
     def _stats(self) -> dict[str, Any]:
-        """The counts, once the replica of the index that counts has followed the store."""
+        """Return the counts, once the replica of the index that counts has caught up."""
         deadline = time.monotonic() + RECOVERY_S
         while True:
             stats = self._client.get("/stats").raise_for_status().json()
@@ -199,20 +202,20 @@ class Inspector:
 
 
 def verify(store: Path, journal: Journal) -> list[str]:
-    """Check the files of a store that no service uses, and hold them against the journal.
+    """Check the files of a store that no service uses, and compare them with the journal.
 
     Returns:
         A sentence for each thing that is wrong.
     """
-    command = [sys.executable, SCRIPTS / "store.py", "verify", "--path", store]
+    command = [sys.executable, str(SCRIPTS / "store.py"), "verify", "--path", str(store)]
     outcome = subprocess.run(command, capture_output=True, text=True)
     if outcome.returncode != 0:
-        said = f"{outcome.stdout[-2000:]}{outcome.stderr[-2000:]}".strip()
-        return [f"scripts/store.py verify: {said}"]
+        printed = f"{outcome.stdout[-2000:]}{outcome.stderr[-2000:]}".strip()
+        return [f"scripts/store.py verify: {printed}"]
     reader = StoreReader(store)
     try:
         found = reader.records(list(reader.ids()))
     finally:
         reader.close()
-    records = [json.loads(record) for record in found]
+    records = [json.loads(record) for record in found if record is not None]
     return [f"in the files, {wrong}" for wrong in check_records(journal, records)]

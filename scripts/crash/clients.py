@@ -1,4 +1,4 @@
-"""Clients of a crash test, which index, search and delete, and keep a journal of it."""
+"""Clients of a crash test, which index, search and delete, and keep a journal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ RETRY_S = 0.3
 
 
 class Clients:
-    """Clients that index, search and delete, each its own ids, until they are stopped.
+    """Clients that index, search and delete, each with ids of its own.
 
     Args:
-        ids: how many ids they have together.
+        ids: number of ids of all clients together.
+        seed: of all that is random.
     """
 
     def __init__(self, url: str, journal: Journal, ids: int, seed: int) -> None:
@@ -47,7 +48,7 @@ class Clients:
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """Send nothing while the block runs; it begins when no answer is awaited any more."""
+        """Send nothing while the block runs; it begins when no answer is outstanding."""
         with ExitStack() as stack:
             for turn in self._turns:
                 stack.enter_context(turn)
@@ -63,28 +64,29 @@ class Clients:
                 if settled_at[id] > time.monotonic():
                     continue
                 kind, image = self._choose(rng, id)
-                # Now and then a client goes away without knowing what became of its request.
-                patient = rng.random() < 0.75
+                # Now and then a client leaves without knowing the outcome of its request.
+                is_patient = rng.random() < 0.75
                 while self._attempt(client, number, kind, id, image) == "unknown":
                     settled_at[id] = time.monotonic() + SETTLING_S
-                    if self._stopped.wait(RETRY_S) or not patient:
+                    if self._stopped.wait(RETRY_S) or not is_patient:
                         break
 
     def _choose(self, rng: random.Random, id: str) -> tuple[Kind, int | None]:
-        """What to do next with an id that nothing else is going on with, and with which picture."""
+        """Choose what to do next with an id that has no outstanding request, and the picture."""
         possible = self.journal.possible[id]
         if possible == {None}:
-            kind = rng.choices(["index", "broken"], [12, 1])[0]
-            return kind, rng.randrange(2**32)
+            kinds: list[Kind] = ["index", "broken"]
+            return rng.choices(kinds, [12, 1])[0], rng.randrange(2**32)
         if None in possible:
             return "delete", None
-        kind = rng.choices(["delete", "search", "index"], [4, 4, 1])[0]
+        kinds = ["delete", "search", "index"]
+        kind = rng.choices(kinds, [4, 4, 1])[0]
         return kind, None if kind == "delete" else self.journal.latest[id]
 
     def _attempt(
         self, client: httpx.Client, number: int, kind: Kind, id: str, image: int | None
     ) -> Outcome:
-        """Send a request once, as soon as there is somebody to connect to."""
+        """Send a request once, as soon as something accepts a connection."""
         while not self._stopped.is_set():
             with self._turns[number]:
                 request = self.journal.begin(number, kind, id, image)
@@ -100,17 +102,15 @@ class Clients:
         return "refused"
 
     def _send(self, client: httpx.Client, kind: Kind, id: str, image: int | None) -> httpx.Response:
-        match kind:
-            case "index":
-                return post(client, "/index", picture(image), id=id)
-            case "broken":
-                return post(client, "/index", picture(image)[:-200], id=id)
-            case "search":
-                sequence = self.journal.sequences[id]
-                return post(client, "/search", picture(image), limit=3, min_sequence=sequence)
-            case "delete":
-                return client.delete(f"/images/{id}")
+        if image is None:
+            return client.delete(f"/images/{id}")
+        data = picture(image)
+        if kind == "search":
+            sequence = self.journal.sequences[id]
+            return post(client, "/search", data, limit=3, min_sequence=sequence)
+        return post(client, "/index", data[:-200] if kind == "broken" else data, id=id)
 
 
 def post(client: httpx.Client, path: str, data: bytes, **parameters: Any) -> httpx.Response:
+    """Send a picture with parameters in the query string."""
     return client.post(path, content=data, params=parameters, headers={"Content-Type": "image/*"})

@@ -1,4 +1,4 @@
-"""What clients of a crash test asked for and were answered, and what must be stored therefore."""
+"""What clients of a crash test asked for, what was answered, and what must be stored then."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import httpx
 import numpy as np
 from PIL import Image, ImageDraw
 
-# The service gives up on a request after this. A request that was never answered may take effect
-# until then, so its id is left alone for a little longer.
+# The service gives up on a request after TIMEOUT_S. A request without an answer may take effect
+# until then, so its id is left alone a little longer.
 TIMEOUT_S, SETTLING_S = 20, 25
 # A stored photo's vectors are rounded to float16, and batches round differently.
 SAME_DISTANCE = 0.001
@@ -27,7 +27,7 @@ Outcome = Literal["unknown", "acknowledged", "refused"]
 
 
 def picture(number: int) -> bytes:
-    """Return the picture of a number, always the same bytes: noise, shapes, JPEG or PNG."""
+    """Return the picture of a number, always the same bytes: noise and shapes, as JPEG or PNG."""
     rng = np.random.default_rng(number)
     noise = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
     width, height = (int(size) for size in rng.integers(64, 161, 2))
@@ -44,12 +44,14 @@ def picture(number: int) -> bytes:
 
 @dataclass(slots=True)
 class Request:
-    """One request of a client, and what came of it.
+    """One request of a client, and its outcome.
 
     Attributes:
+        number: of the request.
+        client: number of the client.
         picture: number of the picture that was sent; None for a deletion.
-        outcome: `unknown` until it is answered, and for ever if the answer doesn't say.
-        answer: the status and the text of what isn't a success.
+        outcome: `unknown` until there is an answer, and for ever if the answer doesn't tell.
+        answer: the status and the text of an answer that is no success.
     """
 
     number: int
@@ -62,22 +64,22 @@ class Request:
 
 
 class Journal:
-    """What clients asked for and what they were answered; what must be stored follows from it.
+    """What clients asked for, and the answers; what must be stored follows from these.
 
     Each id belongs to one client, which makes one request for it at a time. Every request is
     written to the file before it is sent, and again when it has an answer.
 
     Args:
-        file: where to keep it, JSON lines.
+        file: gets the journal, as JSON lines.
 
     Attributes:
-        possible: for each id the pictures that may be stored under it, by their numbers; None:
-            nothing may be. One element: it is certain.
+        possible: for each id the numbers of the pictures that may be stored under it; None among
+            them: perhaps nothing is stored. A single element is certain.
         latest: for each id the last picture sent.
         sequences: for each id the sequence number of its latest acknowledged picture.
-        violations: answers that contradict earlier ones, and answers that nobody should get.
-        outcomes: how many requests of a kind had an outcome.
-        settled_at: when the last request without an answer has happened, or never will; seconds of
+        violations: answers that contradict earlier ones, and answers that must not occur.
+        outcomes: number of requests by kind and outcome.
+        settled_at: when no request without an answer can take effect any more; seconds of
             `time.monotonic`.
     """
 
@@ -94,39 +96,37 @@ class Journal:
 
     @property
     def acknowledged(self) -> int:
-        """How many requests did what they were sent for."""
+        """Number of requests that were acknowledged."""
         with self._lock:
             return sum(n for (_, outcome), n in self.outcomes.items() if outcome == "acknowledged")
 
     def begin(self, client: int, kind: Kind, id: str, picture: int | None = None) -> Request:
-        """Note a request that is about to be sent: from now on it may have happened."""
+        """Record a request that is about to be sent: from now on it may take effect.
+
+        Args:
+            picture: number of the picture to send; None for a deletion.
+        """
         with self._lock:
             self._count += 1
             request = Request(self._count, client, kind, id, picture)
             self.outcomes[kind, "unknown"] += 1
-            if kind == "index":
+            if kind == "index" and picture is not None:
                 self.latest[id] = picture
             self._write(request)
             return request
 
     def end(self, request: Request, response: httpx.Response | None) -> Outcome:
-        """Note the answer (None: the connection was lost); returns what it says."""
-        status = None if response is None else response.status_code
-        possible = self.possible[request.id]
+        """Record the answer (None: the connection was lost); return the outcome."""
         with self._lock:
-            self._judge(request, response, possible)
+            if response is not None:
+                self._judge(request, response)
             if request.outcome != "acknowledged":
-                request.answer = "no answer" if response is None else f"{status} {response.text}"
-            match request.kind, request.outcome:
-                case "index", "acknowledged":
-                    self.possible[request.id] = {request.picture}
-                    self.sequences[request.id] = response.json()["images"][0]["sequence"]
-                case "index", "unknown":
-                    possible.add(request.picture)
-                case "delete", "acknowledged":
-                    self.possible[request.id] = {None}
-                case "delete", "unknown":
-                    possible.add(None)
+                request.answer = (
+                    "no answer" if response is None else f"{response.status_code} {response.text}"
+                )
+            elif response is not None and request.kind == "index":
+                self.sequences[request.id] = response.json()["images"][0]["sequence"]
+            self._conclude(request)
             if request.outcome == "unknown":
                 self.settled_at = time.monotonic() + SETTLING_S
             self.outcomes[request.kind, "unknown"] -= 1
@@ -135,18 +135,27 @@ class Journal:
             return request.outcome
 
     def withdraw(self, request: Request) -> None:
-        """Note that a request was not sent, because there was nobody to send it to."""
+        """Record that a request was not sent, because nothing accepted a connection."""
         with self._lock:
             self.outcomes[request.kind, "unknown"] -= 1
             request.outcome, request.answer = "refused", "no connection"
             self._write(request)
 
-    def _judge(
-        self, request: Request, response: httpx.Response | None, possible: set[int | None]
-    ) -> None:
-        """Set the outcome of a request, and note what is wrong with the answer."""
-        if response is None:
-            return
+    def _conclude(self, request: Request) -> None:
+        """Update what may be stored by the outcome of a request."""
+        match request.kind, request.outcome:
+            case "index", "acknowledged":
+                self.possible[request.id] = {request.picture}
+            case "index", "unknown":
+                self.possible[request.id].add(request.picture)
+            case "delete", "acknowledged":
+                self.possible[request.id] = {None}
+            case "delete", "unknown":
+                self.possible[request.id].add(None)
+
+    def _judge(self, request: Request, response: httpx.Response) -> None:
+        """Set the outcome of a request, and record what is wrong with the answer."""
+        possible = self.possible[request.id]
         status, media_type = response.status_code, response.headers.get("content-type")
         match request.kind, status:
             case "index", 201:
@@ -172,9 +181,9 @@ class Journal:
             case "broken", 415 | 422:
                 request.outcome = "refused"
             case _, 503 if media_type == "application/problem+json":
-                pass  # what was asked for may have happened before something died
+                pass  # the request may have taken effect before something died
             case _, 500 | 503 if media_type != "application/problem+json":
-                pass  # Ray's proxy says so, in plain text, when the ingress dies under a request
+                pass  # Ray's proxy answers in text/plain when the ingress dies during a request
             case _:
                 refused = 400 <= status < 500 or status == 507
                 request.outcome = "refused" if refused else "unknown"
@@ -191,5 +200,9 @@ class Journal:
 
 
 def is_first(id: str, found: Sequence[tuple[str, float]]) -> bool:
-    """Whether a search by a photo's own bytes found it as it should."""
+    """Whether a search by a photo's own bytes found that photo first.
+
+    Args:
+        found: ids and distances, nearest first.
+    """
     return bool(found) and found[0][0] == id and found[0][1] < SAME_DISTANCE

@@ -1,4 +1,4 @@
-"""What a crash test kills, when, and how long the service takes to recover."""
+"""What a crash test kills and when, and how long the service takes to recover."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from common.own_service import Service, ServiceFailed, kill
+from common.own_service import OwnService, kill
+from common.serve_run import ServiceFailed
 
 from crash.checks import RECOVERY_S, Inspector
 from crash.clients import CLIENTS, Clients
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import psutil
 
 ALL = "the whole of Ray"
-# What Ray calls the processes to kill. The owner of the data comes more often than the others.
+# What Ray calls the processes to kill.
 VICTIMS = {
     "Store": "ServeReplica:inset:Store",
     "ChunkIndex": "ServeReplica:inset:ChunkIndex",
@@ -28,12 +29,13 @@ VICTIMS = {
     "HTTP proxy": "ProxyActor",
     "Serve controller": "ServeController",
 }
+# Each round kills all of these in random order: the owner of the data more often than the others.
 ROUND = [*VICTIMS, "Store", "Store", "ChunkIndex"]
 KILLS_PER_RESTART = 20
 
 
 def plan_kills(kills: int, rng: random.Random) -> list[str]:
-    """What to kill, in turn: each kind as often as the others of its weight, in random order."""
+    """Return what to kill, in order: kinds of `VICTIMS`, and `ALL` once per `KILLS_PER_RESTART`."""
     plan: list[str] = []
     while len(plan) < kills:
         plan += rng.sample(ROUND, len(ROUND))
@@ -45,15 +47,15 @@ def plan_kills(kills: int, rng: random.Random) -> list[str]:
 
 @dataclass(slots=True)
 class Killer:
-    """Kills what a plan says, at random moments, and takes the time until the service answers.
+    """Kills what a plan has, at random moments, and measures how long the service recovers.
 
     Attributes:
-        recovery_s: for each kind the seconds from each of its kills until the service was ready
-            again; of kills in quick succession, each counts until the end.
-        violations: what was wrong when everything had been killed.
+        recovery_s: by kind, the seconds from each kill until the service was ready again; several
+            kills in quick succession end at the same moment.
+        violations: what was wrong after each restart.
     """
 
-    service: Service
+    service: OwnService
     clients: Clients
     rng: random.Random
     recovery_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -61,10 +63,10 @@ class Killer:
     _unanswered: list[tuple[str, float]] = field(default_factory=list)
 
     def kill(self, kind: str) -> None:
-        """Kill one, and mostly wait until the service has recovered.
+        """Kill one process of a kind, or all, and in most cases wait for recovery.
 
         Raises:
-            ServiceFailed: it doesn't.
+            ServiceFailed: the service doesn't recover.
         """
         time.sleep(self.rng.uniform(0, 2))
         if kind == ALL:
@@ -76,10 +78,10 @@ class Killer:
             self.wait_for_recovery()
 
     def wait_for_recovery(self) -> None:
-        """Return when the service is ready and has acknowledged some more requests.
+        """Return when the service is ready and has acknowledged more requests.
 
         Raises:
-            ServiceFailed: it isn't.
+            ServiceFailed: that takes too long.
         """
         self._wait_until_ready()
         deadline = time.monotonic() + RECOVERY_S
@@ -99,7 +101,7 @@ class Killer:
         self._unanswered.clear()
 
     def _wait_for_victims(self, kind: str) -> list[psutil.Process]:
-        """The processes of a kind; there are none for a while when one was killed just before."""
+        """Return the processes of a kind, which are missing for a while after a kill."""
         deadline = time.monotonic() + RECOVERY_S
         while not (victims := self.service.workers(VICTIMS[kind])):
             if time.monotonic() > deadline:
@@ -109,7 +111,7 @@ class Killer:
 
     def _kill_all(self) -> None:
         self.service.kill_everything()
-        self._unanswered = [(ALL, time.monotonic())]  # the others have nothing to recover any more
+        self._unanswered = [(ALL, time.monotonic())]  # earlier kills end here
         with self.clients.resting():
             self.service.launch()
             self._wait_until_ready()
