@@ -2,18 +2,18 @@
 
     scripts/train_encoder.py PHOTOS [PHOTOS ...] --out models/compact
 
-The task itself is the lesson. Of each photo two overlapping windows are cut: one as the index sees
-its chunks, one as a query comes in, moved, scaled, turned, recoloured and recompressed. The network
-learns that they belong together and that those of other photos don't (InfoNCE, van den Oord et al.
-2018, arXiv:1807.03748). A frozen EfficientNet-Lite0 says what is in the pictures: the network also
-learns to tell its features, which were learned from a million photos.
+The network is trained on the task itself. Two overlapping windows are cut from each photo: one as a
+chunk is indexed; one as a query comes in, moved, scaled, turned, recoloured and recompressed. The
+network learns that these two belong together, and that those of other photos don't (InfoNCE, van
+den Oord et al. 2018, arXiv:1807.03748). It also learns to predict the features of a frozen
+EfficientNet-Lite0, which was trained on a million photos.
 
-What keeps it from learning the photos by heart: both windows of a pair get other colours, the same
-for both; half of the patches are left out at random until the last part (Li et al. 2023,
-arXiv:2212.00794), which also halves the time; weight decay.
+Three things keep the network from memorising the photos: the colours of both windows of a pair are
+changed, in the same way; half of the patches are left out at random, except at the end (Li et al.
+2023, arXiv:2212.00794), which also halves the time; and weight decay.
 
-Every batch follows from the seed and its number, so a training that was interrupted goes on from
-its last checkpoint as if it had not been. Needs `pip install -e '.[train]'`.
+Every batch follows from the seed and its number. So a training that was interrupted continues from
+its last checkpoint with the same result. Needs `pip install -e '.[train]'`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from common.files import replacing
 from evaluation.encoders import IMAGENET_MEAN, IMAGENET_STD, load_efficientnet_lite0
 from evaluation.training_pairs import PairSettings, WindowPair, draw_pair, load_photos
 from torch import nn
@@ -44,6 +46,8 @@ from deployments.errors import ModelUnavailable
 from deployments.tiles import tile_boxes
 
 IMAGE_SIZE = 112
+PATCH_SIZE = 16
+PATCHES_ON_SIDE = IMAGE_SIZE // PATCH_SIZE
 TEACHER_FEATURES = 1280
 # Of cosine similarities, so the temperature is at least 0.01, as CLIP's.
 MAX_SCALE = 100
@@ -54,7 +58,7 @@ CONFIG = CLIPVisionConfig(
     num_hidden_layers=6,
     num_attention_heads=3,
     image_size=IMAGE_SIZE,
-    patch_size=16,
+    patch_size=PATCH_SIZE,
     projection_dim=256,
     hidden_act="gelu",
 )
@@ -62,16 +66,16 @@ CONFIG = CLIPVisionConfig(
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what comes out, but for the photos.
+    """All that determines the result, except the photos.
 
     Attributes:
         steps: batches in all.
         batch: pairs in a batch, each of another photo.
-        learning_rate: at its height; cosine decay to zero.
-        warmup: steps until then.
+        learning_rate: its maximum, from which it decays to zero along a cosine.
+        warmup: steps until the maximum.
         weight_decay: AdamW's, of matrices only.
-        whole_from: share of the steps after which no patch is left out any more.
-        teacher_weight: of the loss towards the teacher's features.
+        whole_from: share of the steps after which no patch is left out.
+        teacher_weight: of the loss for the teacher's features.
     """
 
     seed: int = 0
@@ -85,7 +89,7 @@ class Recipe:
 
 
 class Batches(Dataset):
-    """Batch number `step` for each step, whoever asks for it and when."""
+    """The batch of each step, which follows from the recipe and the step alone."""
 
     def __init__(self, photos: list[np.ndarray], recipe: Recipe) -> None:
         self.photos = photos
@@ -112,7 +116,7 @@ class Batches(Dataset):
         )
 
     def _photo(self, number: int) -> int:
-        """Go through the photos in another order each time, so that none comes more often."""
+        """Return a photo's number; every epoch has all photos, each in another order."""
         epoch, place = divmod(number, len(self.photos))
         if epoch not in self._orders:
             random = np.random.default_rng((self.recipe.seed, 1, epoch))
@@ -123,7 +127,7 @@ class Batches(Dataset):
 
 
 class Student(nn.Module):
-    """The encoder, and what only the training needs: a temperature, and a guess of the teacher."""
+    """The encoder, and what only training needs: a temperature, and a prediction of the teacher."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,14 +139,15 @@ class Student(nn.Module):
     def forward(
         self, pixels: torch.Tensor, kept_patches: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode pictures, each by a random part of its patches.
+        """Encode pictures, each from a random part of its patches.
 
         Args:
             pixels: float32 `[n, 3, s, s]`, normalised.
-            kept_patches: how many patches are looked at; None: all.
+            kept_patches: how many patches of each are used; None: all.
 
         Returns:
-            Embeddings `[n, d]`, L2-normalised, and guesses of the teacher's features `[n, 1280]`.
+            Embeddings `[n, d]`, L2-normalised, and predictions of the teacher's features
+            `[n, 1280]`.
         """
         vision = self.encoder.vision_model
         tokens = vision.embeddings(pixels)
@@ -159,15 +164,15 @@ class Student(nn.Module):
 
 @torch.no_grad()
 def initialise(encoder: CLIPVision) -> None:
-    """Begin with what trained transformers have in common, which few photos would not teach.
+    """Set the weights to what trained transformers have in common, as few photos don't teach it.
 
-    Positions are sines and cosines in two dimensions; queries and keys are alike, and what a head
-    adds is the opposite of what it read (mimetic initialisation, Trockman and Kolter 2023,
-    arXiv:2305.09828).
+    Positions are sines and cosines in two dimensions. The products of query and key weights are
+    near the identity, those of value and output weights near its negative (mimetic initialisation,
+    Trockman and Kolter 2023, arXiv:2305.09828).
     """
     width, heads = CONFIG.hidden_size, CONFIG.num_attention_heads
     vision = encoder.vision_model
-    side = CONFIG.image_size // CONFIG.patch_size
+    side = PATCHES_ON_SIDE
     frequencies = 1 / 100 ** torch.linspace(0, 1, width // 4)
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     waves = [
@@ -197,7 +202,12 @@ def initialise(encoder: CLIPVision) -> None:
 def factors_near_identity(
     width: int, rank: int, *, noise: float, identity: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two `[width, rank]` whose product, `a @ b.T`, is nearest to noise and an identity."""
+    """Return the two `[width, rank]` whose product `a @ b.T` is nearest to noise plus identity.
+
+    Args:
+        noise: standard deviation of the noise, times the root of `width`.
+        identity: factor of the identity.
+    """
     matrix = noise * torch.randn(width, width) / width**0.5 + identity * torch.eye(width)
     u, s, v = torch.linalg.svd(matrix)
     root = s[:rank].sqrt()
@@ -207,9 +217,13 @@ def factors_near_identity(
 def normalised(
     pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> torch.Tensor:
-    """Return uint8 `[n, s, s, 3]` as float32 `[n, 3, s, s]` of mean 0 and deviation 1."""
-    mean, std = (torch.tensor(values, device=pixels.device) for values in (mean, std))
-    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    """Normalise uint8 `[n, s, s, 3]` to float32 `[n, 3, s, s]`.
+
+    Args:
+        mean, std: of each channel, on a scale of 0 to 1.
+    """
+    centre, spread = (torch.tensor(values, device=pixels.device) for values in (mean, std))
+    return ((pixels.float() / 255 - centre) / spread).permute(0, 3, 1, 2).contiguous()
 
 
 class Teacher:
@@ -221,7 +235,10 @@ class Teacher:
 
     @torch.no_grad()
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return float32 `[n, 1280]` for uint8 `[n, s, s, 3]`; the first ones are the centre."""
+        """Return float32 `[n, 1280]` for uint8 `[n, s, s, 3]`.
+
+        The mean over the first call's pictures is subtracted from all features.
+        """
         inputs = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
         pooled = self.network(inputs.to(memory_format=torch.channels_last))
         if self.centre is None:
@@ -230,7 +247,7 @@ class Teacher:
 
 
 class Training:
-    """A student that learns, batch by batch, and all that must be kept to go on later."""
+    """A student that learns batch by batch, and all that must be saved to continue later."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
@@ -238,7 +255,7 @@ class Training:
         self.device = device
         self.student = Student().to(device)
         self.teacher = Teacher(device) if recipe.teacher_weight else None
-        # Biases and gains are not pulled towards zero.
+        # Weight decay is for matrices: biases and gains are left alone.
         matrices = [p for p in self.student.parameters() if p.ndim > 1]
         others = [p for p in self.student.parameters() if p.ndim <= 1]
         groups = [
@@ -250,29 +267,29 @@ class Training:
         self.curve: list[dict[str, float]] = []
 
     def learn(self, chunks: torch.Tensor, queries: torch.Tensor) -> tuple[float, float]:
-        """Learn from one batch of `Batches`; returns both losses, matching and teacher."""
+        """Learn from one batch of `Batches`; return both losses, matching and teacher."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)  # which patches are left out
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.recipe)
         chunks, queries = chunks.to(self.device), queries.to(self.device)
         pixels = normalised(torch.cat([chunks, queries]), CLIP_MEAN, CLIP_STD)
         whole = self.step >= self.recipe.whole_from * self.recipe.steps
-        patches = (CONFIG.image_size // CONFIG.patch_size) ** 2
+        patches = PATCHES_ON_SIDE**2
         bfloat16 = resolve_dtype("auto", self.device) == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            embeddings, guesses = self.student(pixels, None if whole else patches // 2)
+            embeddings, predicted = self.student(pixels, None if whole else patches // 2)
         chunk_embeddings, query_embeddings = embeddings.chunk(2)
         matching = self._contrast(query_embeddings, chunk_embeddings)
-        likeness = self._unlikeness(guesses.float(), chunks)
+        unlikeness = self._unlikeness(predicted.float(), chunks)
         self.optimizer.zero_grad()
-        (matching + self.recipe.teacher_weight * likeness).backward()
+        (matching + self.recipe.teacher_weight * unlikeness).backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
-        return matching.item(), likeness.item()
+        return matching.item(), unlikeness.item()
 
     def _contrast(self, queries: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
-        """InfoNCE both ways: the other pairs of the batch are the wrong answers."""
+        """Return the loss of InfoNCE both ways: the other pairs of the batch are wrong answers."""
         scale = self.student.log_scale.exp().clamp(max=MAX_SCALE)
         similar = scale * queries @ chunks.T
         answers = torch.arange(len(queries), device=self.device)
@@ -280,17 +297,20 @@ class Training:
         backward = functional.cross_entropy(similar.T, answers)
         return (forward + backward) / 2
 
-    def _unlikeness(self, guesses: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
-        """Cosine distance of both windows' guesses from what the teacher says of the chunk."""
+    def _unlikeness(self, predicted: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
+        """Return the mean cosine distance of both windows' predictions from the teacher's features.
+
+        The features are those of the chunk for both.
+        """
         if self.teacher is None:
-            return guesses.new_zeros(())
+            return predicted.new_zeros(())
         taught = len(chunks) // 4  # the teacher is slow
         wanted = self.teacher.features(chunks[:taught])
-        both = [guess[:taught] for guess in guesses.chunk(2)]
-        return 1 - sum(functional.cosine_similarity(guess, wanted).mean() for guess in both) / 2
+        both = torch.stack([of_window[:taught] for of_window in predicted.chunk(2)])
+        return 1 - functional.cosine_similarity(both, wanted, dim=-1).mean()
 
-    def state(self) -> dict:
-        """Return what `restore` goes on from: tensors, numbers and strings only."""
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` continues from: tensors, numbers and strings only."""
         return {
             "recipe": asdict(self.recipe),
             "step": self.step,
@@ -300,7 +320,8 @@ class Training:
             "teacher_centre": self.teacher and self.teacher.centre,
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a state of a training with the same recipe."""
         self.step, self.curve = state["step"], state["curve"]
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -309,7 +330,7 @@ class Training:
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Rise, then fall along a cosine."""
+    """Return the learning rate of a step: it rises linearly, then falls along a cosine."""
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
@@ -317,11 +338,11 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 class Validation:
-    """Photos that are not learned from, as they would be indexed, and queries from them.
+    """Photos that are not trained on, as they would be indexed, and queries from them.
 
     Args:
-        photos: of which queries are made, five of each.
-        distractors: that are indexed too.
+        photos: five queries are made of each.
+        distractors: photos that are indexed as well.
     """
 
     def __init__(self, photos: list[np.ndarray], distractors: list[np.ndarray]) -> None:
@@ -358,8 +379,8 @@ def chunks_of(photo: np.ndarray) -> np.ndarray:
 
 
 def save_encoder(training: Training, folder: Path) -> None:
-    """Write the encoder as transformers reads it, in float16, and how it was trained."""
-    encoder = CLIPVision(copy.deepcopy(CONFIG))  # saving it changes its configuration
+    """Write the encoder in the format of transformers, in float16, and how it was trained."""
+    encoder = CLIPVision(copy.deepcopy(CONFIG))  # saving an encoder changes its configuration
     encoder.load_state_dict(training.student.encoder.state_dict())
     encoder.half().save_pretrained(folder)
     preprocessing = {
@@ -380,13 +401,6 @@ def save_encoder(training: Training, folder: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Replace a checkpoint as a whole, so that an interruption leaves the one before."""
-    new = path.with_name(path.name + ".new")
-    torch.save(state, new)
-    new.replace(path)
-
-
 def train(
     training: Training,
     photos: list[np.ndarray],
@@ -396,7 +410,13 @@ def train(
     validate_every: int,
     workers: int,
 ) -> None:
-    """Go on to the recipe's last step; each validation is a checkpoint."""
+    """Train until the recipe's last step; save a checkpoint after each validation.
+
+    Args:
+        checkpoint: file, replaced as a whole.
+        validate_every: steps.
+        workers: processes that make pairs.
+    """
     batches = DataLoader(
         Batches(photos, training.recipe),
         batch_size=None,
@@ -415,7 +435,9 @@ def train(
             point["recall_at_1"] = validation.recall(training)
             training.curve.append({key: round(value, 4) for key, value in point.items()})
             bar.write(json.dumps(training.curve[-1]))
-            save_checkpoint(checkpoint, training.state())
+            # An interruption leaves the checkpoint before.
+            with replacing(checkpoint) as file:
+                torch.save(training.state(), file)
             losses = []
 
 
@@ -456,9 +478,13 @@ def main() -> None:
         sys.exit(f"{len(photos)} photos are too few for batches of {recipe.batch}.")
     validation = Validation(held_out, photos[: args.held_out // 2])
     train(
-        training, photos, validation, args.checkpoint,
-        validate_every=args.validate_every, workers=args.workers,
-    )  # fmt: skip
+        training,
+        photos,
+        validation,
+        args.checkpoint,
+        validate_every=args.validate_every,
+        workers=args.workers,
+    )
     save_encoder(training, args.out)
 
 

@@ -15,7 +15,8 @@ import httpx
 import numpy as np
 import pytest
 import skimage
-from common.own_service import Service, free_port
+from common.own_service import OwnService as Service
+from common.own_service import free_port
 from common.paths import ROOT
 from PIL import Image
 

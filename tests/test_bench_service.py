@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from benchmarks import service as bench_service
+from benchmarks import service as measurements
 from benchmarks.memory import MIB, Memory
 from benchmarks.photos import cut_queries, endless
 from benchmarks.service import ALL, Pictures
-from common.own_service import Service, ServiceFailed
+from common.own_service import OwnService
+from common.serve_run import ServiceFailed
 
 from deployments.compute.images import decode
 from deployments.limits import ImageLimits
@@ -51,11 +52,11 @@ def test_photos_are_always_new_and_always_the_same_pictures(files):
 
 def test_indexing_tells_how_many_photos_and_crops_were_stored(client, service, pictures):
     before = stored(client)
-    row = bench_service.index(service, pictures, photos=5, in_flight=2)
+    row = measurements.index(service, pictures, photos=5, in_flight=2)
     after = stored(client)
-    assert set(row) == set(bench_service.INDEX_COLUMNS) | {"p95"}
+    assert set(row) == set(measurements.INDEX_COLUMNS) | {"p95"}
     assert (row["photos"], row["errors"]) == (5, 0)
-    assert after["photos"] - before["photos"] == 5 + bench_service.WARM_UP
+    assert after["photos"] - before["photos"] == 5 + measurements.WARM_UP
     assert 30 < row["crops_per_photo"] < 60
     assert row["crops_per_second"] == pytest.approx(
         row["photos_per_second"] * row["crops_per_photo"]
@@ -70,27 +71,27 @@ def test_what_is_refused_is_no_photo_indexed(service, pictures):
         others=pictures.others,
         queries=pictures.queries,
     )
-    row = bench_service.index(service, broken, photos=3, in_flight=1)
+    row = measurements.index(service, broken, photos=3, in_flight=1)
     assert (row["photos"], row["errors"]) == (1, 2)
 
 
 def test_searching_has_a_row_for_each_number_of_clients(service, pictures):
-    rows = bench_service.search(service, pictures, [1, 3], seconds=0)
+    rows = measurements.search(service, pictures, [1, 3], seconds=0)
     assert [row["clients"] for row in rows] == [1, 3]
     for row in rows:
-        assert set(row) == set(bench_service.SEARCH_COLUMNS)
+        assert set(row) == set(measurements.SEARCH_COLUMNS)
         assert row["searches"] >= 4 * row["clients"]
         assert row["errors"] == 0
         assert 0 < row["p50"] <= row["p95"] <= row["p99"]
     assert rows[0]["ratio"] == 1
     assert rows[1]["ratio"] == pytest.approx(rows[1]["per_second"] / rows[0]["per_second"])
-    (row,) = bench_service.search(service, pictures, [2], seconds=0)
+    (row,) = measurements.search(service, pictures, [2], seconds=0)
     assert row["ratio"] is None
 
 
 def test_the_mixed_load_is_held_against_each_load_alone(client, service, pictures):
     before = stored(client)["photos"]
-    rows = bench_service.mixed(service, pictures, in_flight=2, seconds=0)
+    rows = measurements.mixed(service, pictures, in_flight=2, seconds=0)
     searching, indexing, both, ratios = rows
     assert [row["load"] for row in rows] == ["searching", "indexing", "both", "both / alone"]
     assert "photos_per_second" not in searching
@@ -102,7 +103,7 @@ def test_the_mixed_load_is_held_against_each_load_alone(client, service, picture
 
 
 def test_the_memory_of_each_kind_of_process_is_watched(service, pictures):
-    rows = bench_service.memory(service, pictures, searches=6, photos=4, in_flight=2)
+    rows = measurements.memory(service, pictures, searches=6, photos=4, in_flight=2)
     known = {row["process"]: row for row in rows}
     (application,) = yaml.safe_load(service.config.read_text())["applications"]
     boxes = {deployment["name"] for deployment in application["deployments"]}
@@ -120,7 +121,7 @@ def test_rows_of_memory_by_hand():
 
     searched = [(100 * n, sample(50 + n, 10)) for n in range(8)]
     indexed = [(100 * n, sample(57, 10 + 20 * n)) for n in range(8)]
-    rows = bench_service.memory_rows(sample(40, 10), searched, indexed)
+    rows = measurements.memory_rows(sample(40, 10), searched, indexed)
     assert [row["process"] for row in rows] == ["Store", "Ingress", ALL]
     store, ingress, both = rows
     assert (ingress["ready"], ingress["searched"], ingress["indexed"]) == (40, 57, 57)
@@ -155,20 +156,20 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 def test_starting_lasts_until_a_search_is_answered(tmp_path, pictures, monkeypatch):
-    service = Service(tmp_path)
+    service = OwnService(tmp_path)
 
     def launch():
         service.process = subprocess.Popen([sys.executable, "-c", STARTING, str(service.port)])
 
     monkeypatch.setattr(service, "launch", launch)
-    row = bench_service.startup(service, pictures)
+    row = measurements.startup(service, pictures)
     service.kill_everything()
     assert row["photos"] == 7
     assert row["seconds"] > 0.5 + 2 * 0.2
 
 
 def test_a_service_that_ends_instead_of_answering_is_told(tmp_path, pictures, monkeypatch):
-    service = Service(tmp_path)
+    service = OwnService(tmp_path)
     service.log.write_text("no such model")
 
     def launch():
@@ -176,12 +177,12 @@ def test_a_service_that_ends_instead_of_answering_is_told(tmp_path, pictures, mo
 
     monkeypatch.setattr(service, "launch", launch)
     with pytest.raises(ServiceFailed, match="no such model"):
-        bench_service.startup(service, pictures)
+        measurements.startup(service, pictures)
 
 
 def test_the_service_is_configured_as_asked_and_leaves_nothing(tmp_path):
     args = {"segmenter": {"tiles": []}, "encoder": {"batch_size": 4}}
-    with bench_service.prepared(tmp_path / "clip", args) as service:
+    with measurements.prepared(tmp_path / "clip", args) as service:
         (application,) = yaml.safe_load(service.config.read_text())["applications"]
         folder = service.config.parent
     assert application["args"]["segmenter"]["tiles"] == []

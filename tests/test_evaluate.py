@@ -12,6 +12,7 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+from common.options import parse_encoder
 from conftest import ROOT, encode, free_port, pixels
 from evaluation.encoders import Network, Pixels, load_encoder
 from evaluation.queries import (
@@ -24,12 +25,13 @@ from evaluation.queries import (
     patch_boxes,
     read_labels,
 )
-from evaluation.report import Answer, Row, draw_misses, figures, misses, table
+from evaluation.report import Answer, Row, draw_misses, misses, row_figures, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from deployments.errors import ModelUnavailable
+from deployments.settings import EncoderSettings
 
 GROUPS = ["object", "patch", "patch, not turned"]
 
@@ -181,7 +183,7 @@ def test_figures_of_a_ranking_by_hand():
         (query("a", "patch"), Answer([], None)),
     ]
     queries, answers = zip(*found, strict=True)
-    row = figures(Row("mine", "2,3", 8, chunks, list(answers), 5.5), queries)
+    row = row_figures(Row("mine", "2,3", 8, chunks, list(answers), 5.5), queries)
     assert row["chunks_per_photo"] == pytest.approx(4 / 3)
     assert row["index_bytes_per_photo"] == pytest.approx(4 / 3 * 8 * 2)
     assert row["object"] == {
@@ -234,7 +236,7 @@ def test_misses_are_drawn_with_both_boxes(folder):
 
 @pytest.mark.parametrize("name", ["pixels", "backbone", str(ROOT / "models" / "compact")])
 def test_every_encoder_gives_unit_vectors_that_depend_on_the_crop_alone(name):
-    encoder = load_encoder(name)
+    encoder = load_encoder(EncoderSettings(pretrained_model_name_or_path=name))
     size = (encoder.size, encoder.size)
     crops = np.stack([np.asarray(pixels(f"crop {number}", *size)) for number in range(3)])
     crops = np.concatenate([crops, np.full_like(crops[:1], 7)])
@@ -266,8 +268,8 @@ def test_a_network_gets_normalised_planes_in_batches():
 def test_what_is_missing_is_told_and_left_out(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ModelUnavailable, match=r"pip install -e '.\[train\]'"):
-        load_encoder("efficientnet-lite0")
-    encoder = evaluate.parse_encoder("efficientnet-lite0")
+        load_encoder(EncoderSettings(pretrained_model_name_or_path="efficientnet-lite0"))
+    encoder = parse_encoder("efficientnet-lite0")
     assert evaluate.evaluate_all([encoder], [{}], [], []) == []
     assert "efficientnet-lite0 is left out: " in capsys.readouterr().err
 
@@ -297,7 +299,7 @@ def real(photos, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(real, folder) -> list[dict]:
+def in_process(real, folder) -> list[dict]:
     """Rows of `pixels` and of the default encoder, each without tiles and with them."""
     out, picture = real / "out.json", real / "misses.png"
     options = ["--images", real / "images", "--labels", real / "labels"]
@@ -313,14 +315,14 @@ def plain(real, folder) -> list[dict]:
     return content["rows"]
 
 
-def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
-    assert [(row["encoder"], row["segmenter"]) for row in plain] == [
+def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(in_process):
+    assert [(row["encoder"], row["segmenter"]) for row in in_process] == [
         ("pixels", "tiles []"),
         ("pixels", "as by default"),
         ("models/compact", "tiles []"),
         ("models/compact", "as by default"),
     ]
-    for row in plain:
+    for row in in_process:
         assert [row[group]["queries"] for group in GROUPS] == [2, 9, 6]
         assert row["photos_per_second"] > 0
         assert row["index_bytes_per_photo"] == pytest.approx(
@@ -330,7 +332,7 @@ def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
             figures = row[group]
             assert 0 <= figures["recall@1"] <= figures["recall@5"] <= figures["recall@10"] <= 1
             assert figures["recall@10"] == 1  # of six photos
-    without, tiled, *_ = plain
+    without, tiled, *_ = in_process
     assert tiled["dimension"] == without["dimension"] == Pixels.size**2 * 3
     assert tiled["chunks_per_photo"] > without["chunks_per_photo"] + 10
     assert tiled["patch"]["covered"] > without["patch"]["covered"]
@@ -338,7 +340,7 @@ def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
     assert tiled["object"]["covered"] == 1
 
 
-def test_a_service_gives_the_same_figures(plain, real, folder, client, service):
+def test_a_service_gives_the_same_figures(in_process, real, folder, client, service):
     out = real / "service.json"
     options = ["--images", real / "images", "--labels", real / "labels"]
     options += ["--distractors", folder / "others", "--json", out]
@@ -350,7 +352,7 @@ def test_a_service_gives_the_same_figures(plain, real, folder, client, service):
     assert outcome.returncode == 0, outcome.stderr
     assert "other photos" not in outcome.stderr
     (row,) = json.loads(out.read_text())["rows"]
-    expected = plain[3]
+    expected = in_process[3]
     assert (row["encoder"], row["dimension"]) == (expected["encoder"], expected["dimension"])
     assert row["chunks_per_photo"] == pytest.approx(expected["chunks_per_photo"], abs=0.01)
     for group in GROUPS:
@@ -370,7 +372,7 @@ def test_mistakes_are_told_in_words(folder, tmp_path, monkeypatch, capsys):
         ([*images, "--segmenter", "2"], 2, "'2' is no JSON object with options of the segmenter"),
         ([*images, "--segmenter", '{"tile": [2]}'], 2, "no JSON object with options"),
         ([*images, "--segmenter", '{"tiles": [1]}'], 2, "greater than or equal to 2"),
-        ([*images, "--limit", 0], 2, "--limit must be at least 1"),
+        ([*images, "--limit", 0], 2, "--limit: must be at least 1"),
         ([*images, "--url", "http://x", "--segmenter", "{}"], 2, "the service's own encoder and"),
         ([*images, "--url", f"http://127.0.0.1:{free_port()}"], 1, "No service answers at"),
         ([*images, "--encoder", tmp_path], 1, "is left out"),

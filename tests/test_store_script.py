@@ -420,6 +420,7 @@ import os, runpy, signal, sys
 from deployments.store import copies as store_copies
 
 moment, *sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))  # as where Python runs a script
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 replace = os.replace

@@ -1,6 +1,6 @@
 """Clients in a closed loop: each sends its next request when the last one was answered.
 
-Threads and `http.client`, for the clients run on the cores of the service that they measure.
+They are threads with `http.client`, because they use the cores of the service that they measure.
 """
 
 from __future__ import annotations
@@ -9,25 +9,24 @@ import http.client
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 from tqdm import tqdm
 
-TIMEOUT_S = 130  # more than the service's own limit
+TIMEOUT_S = 130  # longer than the service's own limit
 HEADERS = {"Content-Type": "image/*"}
-TURNS = 4  # answers of each client, at least, before a rate is told
+TURNS = 4  # fewest answers of each client that a rate is computed from
 
 
 class Answer(NamedTuple):
     """An answer to a request.
 
     Attributes:
-        began, ended: of `time.perf_counter`, seconds.
+        began, ended: seconds of `time.perf_counter`.
         status: of HTTP; 0 if there was no answer.
-        found: what was read from its content; None unless it is a success.
+        found: what was read from the content of a success; otherwise None.
     """
 
     began: float
@@ -50,7 +49,7 @@ class Client:
         """Send a picture.
 
         Args:
-            read: what to make of the content of a success.
+            read: from the content of a success to `Answer.found`.
         """
         began, status, found = time.perf_counter(), 0, None
         try:
@@ -66,6 +65,7 @@ class Client:
         return Answer(began, ended, status, found)
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
 
@@ -73,8 +73,8 @@ class ClosedLoop:
     """Clients that send requests while a block runs.
 
     Args:
-        path: what they post to.
-        bodies: what they send, one after another; when these end, so do the clients.
+        path: to post to.
+        bodies: what they send, one after another; the clients end with them.
         clients: how many.
         read: see `Client.post`.
 
@@ -102,18 +102,13 @@ class ClosedLoop:
             thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stopped.set()
         for thread in self._threads:
             thread.join()
 
     def is_running(self) -> bool:
-        """Whether any answers are to come."""
+        """Whether more answers may come."""
         return any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
@@ -126,16 +121,16 @@ class ClosedLoop:
             answer = client.post(self._path, body, self._read)
             self.answers.append(answer)
             if answer.status == 0:
-                time.sleep(0.1)  # a service that is down is no reason to fill the memory
+                time.sleep(0.1)  # a service that is down must not fill the memory with answers
         client.close()
 
 
 class Stretch(NamedTuple):
-    """What clients were answered in a stretch of time.
+    """The answers to clients in a stretch of time.
 
     Attributes:
-        answers: those that came in it.
-        seconds: how long it is.
+        answers: those that came in this time.
+        seconds: its length.
     """
 
     answers: list[Answer]
@@ -161,20 +156,20 @@ class Stretch(NamedTuple):
 
 
 def percentiles(times: Sequence[float]) -> dict[str, float]:
-    """Return the median, and what 95 and 99 of 100 don't exceed; nothing of nothing."""
+    """Return `p50`, `p95` and `p99` of times; an empty dict if there are none."""
     if not len(times):
         return {}
     return {f"p{q}": float(np.percentile(times, q)) for q in (50, 95, 99)}
 
 
 def steady(loops: Sequence[ClosedLoop], seconds: float) -> list[Stretch]:
-    """Return what each loop was answered while all of them were busy.
+    """Return the answers to each loop while all of them were busy.
 
-    The stretch begins when each client of each loop has had an answer, and lasts until there are
-    enough of them, too: photos come out of a pipeline in batches.
+    The stretch begins when each client has had an answer. It lasts until each client had `TURNS`
+    more on average, because photos come out of a pipeline in batches.
 
     Args:
-        seconds: how long it is at least.
+        seconds: its least length.
     """
     for loop in loops:
         wait_until_answered(loop, loop.clients)
@@ -191,17 +186,17 @@ def steady(loops: Sequence[ClosedLoop], seconds: float) -> list[Stretch]:
 
 
 def wait_until_answered(loop: ClosedLoop, count: int) -> None:
-    """Return when so many answers have come, or no more will."""
+    """Return when so many answers have come, or when the loop has ended."""
     while len(loop.answers) < count and loop.is_running():
         time.sleep(0.01)
 
 
 def complete(loop: ClosedLoop, total: int, unit: str) -> Stretch:
-    """Return what a loop was answered in all, when the last answer has come.
+    """Wait for the last answer to a loop, and return all answers.
 
     Args:
-        total: how many requests these are, for the progress bar.
-        unit: what a request is, for the same.
+        total: number of requests, for the progress bar.
+        unit: what a request is called beside the bar.
     """
     with tqdm(total=total, unit=unit) as bar:
         while loop.is_running():

@@ -1,7 +1,7 @@
 """Memory of processes, as the kernel counts it.
 
-What several processes share (libraries, Ray's object store) is divided among them (PSS), so that
-the sum over all of them is what they take together.
+Memory that processes share (libraries, Ray's object store) is divided among them (PSS), so that the
+sum over all processes is what they take together.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ import psutil
 from common.own_service import command
 
 MIB = 2**20
-FEWEST = 200  # events that a growth is told from
+FEWEST = 200  # events that a growth is computed from
 
 
 class Memory(NamedTuple):
@@ -27,8 +26,8 @@ class Memory(NamedTuple):
 
     Attributes:
         pss: bytes, shared pages divided by the number of processes that share them.
-        own: bytes of that which are no pages of files: the kernel can't take them back, as it can
-            those of the store's database.
+        own: bytes of that without pages of files, such as those of the store's database: the
+            kernel can't take these bytes back.
     """
 
     pss: int
@@ -36,7 +35,7 @@ class Memory(NamedTuple):
 
 
 def measure(process: psutil.Process) -> Memory:
-    """Return the memory of a process; nothing when it has just ended."""
+    """Return the memory of a process; zero if it has just ended."""
     sizes: Counter[str] = Counter()
     with suppress(OSError):
         for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]:
@@ -46,7 +45,7 @@ def measure(process: psutil.Process) -> Memory:
 
 
 def measure_roles(processes: Iterable[psutil.Process]) -> dict[str, Memory]:
-    """Return the memory of processes by what they are; those of the same kind together."""
+    """Return the memory of processes by their role; those of the same role together."""
     found: dict[str, Memory] = {}
     for process in processes:
         pss, own = found.get(name := role(command(process)), Memory(0, 0))
@@ -56,7 +55,7 @@ def measure_roles(processes: Iterable[psutil.Process]) -> dict[str, Memory]:
 
 
 def role(line: str) -> str:
-    """Return what a process of a service is, from its command line.
+    """Return the role of a process of a service, from its command line.
 
     `ray::ServeReplica:inset:Store.apply` is a `Store`, `/lib/ray/raylet --port=1` a `raylet`,
     `python -u /lib/ray/agent/main.py` an `agent/main.py`, `python /bin/serve run` a `serve`.
@@ -82,12 +81,15 @@ def total(roles: Mapping[str, Memory]) -> Memory:
 def growth(counts: Sequence[float], sizes: Sequence[float]) -> float | None:
     """Return by how much a size grows per 1,000 events, by least squares.
 
-    Only the second half of the samples counts: at first caches fill, and replicas warm up. None if
-    too little happened in it: an allocator's ups and downs would be all that is told.
+    Only the second half of the samples counts, because at first caches fill and replicas warm up.
 
     Args:
         counts: events up to each sample, ascending.
         sizes: at each sample.
+
+    Returns:
+        None if the second half has less than `FEWEST` events: the growth would be that of an
+        allocator's ups and downs.
     """
     half = len(counts) // 2
     if counts[-1] - counts[half] < FEWEST:
@@ -96,11 +98,11 @@ def growth(counts: Sequence[float], sizes: Sequence[float]) -> float | None:
 
 
 class Peak:
-    """The largest PSS of processes while a block runs, looked at every few seconds.
+    """The largest PSS of processes while a block runs, measured every few seconds.
 
     Args:
-        processes: returns those that there are.
-        period_s: seconds between two looks; one at thirty processes takes 0.15 s of a core.
+        processes: returns the processes at the moment.
+        period_s: seconds between two measurements; one of thirty processes takes 0.15 s of a core.
 
     Attributes:
         pss: bytes.
@@ -119,19 +121,14 @@ class Peak:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stopped.set()
         self._thread.join()
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._period_s):
-            self._look()
-        self._look()
+            self._measure()
+        self._measure()
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         self.pss = max(self.pss, sum(measure(process).pss for process in self._processes()))

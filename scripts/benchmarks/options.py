@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from common.client import IN_FLIGHT
+from common.options import parse_segmenter, positive
 from common.paths import ROOT
-from evaluate import parse_segmenter
-from index import IN_FLIGHT
 
-from benchmarks.chunks import ENGINES
+from benchmarks.chunk_engines import ENGINES
 from benchmarks.networks import BATCHES, default_dtypes
 from deployments.compute.device import DTYPES
 from deployments.errors import StartupError
@@ -24,74 +24,115 @@ CLIENTS = (1, 8, 32)
 
 def add_photos(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--photos", nargs="+", type=Path, required=True, metavar="FOLDER", help="or single files"
+        "--photos",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="or single files",
     )
     parser.add_argument(
-        "--count", type=positive, metavar="N", help="photos to index (as many as there are)"
+        "--count",
+        type=positive,
+        metavar="N",
+        help="photos to index (as many as there are)",
     )
 
 
 def add_seconds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seconds", type=float, default=20, help="at least, for each load (%(default)s)"
+        "--seconds",
+        type=float,
+        default=20,
+        help="at least, for each measurement (%(default)s)",
     )
 
 
 def add_service(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--args", type=parse_args, default={}, metavar="JSON",
-        help="`args` that differ from serve_config.yaml: '{\"segmenter\": {\"tiles\": []}}'",
-    )  # fmt: skip
+        "--args",
+        type=parse_args,
+        default={},
+        metavar="JSON",
+        help='`args` that differ from serve_config.yaml: \'{"segmenter": {"tiles": []}}\'',
+    )
     parser.add_argument(
-        "--in-flight", type=positive, default=IN_FLIGHT, metavar="N",
+        "--in-flight",
+        type=positive,
+        default=IN_FLIGHT,
+        metavar="N",
         help="requests at a time, of those that index (%(default)s)",
-    )  # fmt: skip
+    )
 
 
 def add_clients(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--clients", nargs="+", type=positive, default=CLIENTS, metavar="N",
+        "--clients",
+        nargs="+",
+        type=positive,
+        default=CLIENTS,
+        metavar="N",
         help=f"at a time, each measured alone ({written(CLIENTS)})",
-    )  # fmt: skip
+    )
 
 
 def add_requests(parser: argparse.ArgumentParser, searches: int, indexings: int) -> None:
     parser.add_argument(
-        "--searches", type=positive, default=searches, metavar="N",
-        help="while the memory is watched (%(default)s)",
-    )  # fmt: skip
+        "--searches",
+        type=positive,
+        default=searches,
+        metavar="N",
+        help="while the memory is measured (%(default)s)",
+    )
     parser.add_argument(
-        "--indexings", type=positive, default=indexings, metavar="N", help="the same (%(default)s)"
+        "--indexings",
+        type=positive,
+        default=indexings,
+        metavar="N",
+        help="the same (%(default)s)",
     )
 
 
 def add_dtypes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dtypes", nargs="+", choices=DTYPES, default=default_dtypes(),
+        "--dtypes",
+        nargs="+",
+        choices=DTYPES,
+        default=default_dtypes(),
         help=f"number formats of the networks ({written(default_dtypes())})",
-    )  # fmt: skip
+    )
 
 
 def add_batches(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--batches", nargs="+", type=positive, default=BATCHES, metavar="N",
+        "--batches",
+        nargs="+",
+        type=positive,
+        default=BATCHES,
+        metavar="N",
         help=f"pictures in one pass through the networks ({written(BATCHES)})",
-    )  # fmt: skip
+    )
 
 
 def add_segmenter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--segmenter", type=parse_segmenter, default={}, metavar="JSON",
+        "--segmenter",
+        type=parse_segmenter,
+        default={},
+        metavar="JSON",
         help="options that serve_config.yaml has under `segmenter`: '{\"tiles\": []}'",
-    )  # fmt: skip
+    )
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--encoder", nargs="+", default=[COMPACT], metavar="NAME",
+        "--encoder",
+        nargs="+",
+        default=[COMPACT],
+        metavar="NAME",
         help=f"CLIPs, by folder or hub name; {VIT_B_32}: of its shape, with random weights "
         f"({COMPACT})",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
 
 
@@ -100,11 +141,18 @@ def add_chunks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunks", type=int, default=1_000_000, help="(%(default)s)")
     parser.add_argument("--dimension", type=int, default=512, help="(%(default)s)")
     parser.add_argument(
-        "--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE",
+        "--engines",
+        nargs="+",
+        choices=ENGINES,
+        default=list(ENGINES),
+        metavar="ENGINE",
         help=f"({written(ENGINES)}); usearch and hnswlib: pip install -e '.[bench]'",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--work", type=Path, default=Path("bench"), help="folder for vectors (%(default)s)"
+        "--work",
+        type=Path,
+        default=Path("bench"),
+        help="folder for vectors (%(default)s)",
     )
 
 
@@ -113,15 +161,8 @@ def written(values: Iterable[object]) -> str:
     return " ".join(map(str, values))
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
 def parse_args(text: str) -> dict[str, dict[str, Any]]:
-    """Return what `--args` says; a mistake in it ends the run before anything is measured."""
+    """Parse `--args`; a mistake in it ends the run before anything is measured."""
     try:
         args = json.loads(text)
         Settings.parse(args, root=ROOT)

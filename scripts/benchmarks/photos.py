@@ -12,10 +12,10 @@ SEED = 0
 
 
 def endless(files: Sequence[Path], first: int = 0) -> Iterator[bytes]:
-    """Yield encoded photos, over and over, no two of the same bytes.
+    """Yield encoded photos without end, no two of the same bytes.
 
-    A number comes after the end of each picture, where decoders don't look: it costs nothing, and
-    gives each an id of its own.
+    A number is appended to each file, where decoders don't look. It costs nothing, and gives each
+    photo an id of its own.
 
     Args:
         first: the number of the first photo.

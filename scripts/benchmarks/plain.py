@@ -2,7 +2,7 @@
 
 No Ray, no HTTP, no database: Pillow, YOLOv5 on a square canvas, CLIP by transformers in batches of
 32, one array of vectors that is compared and sorted, and everything written to disk at the end. It
-makes the chunks that the service makes, but promises nothing: a crash loses all of it.
+makes the same chunks as the service, but promises nothing: a crash loses all photos.
 scripts/bench.py plain measures it.
 """
 
@@ -39,8 +39,9 @@ class Plain:
 
     Args:
         encoder: folder of a CLIP.
-        tuned: number format, batch and memory layout as the service has them; otherwise what one
-            gets without asking.
+        settings: of the segmenter.
+        tuned: whether number format, batch and memory layout are the service's; otherwise they are
+            the libraries' defaults.
     """
 
     def __init__(self, encoder: Path, settings: SegmenterSettings, tuned: bool) -> None:
@@ -50,7 +51,9 @@ class Plain:
         self.format = torch.channels_last if tuned else torch.contiguous_format
         self.dtype = resolve_dtype("auto", cpu) if tuned else torch.float32
         checkpoint = read_checkpoint(yolov5_weights(settings.model_name_or_path))
-        self.detector = load_network(checkpoint, cpu, self.dtype).to(memory_format=self.format)
+        detector = load_network(checkpoint, cpu, self.dtype)
+        # torch's signatures lack the option for modules.
+        self.detector = detector.to(memory_format=self.format)  # type: ignore[call-overload]
         self.encoder = CLIPVisionModelWithProjection.from_pretrained(encoder, dtype=self.dtype)
         self.size = self.encoder.eval().config.image_size
         file = encoder / "preprocessor_config.json"
@@ -98,7 +101,7 @@ class Plain:
     def _chunks(self, image: Image.Image, found: np.ndarray, place: Letterbox) -> list[Box]:
         inside = place.boxes_on_image(found[:, :4])
         inside = inside[(inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])]
-        objects = [outer_box(tuple(box), *image.size) for box in inside.tolist()]
+        objects = [outer_box((x1, y1, x2, y2), *image.size) for x1, y1, x2, y2 in inside.tolist()]
         tiles = tile_boxes(*image.size, self.settings.tiles, self.settings.max_tiles)
         least = self.settings.min_tile_contrast
         others = [
@@ -120,7 +123,9 @@ class Plain:
         """Return float32 `[len(crops), d]`, L2-normalised."""
         vectors = []
         for start in range(0, len(crops), CROPS):
-            pixels = torch.from_numpy(np.stack(crops[start : start + CROPS]))
+            pixels = torch.from_numpy(
+                np.stack([np.asarray(crop) for crop in crops[start : start + CROPS]])
+            )
             values = ((pixels / 255 - self.mean) / self.std).permute(0, 3, 1, 2).to(self.dtype)
             embeds = self.encoder(pixel_values=values).image_embeds.float()
             vectors.append(torch.nn.functional.normalize(embeds, dim=-1).numpy())
@@ -128,10 +133,12 @@ class Plain:
 
 
 def decode(data: bytes) -> Image.Image:
+    """Return the upright picture in RGB."""
     return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
 
 
 def lay(image: Image.Image, place: Letterbox) -> np.ndarray:
+    """Lay a photo on its canvas: uint8 `[height, width, 3]`."""
     canvas = Image.new("RGB", place.canvas, (PADDING_GREY,) * 3)
     scaled = image.resize(place.scaled[::-1], Image.Resampling.BILINEAR)
     canvas.paste(scaled, (place.left, place.top))

@@ -1,25 +1,15 @@
-"""What came out of a benchmark, for people: the machine, what to compare, and BENCHMARKS.md."""
+"""The results of benchmarks for people: what to compare, and BENCHMARKS.md."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 from common.tables import Columns, markdown, table
 
 from benchmarks.networks import best, ceiling_rate
 
 Rows = Sequence[Mapping[str, Any]]
-
-# Instructions that decide how fast networks are on a CPU.
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-PACKAGES = ("torch", "ray", "transformers")
-GIB = 2**30
 
 COMPARISON_COLUMNS = {
     "what": ("", "{}"),
@@ -34,7 +24,7 @@ class Section(NamedTuple):
     """A part of BENCHMARKS.md.
 
     Attributes:
-        about: what was measured, and how.
+        about: what is measured, and how.
         columns: of its table, besides the encoder.
     """
 
@@ -47,26 +37,8 @@ class Section(NamedTuple):
         return table(rows, {"encoder": ("encoder", "{}"), **self.columns})
 
 
-def describe_machine() -> dict[str, str]:
-    """Return what the figures depend on, besides the code."""
-    known = dict(
-        line.split(":", 1)
-        for line in Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()
-        if ":" in line
-    )
-    flags = known.get("flags", "").split()
-    return {
-        "CPU": known.get("model name", platform.machine()).strip(),
-        "cores": str(os.cpu_count()),
-        "instructions": ", ".join(flag for flag in FLAGS if flag in flags) or "none of these",
-        "memory": f"{psutil.virtual_memory().total / GIB:.0f} GiB",
-        "Python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-    }
-
-
 def compare(tables: Mapping[str, Rows]) -> list[dict[str, Any]]:
-    """Hold the service against the ceiling and the yardstick.
+    """Compare the service with the ceiling and the yardstick.
 
     Args:
         tables: the rows of one encoder, by the names of the commands.
@@ -135,7 +107,7 @@ def report(results: Mapping[str, Any], sections: Mapping[str, Section]) -> str:
 
     Args:
         results: `machine`, `command`, `date`, and the rows of each table by its name in `tables`.
-        sections: by the same names, in the order in which they are to come.
+        sections: by the same names, in the order of the report.
     """
     parts = [
         "# Benchmarks",

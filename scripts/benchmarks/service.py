@@ -1,7 +1,7 @@
 """The whole service as its clients see it: over HTTP, from the same machine and its cores.
 
 Each measurement has a service of its own, with its store in a temporary folder. Photos are sent
-over and over, each time with other bytes, so that each is new; queries are parts of the photos.
+again and again, each time with other bytes, so that each is new; queries are parts of the photos.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from common.own_service import Service
+from common.own_service import OwnService
 from tqdm import tqdm
 
 from benchmarks.closed_loop import (
@@ -32,7 +32,7 @@ from benchmarks.memory import MIB, Memory, Peak, growth, measure_roles, total
 from benchmarks.photos import cut_queries, endless
 
 WARM_UP = 8  # photos
-SAMPLES = 40  # of the memory, while photos or queries are sent
+SAMPLES = 40  # of the memory, during the requests
 SEARCHERS = 8  # clients, while the memory is watched
 ALL = "all together"
 
@@ -44,9 +44,9 @@ class Pictures:
         files: the photos.
 
     Attributes:
-        photos: encoded photos, no two of the same bytes, without end.
-        others: the same, to warm up with, so that it doesn't matter how many that takes.
-        queries: parts of the photos, over and over.
+        photos: encoded photos without end, no two of the same bytes.
+        others: likewise, to warm up with, so that the photos measured are always the same.
+        queries: parts of the photos, again and again.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -58,8 +58,8 @@ class Pictures:
 @contextmanager
 def prepared(
     encoder: Path, args: dict[str, dict[str, Any]], import_path: str = "graph:build"
-) -> Iterator[Service]:
-    """Configure a service with a store of its own; it is killed and removed at the end.
+) -> Iterator[OwnService]:
+    """Configure a service with a store of its own; both are removed at the end.
 
     Args:
         encoder: folder of a CLIP.
@@ -69,22 +69,22 @@ def prepared(
     chosen = {"pretrained_model_name_or_path": str(encoder)}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         args = args | {"encoder": chosen | args.get("encoder", {})}
-        with Service(Path(folder), args, import_path=import_path) as service:
+        with OwnService(Path(folder), args, import_path=import_path) as service:
             yield service
 
 
-def index_loop(service: Service, photos: Iterator[bytes], in_flight: int) -> ClosedLoop:
-    """Return clients that index photos, and read of each how many chunks it has."""
+def index_loop(service: OwnService, photos: Iterator[bytes], in_flight: int) -> ClosedLoop:
+    """Return clients that index photos, and count the chunks of each."""
     return ClosedLoop(service.url, "/index", photos, in_flight, count_chunks)
 
 
-def search_loop(service: Service, queries: Iterator[bytes], clients: int) -> ClosedLoop:
+def search_loop(service: OwnService, queries: Iterator[bytes], clients: int) -> ClosedLoop:
     """Return clients that search."""
     return ClosedLoop(service.url, "/search", queries, clients)
 
 
 def count_chunks(content: bytes) -> int:
-    """Return how many chunks the photos of an answer of `/index` have."""
+    """Return the number of chunks of all photos in an answer of `/index`."""
     return sum(len(image["chunks"]) for image in json.loads(content)["images"])
 
 
@@ -103,11 +103,11 @@ INDEX_COLUMNS = {
 }
 
 
-def index(service: Service, pictures: Pictures, photos: int, in_flight: int) -> dict[str, Any]:
+def index(service: OwnService, pictures: Pictures, photos: int, in_flight: int) -> dict[str, Any]:
     """Index photos.
 
     Args:
-        photos: how many are measured; some more are indexed before, for the first are slow.
+        photos: how many are measured; others are indexed before, because the first are slow.
         in_flight: requests at a time.
     """
     warm_up(service, pictures)
@@ -129,7 +129,7 @@ def index(service: Service, pictures: Pictures, photos: int, in_flight: int) -> 
     }
 
 
-def warm_up(service: Service, pictures: Pictures) -> None:
+def warm_up(service: OwnService, pictures: Pictures) -> None:
     """Send some photos, and a query."""
     with index_loop(service, itertools.islice(pictures.others, WARM_UP), WARM_UP) as loop:
         complete(loop, WARM_UP, "photo")
@@ -152,12 +152,16 @@ SEARCH_COLUMNS = {
 
 
 def search(
-    service: Service, pictures: Pictures, clients: Sequence[int], seconds: float
+    service: OwnService, pictures: Pictures, clients: Sequence[int], seconds: float
 ) -> list[dict[str, Any]]:
-    """Search with so many clients at a time; the ratio is that of the searches per second.
+    """Search with so many clients at a time.
 
     Args:
+        clients: the numbers of clients, each measured alone.
         seconds: how long each number of clients is measured.
+
+    Returns:
+        A row for each number; the ratio is that of the searches per second.
     """
     rows = []
     for number in clients:
@@ -189,7 +193,7 @@ MIXED_COLUMNS = {
 
 
 def mixed(
-    service: Service, pictures: Pictures, in_flight: int, seconds: float
+    service: OwnService, pictures: Pictures, in_flight: int, seconds: float
 ) -> list[dict[str, Any]]:
     """Search with one client, index at full rate, then do both at once.
 
@@ -219,10 +223,12 @@ def mixed(
 
 
 def search_figures(searching: Stretch) -> dict[str, float]:
+    """Return latencies, ms, and searches per second."""
     return {**searching.latency, "searches_per_second": searching.rate}
 
 
 def index_figures(indexing: Stretch) -> dict[str, float]:
+    """Return photos per second."""
     return {"photos_per_second": indexing.rate}
 
 
@@ -239,12 +245,16 @@ MEMORY_COLUMNS = {
 
 
 def memory(
-    service: Service, pictures: Pictures, searches: int, photos: int, in_flight: int
+    service: OwnService, pictures: Pictures, searches: int, photos: int, in_flight: int
 ) -> list[dict[str, Any]]:
-    """Watch the memory of all processes while searches, then photos, come in.
+    """Measure the memory of all processes during searches, then during indexing.
 
-    The growth is that of the second half of each, and without pages of files. Photos are to be
-    kept, so the chunk index may grow with them; nothing may grow with searches.
+    The growth is that of the second half of each, without pages of files. The chunk index may grow
+    with photos, which it keeps; nothing may grow with searches.
+
+    Args:
+        searches, photos: numbers of requests.
+        in_flight: requests to index at a time.
     """
     ready = measure_roles(service.processes())
     warm_up(service, pictures)
@@ -256,27 +266,28 @@ def memory(
     return memory_rows(ready, searched, indexed)
 
 
-# The memory by process after so many answers.
+# The memory by role, after so many answers.
 Samples = list[tuple[int, dict[str, Memory]]]
 
 
-def watch(service: Service, loop: ClosedLoop, requests: int) -> Samples:
-    """Measure the memory again and again until a loop is through."""
+def watch(service: OwnService, loop: ClosedLoop, requests: int) -> Samples:
+    """Measure the memory again and again until a loop has ended."""
     samples: Samples = []
-    running = True
+    running, count = True, 0
     with tqdm(total=requests, unit="request") as bar:
         while running:
-            wait_until_answered(loop, min(requests, bar.n + max(1, requests // SAMPLES)))
+            wait_until_answered(loop, min(requests, count + max(1, requests // SAMPLES)))
             running = loop.is_running()
-            bar.update(len(loop.answers) - bar.n)
-            samples.append((bar.n, measure_roles(service.processes())))
+            count = len(loop.answers)
+            bar.update(count - bar.n)
+            samples.append((count, measure_roles(service.processes())))
     return samples
 
 
 def memory_rows(
     ready: dict[str, Memory], searched: Samples, indexed: Samples
 ) -> list[dict[str, Any]]:
-    """Return a row for each kind of process, the largest first, and one for all together."""
+    """Return a row for each role, the largest first, and one for all processes together."""
     names = sorted(indexed[-1][1], key=lambda name: -indexed[-1][1][name].pss)
     return [
         {
@@ -292,12 +303,12 @@ def memory_rows(
 
 
 def pick(roles: dict[str, Memory], name: str) -> Memory:
-    """Return the memory of a kind of process, or of all."""
+    """Return the memory of a role, or of all."""
     return total(roles) if name == ALL else roles.get(name, Memory(0, 0))
 
 
 def growth_of(samples: Samples, name: str) -> float | None:
-    """Return the growth of a kind of process, MiB per 1,000 requests."""
+    """Return the growth of a role or of all, MiB per 1,000 requests."""
     counts = [count for count, _ in samples]
     return growth(counts, [pick(roles, name).own / MIB for _, roles in samples])
 
@@ -310,11 +321,11 @@ STARTUP_COLUMNS = {
 }
 
 
-def startup(service: Service, pictures: Pictures) -> dict[str, Any]:
-    """Start a service, and search until it answers.
+def startup(service: OwnService, pictures: Pictures) -> dict[str, Any]:
+    """Start a service, and search until there is an answer; return the figures.
 
     Raises:
-        ServiceFailed: it ended, or doesn't answer in time.
+        ServiceFailed: the service ended, or doesn't answer in time.
     """
     query = next(pictures.queries)
     client = Client(service.url)

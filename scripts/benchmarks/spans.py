@@ -12,11 +12,12 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from deployments.chunk_index import index as chunk_index
 from deployments.encoder import encoder
-from deployments.ingress import app as http_api
+from deployments.ingress import app
 from deployments.ingress import service as ingress
 from deployments.segmenter import detectors, segmenter
 from deployments.store import store
@@ -24,48 +25,49 @@ from graph import build
 
 __all__ = ["build"]
 
-FOLDER = "INSET_SPANS"  # the variable of the environment that says where to
+FOLDER = "INSET_SPANS"  # the variable of the environment that names the folder of the records
+
+# What is recorded. A function of a module is recorded where it is imported: `decode` as it is
+# called in `segmenter`, for example. Labels are the qualified names.
+DEPLOYMENTS: list[tuple[Any, list[str]]] = [
+    (ingress.IngressDeployment, ["index", "search"]),
+    (segmenter.SegmenterDeployment, ["segment"]),
+    (encoder.EncoderDeployment, ["encode_photo", "encode_query"]),
+    (chunk_index.ChunkIndexDeployment, ["rank"]),
+    (store.StoreDeployment, ["find", "put", "records"]),
+]
+CLASSES: list[tuple[type, list[str]]] = [
+    (app.FastAPI, ["__call__"]),
+    (segmenter.Segmenter, ["segment", "_cut"]),
+    (detectors.YoloV5Detector, ["detect"]),
+    (encoder.Encoder, ["encode_images", "preprocess"]),
+    (chunk_index.ChunkIndex, ["search"]),
+    (store.Store, ["apply"]),
+]
+MODULES: list[tuple[ModuleType, list[str]]] = [
+    (segmenter, ["decode", "make_thumbnail"]),
+    (encoder, ["decode"]),
+]
 
 
 def install() -> None:
-    """Have the functions that are stages of a request note their times."""
-    # The class of a deployment is behind it. It travels, from the process that builds the graph.
-    for deployment, names in [
-        (ingress.IngressDeployment, ["index", "search"]),
-        (segmenter.SegmenterDeployment, ["segment"]),
-        (encoder.EncoderDeployment, ["encode_photo", "encode_query"]),
-        (chunk_index.ChunkIndexDeployment, ["rank"]),
-        (store.StoreDeployment, ["find", "put", "records"]),
-    ]:
+    """Replace the functions that are stages of a request by ones that record their times."""
+    # The decorator of a deployment wraps its class, which the process that builds the graph sends
+    # to the replicas.
+    classes = [(deployment.func_or_class, names) for deployment, names in DEPLOYMENTS]
+    for owner, names in [*classes, *CLASSES, *MODULES]:
         for name in names:
-            note(deployment.func_or_class, name)
-    for owner, name in [
-        (http_api.FastAPI, "__call__"),
-        (segmenter.Segmenter, "segment"),
-        (segmenter.Segmenter, "_cut"),
-        (detectors.YoloV5Detector, "detect"),
-        (encoder.Encoder, "encode_images"),
-        (encoder.Encoder, "preprocess"),
-        (chunk_index.ChunkIndex, "search"),
-        (store.Store, "apply"),
-    ]:
-        note(owner, name)
-    for module, name in [
-        (segmenter, "decode"),
-        (segmenter, "make_thumbnail"),
-        (encoder, "decode"),
-    ]:
-        note(module, name)
+            trace(owner, name)
 
 
-def note(owner: Any, name: str) -> None:
-    """Replace a function of a module, or a method of a class, by one that notes its times."""
+def trace(owner: Any, name: str) -> None:
+    """Replace a function of a module, or a method of a class, by one that records its times."""
     function = getattr(owner, name)
-    setattr(owner, name, noting(function, function.__qualname__))
+    setattr(owner, name, traced(function, function.__qualname__))
 
 
-def noting(function: Callable, label: str) -> Callable:
-    """Wrap a function so that each call writes `label begin end`, nanoseconds."""
+def traced(function: Callable, label: str) -> Callable:
+    """Wrap a function so that each call writes its begin and end, nanoseconds, and a label."""
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)

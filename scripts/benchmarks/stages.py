@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common.own_service import Service
+from common.own_service import OwnService
 from common.paths import IMPORT_PATH
 
 from benchmarks.closed_loop import Client
 from benchmarks.spans import FOLDER
 
-NOTING = "benchmarks.spans:build"
+TRACING = "benchmarks.spans:build"  # the import path of a graph that records its times
 
-# What each function's own time is, in the order of a request.
+# What a function's own time is spent on, in the order of a request.
 STAGES = {
     "index": {
         "client": "HTTP, proxy, and the call of the ingress",
         "FastAPI.__call__": "ingress: HTTP and JSON",
-        "Inset.index": "calls between the boxes: queue, serialisation, transport",
+        "Inset.index": "calls between deployments: queue, serialisation, transport",
         "StoreDeployment.find": "store: is it there already",
         "SegmenterDeployment.segment": "segmenter: batch wait",
         "Segmenter.segment": "segmenter: the rest",
@@ -46,7 +46,7 @@ STAGES = {
     "search": {
         "client": "HTTP, proxy, and the call of the ingress",
         "FastAPI.__call__": "ingress: HTTP and JSON",
-        "Inset.search": "calls between the boxes: queue, serialisation, transport",
+        "Inset.search": "calls between deployments: queue, serialisation, transport",
         "EncoderDeployment.encode_query": "encoder: scale, and batch wait",
         "decode": "encoder: decode",
         "Encoder.encode_images": "encoder: forward",
@@ -72,27 +72,28 @@ class Span(NamedTuple):
     label: str
 
 
-def start(service: Service, folder: Path) -> None:
-    """Start a service that was made with `import_path=NOTING`, and have it note its times.
+def start(service: OwnService, folder: Path) -> None:
+    """Start a service, and return when it is ready.
 
     Args:
-        folder: where to.
+        service: made with `import_path=TRACING`.
+        folder: gets the records.
     """
     service.launch(**{FOLDER: str(folder), "PYTHONPATH": IMPORT_PATH})
     service.wait_until_ready()
 
 
 def stages(
-    service: Service, folder: Path, photos: Iterator[bytes], queries: Iterator[bytes], count: int
+    service: OwnService, folder: Path, photos: Iterator[bytes], queries: Iterator[bytes], count: int
 ) -> list[dict[str, Any]]:
-    """Send requests one after another, and tell where the time went.
+    """Send requests one after another, and divide their time among the stages.
 
     Args:
-        service: a running one that notes.
-        folder: where to.
-        photos: encoded, each another one.
+        service: started by `start`.
+        folder: has the records.
+        photos: encoded, all different.
         queries: encoded.
-        count: of photos, and of queries.
+        count: number of photos, and of queries.
     """
     requests = {
         "index": send(service, "/index", photos, count),
@@ -102,8 +103,8 @@ def stages(
     return [row for name, sent in requests.items() for row in rows(name, STAGES[name], sent, spans)]
 
 
-def send(service: Service, path: str, bodies: Iterator[bytes], count: int) -> list[Span]:
-    """Send requests, and return when; the first ones, which warm up, are left out."""
+def send(service: OwnService, path: str, bodies: Iterator[bytes], count: int) -> list[Span]:
+    """Send requests, and return the time of each, except of the first ones, which warm up."""
     client, sent = Client(service.url), []
     warm_up = max(2, count // 5)
     for number in range(warm_up + count):
@@ -116,7 +117,7 @@ def send(service: Service, path: str, bodies: Iterator[bytes], count: int) -> li
 
 
 def read_spans(folder: Path) -> Iterator[Span]:
-    """Read what all processes have noted."""
+    """Read what all processes have recorded."""
     for file in folder.iterdir():
         for line in file.read_text().splitlines():
             begin, end, label = line.split(" ", 2)
@@ -126,31 +127,37 @@ def read_spans(folder: Path) -> Iterator[Span]:
 def rows(
     request: str, names: Mapping[str, str], sent: Iterable[Span], spans: list[Span]
 ) -> list[dict[str, Any]]:
-    """Return the mean of each stage over requests of a kind, and their sum."""
+    """Return the mean time of each stage over requests of a kind, and their sum.
+
+    Args:
+        names: of the stages, by label.
+        sent: the times of the requests at the client.
+        spans: all that was recorded, sorted.
+    """
     begins = [span.begin for span in spans]
-    totals, whole, count = defaultdict(int), 0, 0
+    totals: dict[str, int] = defaultdict(int)
+    whole = count = 0
     for client in sent:
         first, last = np.searchsorted(begins, [client.begin, client.end])
         inside = [s for s in spans[first:last] if s.end <= client.end and s.label in names]
         for label, own in own_times([client, *inside]).items():
             totals[label] += own
         whole, count = whole + client.end - client.begin, count + 1
-    found = [
-        {"request": request, "stage": name, "ms": totals[label] / count / 1e6,
-         "share": totals[label] / whole}
-        for label, name in names.items()
-    ]  # fmt: skip
-    return [*found, {"request": request, "stage": "all", "ms": whole / count / 1e6, "share": 1.0}]
+    spent = {name: totals[label] for label, name in names.items()} | {"all": whole}
+    return [
+        {"request": request, "stage": name, "ms": ns / count / 1e6, "share": ns / whole}
+        for name, ns in spent.items()
+    ]
 
 
 def own_times(spans: Iterable[Span]) -> dict[str, int]:
-    """Divide the time among the functions: each moment is that one's which began last.
+    """Divide time among functions: each moment counts for the one that began last.
 
     Args:
-        spans: the first one holds all others.
+        spans: the first one contains all others.
 
     Returns:
-        Nanoseconds by label; they add up to the first one's length.
+        Nanoseconds by label; they add up to the length of the first span.
     """
     spans = list(spans)
     moments = sorted({moment for span in spans for moment in (span.begin, span.end)})

@@ -1,10 +1,11 @@
-"""The service against the yardstick, `benchmarks.plain`.
+"""Measure the yardstick, `benchmarks.plain`.
 
-Two rows: `plain` as one gets it without asking, in float32, photo by photo; and `plain, tuned` with
-the service's number format, detector batch and memory layout, and in the environment of a replica
-(the allocator's and OpenMP's), so that what the design gains is told apart from what settings gain.
+It has two rows: `plain` with the libraries' defaults, in float32, photo by photo; and `plain,
+tuned` with the service's number format, detector batch and memory layout, in the environment of a
+replica (the allocator's and OpenMP's). So the gain of the design is separate from that of settings.
 
-Run as a module, it measures one of them in its own process, as the JSON on its standard input says.
+Run as a module, it measures one of them, as the JSON on its standard input says. That process is no
+copy of the command's, because it must hold nothing but the yardstick.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ COLUMNS = {
 }
 
 
-def plain(
+def measure_both(
     encoder: Path, segmenter: dict[str, Any], files: Sequence[Path], photos: int, seconds: float
 ) -> list[dict[str, Any]]:
     """Measure both rows, each in a process of its own.
@@ -56,7 +57,7 @@ def plain(
         encoder: folder of a CLIP.
         segmenter: options, as in serve_config.yaml.
         files: the photos, and what queries are cut from.
-        photos: how many are indexed; the files over and over.
+        photos: how many are indexed; the files again and again.
         seconds: how long searches are measured, for each number of threads.
 
     Raises:
@@ -69,25 +70,27 @@ def plain(
         "photos": photos,
         "seconds": seconds,
     }
-    rows = [
-        {"script": "plain", **in_a_process(order | {"tuned": False}, {})},
-        {
-            "script": "plain, tuned",
-            **in_a_process(order | {"tuned": True}, COMPUTING_REPLICA["runtime_env"]["env_vars"]),
-        },
-    ]
+    environment = COMPUTING_REPLICA["runtime_env"]["env_vars"]
+    first = in_a_process(order | {"tuned": False}, {})
+    tuned = in_a_process(order | {"tuned": True}, environment)
     return [
-        row | {"ratio": row["photos_per_second"] / rows[0]["photos_per_second"]} for row in rows
+        {"script": name, **row, "ratio": row["photos_per_second"] / first["photos_per_second"]}
+        for name, row in (("plain", first), ("plain, tuned", tuned))
     ]
 
 
 def in_a_process(order: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
-    """Let a new process measure, and look at its memory."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    """Measure in a new process, and its memory from outside.
+
+    Raises:
+        subprocess.CalledProcessError: it ended with an error, which it has printed.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.yardstick"],
         env=os.environ | environment | {"PYTHONPATH": IMPORT_PATH},
-        **pipes,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as child:
         processes = [psutil.Process(child.pid)]
         with Peak(lambda: processes, period_s=1) as peak:
@@ -124,10 +127,13 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
 def search_for(
     script: Plain, queries: Sequence[bytes], threads: int, seconds: float
 ) -> tuple[list[float], float]:
-    """Search from several threads for at least so long.
+    """Search from several threads.
+
+    Args:
+        seconds: the least duration.
 
     Returns:
-        How long each search took, ms, and all of them together, seconds.
+        The time of each search, ms, and that of all together, seconds.
     """
     began = time.perf_counter()
 

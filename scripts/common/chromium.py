@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from playwright.sync_api import Browser, sync_playwright
 
 MISSING = "There is no Chromium here: apt-get install chromium"
-# Nothing that it would do on the network by itself.
+# It does nothing on the network by itself.
 ARGUMENTS = [
     *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
@@ -24,10 +24,10 @@ def find_chromium() -> str | None:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A Chromium without a window.
+    """Run a Chromium without a window.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: Chromium is not installed.
     """
     path = find_chromium()
     if path is None:

@@ -1,4 +1,4 @@
-"""Where things lie in this repository."""
+"""Folders of this repository."""
 
 from __future__ import annotations
 
@@ -7,5 +7,6 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 ROOT = SCRIPTS.parent
-# For PYTHONPATH of other processes that import what the commands import.
+COMPACT = ROOT / "models" / "compact"  # the encoder of serve_config.yaml
+# PYTHONPATH of processes that import what the commands import.
 IMPORT_PATH = f"{ROOT}{os.pathsep}{SCRIPTS}"

@@ -1,7 +1,7 @@
 """Parts of photos as somebody else might have saved them: turned, scaled, recoloured, compressed.
 
-Everything random is in a `Distortion`, which is drawn first and applied after; so the same one can
-be applied to several pictures, and what was drawn can be told.
+Everything random is in a `Distortion`, which is drawn first and applied later. So the same one can
+be applied to several pictures, and what was drawn can be reported.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Distortion:
     """What happens to a part of a photo, in this order.
 
     Attributes:
-        degrees: it is turned by these, clockwise.
-        mirrored: left and right are exchanged.
-        scale: its sides are multiplied by this.
+        degrees: by which it is turned, clockwise.
+        mirrored: whether left and right are exchanged.
+        scale: factor of its sides.
         brightness, colour: factors, 1 for unchanged; a colour of 0 would be grey.
         quality: of the JPEG, 1 to 95.
     """
@@ -44,7 +44,7 @@ class Distortion:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, turned: bool = False) -> Distortion:
-        """Draw one; those that are turned are mirrored too."""
+        """Draw a distortion; one that turns mirrors too."""
         return cls(
             degrees=float(rng.choice([-DEGREES, DEGREES])) if turned else 0,
             mirrored=turned,
@@ -59,8 +59,8 @@ class Distortion:
         part = cut(photo, box, self.degrees)
         if self.mirrored:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        size = tuple(max(1, round(side * self.scale)) for side in part.size)
-        part = part.resize(size, Image.Resampling.BICUBIC)
+        width, height = (max(1, round(side * self.scale)) for side in part.size)
+        part = part.resize((width, height), Image.Resampling.BICUBIC)
         part = ImageEnhance.Brightness(part).enhance(self.brightness)
         return ImageEnhance.Color(part).enhance(self.colour)
 
@@ -74,13 +74,13 @@ class Distortion:
 def cut(photo: Image.Image, box: tuple[float, float, float, float], degrees: float) -> Image.Image:
     """Cut out a window that is turned about its centre, at the size of the box.
 
-    The turned window's corners are filled from the photo around the box; what lies outside of the
-    photo has the mean colour of that.
+    The corners of the turned window show the photo around the box. What lies outside of the photo
+    gets the mean colour of that surrounding.
 
     Args:
         photo: RGB.
         box: x1, y1, x2, y2, pixels.
-        degrees: by how much what is seen is turned, clockwise.
+        degrees: by which the content is turned, clockwise.
     """
     if not degrees:
         return photo.crop(outer_box(box, *photo.size))
@@ -94,10 +94,9 @@ def cut(photo: Image.Image, box: tuple[float, float, float, float], degrees: flo
     width, height = round(x2 - x1), round(y2 - y1)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # The matrix takes a pixel of the result to its place in the region.
-    matrix = (
-        cos, sin, x - cos * width / 2 - sin * height / 2,
-        -sin, cos, y + sin * width / 2 - cos * height / 2,
-    )  # fmt: skip
+    first_row = (cos, sin, x - cos * width / 2 - sin * height / 2)
+    second_row = (-sin, cos, y + sin * width / 2 - cos * height / 2)
+    matrix = (*first_row, *second_row)
     return region.transform(
         (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=mean
     )

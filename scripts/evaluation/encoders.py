@@ -4,8 +4,7 @@
 `backbone`            YOLOv5s's own backbone: the means of its feature maps at strides 8, 16 and 32
 `efficientnet-lite0`  an ImageNet classifier's last feature map, averaged (1280 numbers)
 `random`              CLIP ViT-B/32 with random weights: what the architecture knows untrained
-any other name        a CLIP of transformers, by folder or hub name: `Encoder`,
-                      with its options
+any other name        a CLIP of transformers, by folder or hub name: Inset's own `Encoder`
 """
 
 from __future__ import annotations
@@ -13,20 +12,22 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from benchmarks.chunks import SIDE, Embedder, unit
+from common.backbone import SIDE, Backbone, unit
+from common.models import make_encoder
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.compute.device import resolve_device, resolve_dtype
-from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD, Encoder
+from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD
 from deployments.errors import ModelUnavailable
+from deployments.settings import EncoderSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-BATCH = 8  # crops; of more the CPUs' caches hold too little
+BATCH = 8  # crops; the caches of a CPU don't hold more
 
 
 class CropEncoder(Protocol):
@@ -34,7 +35,8 @@ class CropEncoder(Protocol):
 
     Attributes:
         size: side of the crops, pixels.
-        squash: a box is squeezed into the square; otherwise its centre square is cut out.
+        squash: whether a box is scaled to the square whatever its shape; otherwise its centre
+            square is cut out.
     """
 
     size: int
@@ -56,16 +58,16 @@ class Pixels:
         return unit(centred)
 
 
-class Backbone:
+class Features:
     """The detector's own features, which cost nothing more where a detector runs anyway."""
 
     size, squash = SIDE, True
 
     def __init__(self) -> None:
-        self.embedder = Embedder()
+        self.backbone = Backbone()
 
     def encode(self, crops: np.ndarray) -> np.ndarray:
-        return unit(self.embedder(crops))
+        return unit(self.backbone(crops))
 
 
 class Network:
@@ -73,7 +75,8 @@ class Network:
 
     Args:
         embed: float `[n, 3, size, size]`, normalised, to `[n, d]`.
-        mean, std: of the channels, of 1.
+        size: side of its input, pixels.
+        mean, std: of each channel, on a scale of 0 to 1.
     """
 
     squash = True
@@ -102,24 +105,25 @@ class Network:
 
 
 def random_clip() -> Network:
-    """CLIP ViT-B/32's image tower with random weights, the same each time."""
+    """Return CLIP ViT-B/32's image tower with random weights, the same each time."""
     device = resolve_device("auto")
     dtype = resolve_dtype("auto", device)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = CLIPVisionModelWithProjection(CLIPVisionConfig()).to(device, dtype).eval()
-    size = model.config.image_size
-    return Network(
-        lambda values: model(pixel_values=values).image_embeds,
-        size, CLIP_MEAN, CLIP_STD, device, dtype,
-    )  # fmt: skip
+        model: torch.nn.Module = CLIPVisionModelWithProjection(CLIPVisionConfig())
+    model.eval().to(device, dtype)
+
+    def embed(values: torch.Tensor) -> torch.Tensor:
+        return model(pixel_values=values).image_embeds
+
+    return Network(embed, 224, CLIP_MEAN, CLIP_STD, device, dtype)
 
 
 def efficientnet_lite0() -> Network:
-    """EfficientNet-Lite0, trained on ImageNet, without its classifier.
+    """Return EfficientNet-Lite0, trained on ImageNet, without its classifier.
 
     Raises:
-        ModelUnavailable: the packages that bring it are not installed.
+        ModelUnavailable: the packages that have it are not installed.
     """
     device = resolve_device("auto")
     features = load_efficientnet_lite0(device)
@@ -127,10 +131,10 @@ def efficientnet_lite0() -> Network:
 
 
 def load_efficientnet_lite0(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what makes 1280 features of pictures, float32 `[n, 3, s, s]`, normalised.
+    """Return EfficientNet-Lite0: float32 `[n, 3, s, s]`, normalised, to `[n, 1280]`.
 
     Raises:
-        ModelUnavailable: the packages that bring it are not installed.
+        ModelUnavailable: the packages that have it are not installed.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -153,27 +157,31 @@ class Clip:
         ModelUnavailable: it can't be found or downloaded.
     """
 
-    def __init__(self, name: str, **options: Any) -> None:
-        self.encoder = Encoder(name, **options)
+    def __init__(self, settings: EncoderSettings) -> None:
+        self.encoder = make_encoder(settings)
         self.size, self.squash = self.encoder.files.image_size, self.encoder.files.squash
-        self.encode = self.encoder.encode_images
+
+    def encode(self, crops: np.ndarray) -> np.ndarray:
+        return self.encoder.encode_images(crops)
 
 
 BASELINES: dict[str, Callable[[], CropEncoder]] = {
     "pixels": Pixels,
-    "backbone": Backbone,
+    "backbone": Features,
     "efficientnet-lite0": efficientnet_lite0,
     "random": random_clip,
 }
 
 
-def load_encoder(name: str, **options: Any) -> CropEncoder:
-    """Load an encoder by one of the names above.
+def load_encoder(settings: EncoderSettings) -> CropEncoder:
+    """Load an encoder.
 
     Args:
-        options: of Inset's own.
+        settings: `pretrained_model_name_or_path` is one of the names above; the other options are
+            those of Inset's own encoder.
 
     Raises:
-        ModelUnavailable: it can't be had.
+        ModelUnavailable: it can't be found or downloaded, or needs a package that is missing.
     """
-    return BASELINES[name]() if name in BASELINES else Clip(name, **options)
+    name = settings.pretrained_model_name_or_path
+    return BASELINES[name]() if name in BASELINES else Clip(settings)

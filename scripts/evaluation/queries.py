@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from index import find_images
+from common.photos import find_images
 from PIL import Image
 from tqdm import tqdm
 
@@ -22,15 +22,18 @@ from deployments.records import Box
 from deployments.segmenter.suppression import intersection_over_union
 from evaluation.distortions import Distortion
 
+Corners = tuple[float, float, float, float]  # x1, y1, x2, y2, pixels
+
+LIMIT = 10  # photos of an answer
 SMALLEST_OBJECT = 48  # pixels, of each side
 LARGEST_OBJECT = 0.5  # of the photo's area
-JITTER = 0.1  # of the box's sides, either way, of each corner
+JITTER = 0.1  # most that a corner moves, as a share of the box's sides
 PATCHES = 3  # of a photo; the last one is turned
-PATCH_SIDES = (0.15, 0.5)  # of the photo's
+PATCH_SIDES = (0.15, 0.5)  # shares of the photo's
 
 
 class EvaluationFailed(Exception):
-    """It can't go on; the message says why."""
+    """The evaluation can't continue; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,9 @@ class Query:
     Attributes:
         photo: the id of the photo it was cut from: the right answer.
         name: of that photo.
-        kind: `object`: about a labelled box; `patch`: anywhere.
+        kind: `object`: cut around a labelled box; `patch`: anywhere.
         box: where it was cut.
-        turned: it is turned and mirrored.
+        turned: whether it is turned and mirrored.
         data: a JPEG.
     """
 
@@ -77,7 +80,9 @@ def find_photos(folder: Path, limit: int | None = None) -> list[Photo]:
     """
     named = sorted((file.relative_to(folder).as_posix(), file) for file in find_images([folder]))
     if not named:
-        raise EvaluationFailed(f"There are no images in {folder} (files are told by their suffix).")
+        raise EvaluationFailed(
+            f"There are no images in {folder} (files are recognised by their suffix)."
+        )
     return [
         Photo(file, name, hashlib.sha256(file.read_bytes()).hexdigest())
         for name, file in named[:limit]
@@ -88,13 +93,14 @@ def make_queries(photos: Sequence[Photo], labels: Path | None, seed: int) -> lis
     """Cut the queries; those of a photo depend on its name and the seed, not on other photos.
 
     Args:
-        labels: folder of boxes in YOLO's format; a photo without a file there is told.
+        labels: folder of boxes in YOLO's format; photos without a file there are reported.
 
     Raises:
-        EvaluationFailed: a broken photo, or a line that is no box.
+        EvaluationFailed: a photo is broken, or a line is no box.
         OSError: a file can't be read.
     """
-    queries, unlabelled = [], []
+    queries: list[Query] = []
+    unlabelled = []
     for photo in tqdm(photos, unit="photo", desc="cutting queries", leave=False):
         picture = read_photo(photo)
         file = label_file(photo, labels) if labels else None
@@ -130,7 +136,7 @@ def open_picture(data: bytes) -> Image.Image:
     """Decode a picture as the product does.
 
     Raises:
-        InsetError: it is none, or broken.
+        InsetError: it is no picture, or broken.
     """
     return Image.fromarray(decode(data, ImageLimits()).pixels)
 
@@ -141,7 +147,7 @@ def label_file(photo: Photo, labels: Path) -> Path | None:
     return next((file for file in (same, labels / same.name) if file.is_file()), None)
 
 
-def read_labels(file: Path, width: int, height: int) -> list[tuple[float, float, float, float]]:
+def read_labels(file: Path, width: int, height: int) -> list[Corners]:
     """Read boxes in YOLO's text format: lines of `class cx cy w h`, relative to the photo.
 
     Returns:
@@ -181,10 +187,10 @@ def _cut(
     picture: Image.Image,
     kind: Literal["object", "patch"],
     seed: int,
-    labelled: Sequence[tuple[float, float, float, float]] = (),
+    labelled: Sequence[Corners] = (),
 ) -> Iterator[Query]:
     """Yield the queries of one kind from a photo."""
-    # A generator for each photo and kind: other photos, and labels, change nothing about it.
+    # A generator for each photo and kind, so that neither other photos nor labels change the draw.
     digest = hashlib.sha256(f"{seed} {kind} {photo.name}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     boxes = (
@@ -199,24 +205,30 @@ def _cut(
 
 
 def object_boxes(
-    labelled: Sequence[tuple[float, float, float, float]],
+    labelled: Sequence[Corners],
     width: int,
     height: int,
     rng: np.random.Generator,
 ) -> list[Box]:
-    """Return boxes about the labelled objects that are neither small nor most of the photo."""
+    """Return boxes around the labelled objects, except those that are small or most of the photo.
+
+    Args:
+        labelled: x1, y1, x2, y2 of each object, pixels.
+        width, height: of the photo, pixels.
+    """
     boxes = []
     for x1, y1, x2, y2 in labelled:
         w, h = x2 - x1, y2 - y1
         if min(w, h) < SMALLEST_OBJECT or w * h > LARGEST_OBJECT * width * height:
             continue
         moved = np.array([x1, y1, x2, y2]) + rng.uniform(-JITTER, JITTER, 4) * [w, h, w, h]
-        boxes.append(outer_box(tuple(np.rint(moved)), width, height))
+        left, top, right, bottom = np.rint(moved).tolist()
+        boxes.append(outer_box((left, top, right, bottom), width, height))
     return boxes
 
 
 def patch_boxes(width: int, height: int, rng: np.random.Generator) -> list[Box]:
-    """Return boxes anywhere in the photo."""
+    """Return boxes anywhere in a photo of so many pixels."""
     boxes = []
     for _ in range(PATCHES):
         w, h = (max(1, round(side * rng.uniform(*PATCH_SIDES))) for side in (width, height))
@@ -225,7 +237,7 @@ def patch_boxes(width: int, height: int, rng: np.random.Generator) -> list[Box]:
     return boxes
 
 
-def iou(box: Box, boxes: Sequence[Box]) -> list[float]:
-    """Return the intersection of a box with each of some boxes over their union, 0 to 1."""
+def iou(box: Corners, boxes: Sequence[Corners]) -> list[float]:
+    """Return the intersection over union of a box with each of others, 0 to 1."""
     one, others = (torch.tensor(b, dtype=torch.float64) for b in (box, boxes))
     return intersection_over_union(one, others.reshape(-1, 4)).tolist()

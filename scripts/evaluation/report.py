@@ -1,4 +1,4 @@
-"""What scripts/evaluate.py tells of searches: figures, tables, and a picture of the misses."""
+"""The report of scripts/evaluate.py: figures, tables, and a picture of the misses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from deployments.records import Box
 from evaluation.queries import Photo, Query, iou, open_picture, read_photo
 
-COVERING = 0.3  # IoU of a chunk with the query's box
+COVERING = 0.3  # least IoU of a chunk with the query's box
 FLOAT16 = 2  # bytes
 
 MOST_MISSES = 24
@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
     Attributes:
         photos: ids, nearest first.
-        box: of the first photo's nearest chunk; None if nothing was found.
+        box: that of the first photo's nearest chunk; None if nothing was found.
     """
 
     photos: list[str]
@@ -35,10 +35,10 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one encoder found among the chunks of one way to cut photos.
+    """What was found with one encoder and one segmenter.
 
     Attributes:
-        encoder, segmenter: for people.
+        encoder, segmenter: their names, for people.
         dimension: length of a vector.
         chunks: the boxes of each photo's chunks, by its id.
         answers: one for each query.
@@ -65,7 +65,7 @@ def rank(query: Query, answer: Answer) -> int | None:
     return answer.photos.index(query.photo) + 1 if query.photo in answer.photos else None
 
 
-def figures(row: Row, queries: Sequence[Query]) -> dict[str, Any]:
+def row_figures(row: Row, queries: Sequence[Query]) -> dict[str, Any]:
     """Return all figures of a row, for JSON; None for the mean of nothing."""
     chunks = float(np.mean([len(boxes) for boxes in row.chunks.values()]))
     pairs = list(zip(queries, row.answers, strict=True))
@@ -92,9 +92,11 @@ def group_figures(
     covered = np.array(
         [max(iou(query.box, chunks[query.photo])) >= COVERING for query, _ in pairs], bool
     )
-    # A photo of which no chunk is near the query may come first too: by its colours, say.
+    # A photo without a chunk near the query may come first as well: by its colours, for example.
     overlaps = [
-        iou(query.box, [answer.box])[0] for query, answer in pairs if rank(query, answer) == 1
+        iou(query.box, [answer.box])[0]
+        for query, answer in pairs
+        if answer.box is not None and rank(query, answer) == 1
     ]
     return {
         "queries": len(pairs),
@@ -157,11 +159,12 @@ def draw_misses(missed: Sequence[tuple[Query, Answer]], photos: Mapping[str, Pho
     """Draw misses, two in a line: the query, the right photo and box, the answered photo and box.
 
     Args:
-        missed: if there are many, some from all over are drawn.
-        photos: by their ids; an answered photo that isn't there is not drawn.
+        missed: of more than `MOST_MISSES` an even selection is drawn.
+        photos: by their ids; an answered photo that isn't among them is not drawn.
     """
     places = np.linspace(0, len(missed) - 1, min(len(missed), MOST_MISSES)).astype(int)
-    strips = [_strip(*missed[place], photos) for place in places]
+    some = [missed[place] for place in places]
+    strips = [_draw_miss(query, answer, photos) for query, answer in some]
     width, height = 3 * (TILE + MARGIN), TILE + CAPTION + MARGIN
     lines = max(1, (len(strips) + 1) // 2)
     sheet = Image.new("RGB", (2 * (width + MARGIN), lines * height + MARGIN), PAPER)
@@ -170,16 +173,16 @@ def draw_misses(missed: Sequence[tuple[Query, Answer]], photos: Mapping[str, Pho
     return sheet
 
 
-def _strip(query: Query, answer: Answer, photos: Mapping[str, Photo]) -> Image.Image:
+def _draw_miss(query: Query, answer: Answer, photos: Mapping[str, Photo]) -> Image.Image:
     place = rank(query, answer)
-    told = f"place {place}" if place else f"not among {len(answer.photos)}"
+    outcome = f"place {place}" if place else f"not among {len(answer.photos)}"
     kind = f"{query.kind}{', turned' if query.turned else ''}"
     right = read_photo(photos[query.photo])
     tiles = [
         draw_photo(open_picture(query.data), [], "query", kind, QUERY),
-        draw_photo(right, [query.box], query.name, f"the right photo: {told}", RIGHT),
+        draw_photo(right, [query.box], query.name, f"the right photo: {outcome}", RIGHT),
     ]
-    if answer.photos and answer.photos[0] in photos:
+    if answer.box is not None and answer.photos[0] in photos:
         first = photos[answer.photos[0]]
         tiles.append(draw_photo(read_photo(first), [answer.box], first.name, "came first", WRONG))
     strip = Image.new("RGB", (3 * (TILE + MARGIN) - MARGIN, TILE + CAPTION), PAPER)

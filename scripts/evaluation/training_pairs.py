@@ -1,4 +1,4 @@
-"""What the encoder is trained on: two overlapping windows of a photo, one of them maltreated."""
+"""What the encoder is trained on: two overlapping windows of a photo, one of them distorted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from index import find_images
+from common.photos import find_images
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from tqdm import tqdm
 
@@ -27,13 +27,14 @@ class PairSettings:
 
     Attributes:
         size: side of the encoder's input, pixels.
-        sides: a query's sides, as shares of the photo's.
-        tiled: share of the pairs whose chunk lies as a tile may lie; the others' chunk is the
-            query's window but for the detector's inaccuracy.
-        least_overlap: of a tile and the query: intersection over union.
-        jitter: of a detection's corners, as shares of its sides.
+        sides: smallest and largest side of a query, as shares of the photo's.
+        tiled: share of the pairs whose chunk lies as a tile may lie. The chunk of the others is
+            the query's window, with the inaccuracy of a detector.
+        least_overlap: least intersection over union of a tile and the query.
+        jitter: most that a corner of a detection moves, as a share of the detection's sides.
         recoloured: share of the pairs whose photo gets other colours.
-        turned, degrees: share of the queries that are turned, and how far at most.
+        turned: share of the queries that are turned.
+        degrees: most that they are turned, either way.
         mirrored: share of the queries that are mirrored.
     """
 
@@ -50,17 +51,17 @@ class PairSettings:
 
 @dataclass(frozen=True)
 class WindowPair:
-    """Both uint8 `[size, size, 3]`: a chunk as it is indexed, and a query that should find it."""
+    """A chunk as it is indexed, and a query that should find it: uint8 `[size, size, 3]` each."""
 
     chunk: np.ndarray
     query: np.ndarray
 
 
 def load_photos(folders: Iterable[Path]) -> list[np.ndarray]:
-    """Read all pictures in folders, at most 640 pixels a side: uint8 `[height, width, 3]` each.
+    """Read all pictures in folders, scaled down to `LONGEST_SIDE`: uint8 `[height, width, 3]` each.
 
     Raises:
-        SystemExit: a folder without pictures.
+        SystemExit: there are no pictures in a folder.
     """
     photos = []
     for folder in folders:
@@ -68,9 +69,9 @@ def load_photos(folders: Iterable[Path]) -> list[np.ndarray]:
         if not files:
             raise SystemExit(f"There are no pictures in {folder}.")
         for file in tqdm(files, desc=f"reading {folder.name}", unit="photo"):
-            with Image.open(file) as image:
-                image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))
-                image = ImageOps.exif_transpose(image).convert("RGB")
+            with Image.open(file) as opened:
+                opened.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))
+                image = ImageOps.exif_transpose(opened).convert("RGB")
                 image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BICUBIC)
                 photos.append(np.array(image))
     return photos
@@ -92,14 +93,14 @@ def draw_pair(photo: np.ndarray, settings: PairSettings, random: np.random.Gener
     query = cut(image, query_window, degrees)
     if random.random() < settings.recoloured:
         chunk, query = recoloured((chunk, query), random)
-    if random.random() < 0.5:  # the photo itself
+    if random.random() < 0.5:  # as if the photo itself were mirrored
         chunk, query = ImageOps.mirror(chunk), ImageOps.mirror(query)
     if random.random() < 0.3:
         chunk = ImageEnhance.Brightness(chunk).enhance(random.uniform(0.8, 1.25))
         chunk = ImageEnhance.Color(chunk).enhance(random.uniform(0.7, 1.3))
     if random.random() < settings.mirrored:
         query = ImageOps.mirror(query)
-    query = maltreated(query, random)
+    query = worn(query, random)
     query = query.resize((settings.size, settings.size), Image.Resampling.BICUBIC)
     return WindowPair(np.asarray(chunk), np.asarray(query))
 
@@ -107,7 +108,12 @@ def draw_pair(photo: np.ndarray, settings: PairSettings, random: np.random.Gener
 def draw_window(
     size: tuple[int, int], sides: tuple[float, float], random: np.random.Generator
 ) -> Window:
-    """A window anywhere in a photo; small ones are as likely as large ones (log-uniform)."""
+    """Draw a window anywhere in a photo; small ones are as likely as large ones (log-uniform).
+
+    Args:
+        size: width and height of the photo, pixels.
+        sides: see `PairSettings`.
+    """
     share = math.exp(random.uniform(math.log(sides[0]), math.log(sides[1])))
     oblong = math.exp(random.normal(0, 0.3))
     width, height = (
@@ -121,16 +127,17 @@ def draw_window(
 def jittered(
     window: Window, size: tuple[int, int], jitter: float, random: np.random.Generator
 ) -> Window:
-    """Move each side by up to a share of the window's extent."""
+    """Move each side of a window by up to a share of the window's extent."""
     x1, y1, x2, y2 = window
     extent = np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
-    return clipped(tuple(np.array(window) + extent * random.uniform(-jitter, jitter, 4)), size)
+    x1, y1, x2, y2 = (np.array(window) + extent * random.uniform(-jitter, jitter, 4)).tolist()
+    return clipped((x1, y1, x2, y2), size)
 
 
 def draw_tile(
     window: Window, size: tuple[int, int], least_overlap: float, random: np.random.Generator
 ) -> Window:
-    """A window that lies as the best tile may lie: moved, larger or smaller, but overlapping."""
+    """Draw a window that lies as the best tile may lie: moved, scaled, but overlapping."""
     x1, y1, x2, y2 = window
     for _ in range(20):
         scale = random.normal(0, 0.35)
@@ -146,6 +153,7 @@ def draw_tile(
 
 
 def clipped(window: Window, size: tuple[int, int]) -> Window:
+    """Clip a window to a photo; at least one pixel wide and high remains."""
     x1, y1, x2, y2 = window
     x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
     return x1, y1, max(min(x2, size[0]), x1 + 1), max(min(y2, size[1]), y1 + 1)
@@ -154,7 +162,7 @@ def clipped(window: Window, size: tuple[int, int]) -> Window:
 def recoloured(
     images: Iterable[Image.Image], random: np.random.Generator
 ) -> tuple[Image.Image, ...]:
-    """Give pictures other colours, the same for all: channels mixed, another gamma."""
+    """Change the colours of pictures, the same way for all: channels mixed, another gamma."""
     matrix = np.eye(3)[random.permutation(3)] if random.random() < 0.6 else np.eye(3)
     matrix = matrix + random.normal(0, 0.15, (3, 3))
     matrix /= matrix.sum(axis=1, keepdims=True)  # grey stays grey
@@ -164,8 +172,8 @@ def recoloured(
     return tuple(image.convert("RGB", mixing).point(curve) for image in images)
 
 
-def maltreated(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Do to a picture what happens on its way through screens, phones and mail."""
+def worn(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Change a picture as its way through screens, phones and mail does."""
     scale = math.exp(random.uniform(math.log(0.35), math.log(1.3)))
     width, height = (max(16, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
