@@ -1,9 +1,10 @@
 """The picture of the system: what is bound to what.
 
     index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
-    search   bytes ─► QueryEncoder ─► ChunkIndex ─► Ranker ─► Store ─► answer
+    search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► matches
 
-The Ingress walks both ways; crops and vectors go from box to box, not through it.
+The Ingress runs both: `IndexFlow` and `SearchFlow` in `deployments/flows.py` are these two lines as
+code. Crops and vectors go from deployment to deployment, and not through the Ingress.
 
 `serve run serve_config.yaml` calls `build` with the `args` of the file.
 """
@@ -13,60 +14,56 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
-from deployments.chunk_index.index import ChunkIndexDeployment
-from deployments.encoder.encoder import EncoderDeployment, find_encoder
-from deployments.ingress.service import IngressDeployment
+from deployments.chunk_index.deployment import ChunkIndexDeployment
+from deployments.encoder.deployment import EncoderDeployment
+from deployments.encoder.files import find_encoder
+from deployments.flows import IndexFlow, SearchFlow
+from deployments.ingress.deployment import IngressDeployment
 from deployments.ranker import Ranker
-from deployments.segmenter.detectors import find_detector
-from deployments.segmenter.segmenter import SegmenterDeployment
+from deployments.segmenter.deployment import SegmenterDeployment
+from deployments.segmenter.files import find_detector
 from deployments.settings import Settings, display_name
 from deployments.startup import ending_serve_run
-from deployments.store.store import StoreDeployment
+from deployments.store.deployment import StoreDeployment
 
 
 def build(args: dict[str, Any]) -> Application:
     """Compose the index DAG and the search DAG.
 
     Raises:
-        StartupError: an option is unknown or wrong, or a model can't be had.
+        StartupError: an option is unknown or wrong, or a model is not available.
     """
     with ending_serve_run():
         settings = Settings.parse(args, root=Path(__file__).parent)
-        find_detector(
-            settings.segmenter.model_name_or_path,
-            backend=settings.segmenter.backend,
-            dtype=settings.segmenter.dtype,
-        )
-        encoder = find_encoder(
-            settings.encoder.pretrained_model_name_or_path,
-            backend=settings.encoder.backend,
-            dtype=settings.encoder.dtype,
-        )
-    limits, dimension = settings.limits, encoder.identity.dimension
+        find_detector(settings.segmenter)
+        encoder = find_encoder(settings.encoder)
+    images = settings.limits.image
 
-    segmenter = SegmenterDeployment.bind(
-        settings.segmenter, encoder.image_size, encoder.squash, limits.image
+    segmenter = bind(
+        SegmenterDeployment, settings.segmenter, encoder.image_size, encoder.squash, images
     )
-    index_encoder = EncoderDeployment.options(name="IndexEncoder").bind(
-        settings.encoder, limits.image
+    index_encoder = bind(EncoderDeployment.options(name="IndexEncoder"), settings.encoder, images)
+    query_encoder = bind(
+        EncoderDeployment.options(name="QueryEncoder"), settings.encoder, images, low_latency=True
     )
-    query_encoder = EncoderDeployment.options(name="QueryEncoder").bind(
-        settings.encoder, limits.image, low_latency=True
+    store = bind(StoreDeployment, settings.store, encoder.identity)
+    # The ranker works in the replica of the index: a process of its own would be one more hop.
+    ranker = Ranker(settings.ranker)
+    chunk_index = bind(
+        ChunkIndexDeployment, settings.chunk_index, encoder.identity.dimension, ranker, store
     )
-    store = StoreDeployment.bind(settings.store, encoder.identity)
-    # The ranker works in the replica of the index: a process of its own would be a hop more.
-    ranker = Ranker(settings.ranker.aggregation)
-    chunk_index = ChunkIndexDeployment.bind(settings.chunk_index, dimension, ranker, store)
 
     return IngressDeployment.bind(
-        segmenter=segmenter,
-        index_encoder=index_encoder,
-        query_encoder=query_encoder,
-        chunk_index=chunk_index,
-        store=store,
+        index_flow=IndexFlow(segmenter, index_encoder, store),
+        search_flow=SearchFlow(query_encoder, chunk_index, store),
         encoder=encoder.state,
         detector=display_name(settings.segmenter.model_name_or_path),
-        limits=limits,
+        limits=settings.limits,
     )
+
+
+def bind(deployment: Deployment, *args: Any, **kwargs: Any) -> Any:
+    """Return what becomes a handle of the deployment, in each replica that it is passed to."""
+    return deployment.bind(*args, **kwargs)

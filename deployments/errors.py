@@ -89,11 +89,21 @@ class StoreUnusable(StartupError):
     """The store can't be opened: it is locked, of another format, or not a store."""
 
 
-def _is_unforeseen(record: logging.LogRecord) -> bool:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message without its full stop, for use in a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def keep_answers_out_of_the_log() -> None:
+    """Let Ray Serve log only the exceptions that are not answers.
+
+    It logs each exception that leaves a replica, with its stack. An `InsetError` is an answer: the
+    client gets it, and a photo that does not exist is no event for the terminal.
+    """
+    logging.getLogger("ray.serve").addFilter(_is_no_answer)
+
+
+def _is_no_answer(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, InsetError)
-
-
-# Ray Serve logs every exception that leaves a replica, with its stack. Ours are answers: the one
-# who asked gets them, and a photo that isn't there yet is no event for the terminal.
-logging.getLogger("ray.serve").addFilter(_is_unforeseen)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from deployments.records import Neighbours, RankedPhoto
+from deployments.settings import RankerSettings
 
 AGGREGATIONS = {"min": np.min, "mean": np.mean, "max": np.max}
 
@@ -22,18 +23,14 @@ class Ranker:
     among them (`aggregation="min"`), or their mean or maximum. Equal scores are ordered by id.
 
     Args:
-        aggregation: `min`, `mean` or `max`.
-
-    Raises:
-        ValueError: an unknown aggregation.
+        settings: the aggregation, `min`, `mean` or `max`.
     """
 
-    def __init__(self, aggregation: str = "min") -> None:
-        if aggregation not in AGGREGATIONS:
-            raise ValueError(
-                f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {aggregation!r}"
-            )
-        self.aggregate = AGGREGATIONS[aggregation]
+    def __init__(
+        self,
+        settings: RankerSettings = RankerSettings(),  # noqa: B008  (frozen)
+    ) -> None:
+        self.aggregate = AGGREGATIONS[settings.aggregation]
 
     async def rank(
         self,

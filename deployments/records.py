@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from deployments.errors import BadParameter
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,199}$"  # an LMDB key has at most 511 bytes
+VECTOR_DTYPE = np.dtype("<f2")  # of vectors in the store: float16, little-endian
 
 Box = Annotated[
     tuple[int, int, int, int],
@@ -195,6 +202,18 @@ class RankedPhoto:
     chunks: list[tuple[int, float]]
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The answer to a put.
+
+    Attributes:
+        created: False if the same bytes were already there under this id; nothing was written.
+    """
+
+    record: Record
+    created: bool
+
+
 class IndexedImage(Record):
     """What became of an image sent to be indexed."""
 
@@ -270,3 +289,30 @@ class Stats(BaseModel):
     chunk_index: IndexState
     encoder: EncoderState
     segmenter: str = Field(description="name of the detector")
+
+
+def check_id(id: str) -> str:
+    """Return the id.
+
+    Raises:
+        BadParameter: it can't be the id of a photo.
+    """
+    if not re.fullmatch(ID_PATTERN[1:-1], id):
+        raise BadParameter(
+            f"{id[:60]!r} can't be an id: use 1 to 200 ASCII letters, digits, '.', '_', '~' and "
+            "'-', beginning with a letter or a digit."
+        )
+    return id
+
+
+def content_hash(id: str, vectors: np.ndarray) -> int:
+    """A number for what an index holds of a photo, from 0 to 2**64 - 1.
+
+    Their sum modulo 2**64 over all photos tells whether two indexes hold the same.
+
+    Args:
+        vectors: float `[n, d]`; rounded to float16, as they are stored.
+    """
+    digest = hashlib.blake2b(id.encode() + b"\0", digest_size=8)
+    digest.update(np.ascontiguousarray(vectors, dtype=VECTOR_DTYPE))
+    return int.from_bytes(digest.digest(), "big")

@@ -43,25 +43,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-def check_backend(backend: str, device: str, dtype: str) -> None:
-    """Refuse what does not go together, or is not known.
-
-    Args:
-        backend, device, dtype: of a network, by name.
-
-    Raises:
-        ValueError
-    """
-    if backend not in ("torch", "openvino"):
-        raise ValueError(f"backend must be torch or openvino, not {backend!r}")
-    if backend == "openvino" and device.startswith("cuda"):
-        raise ValueError(
-            f"backend openvino computes on the CPU: device must be auto or cpu, not {device}"
-        )
-    if backend == "torch" and dtype == "int8":
-        raise ValueError("dtype int8 needs backend openvino")
-
-
 class NetworkSection(Section):
     """What the sections of both networks have."""
 
@@ -69,10 +50,18 @@ class NetworkSection(Section):
     device: Device = "auto"
     dtype: Dtype = "auto"
     threads: int | None = Field(None, ge=1)
+    batch_size: int = Field(1, ge=1, le=1024)
+    batch_wait_ms: float = Field(0, ge=0, le=10_000)
 
     @model_validator(mode="after")
     def _goes_together(self) -> NetworkSection:
-        check_backend(self.backend, self.device, self.dtype)
+        if self.backend == "openvino" and self.device.startswith("cuda"):
+            raise ValueError(
+                "backend openvino computes on the CPU: device must be auto or cpu, not "
+                f"{self.device}"
+            )
+        if self.backend == "torch" and self.dtype == "int8":
+            raise ValueError("dtype int8 needs backend openvino")
         return self
 
 
@@ -84,8 +73,6 @@ class SegmenterSettings(NetworkSection):
     tiles: Scales = (2, 3)
     max_tiles: int = Field(64, ge=1, le=1024)
     min_tile_contrast: float = Field(0, ge=0, le=128)
-    batch_size: int = Field(1, ge=1, le=1024)
-    batch_wait_ms: float = Field(0, ge=0, le=10_000)
 
     @model_validator(mode="after")
     def _has_room_for_its_tiles(self) -> SegmenterSettings:
@@ -100,7 +87,6 @@ class SegmenterSettings(NetworkSection):
 class EncoderSettings(NetworkSection):
     pretrained_model_name_or_path: str = "openai/clip-vit-base-patch32"
     batch_size: int = Field(16, ge=1, le=4096)
-    batch_wait_ms: float = Field(0, ge=0, le=10_000)
 
 
 class ChunkIndexSettings(Section):

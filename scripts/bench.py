@@ -42,8 +42,9 @@ from common.photos import find_images
 from common.serve_run import ServiceFailed
 from evaluation.queries import EvaluationFailed
 
-from deployments.encoder.encoder import find_encoder
+from deployments.encoder.files import find_encoder
 from deployments.errors import ModelUnavailable
+from deployments.settings import EncoderSettings
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -123,7 +124,11 @@ def encoder_folders(names: Iterable[str]) -> Iterator[dict[str, Path]]:
                 networks.make_vit_b_32(folders[name])
             else:
                 path = ROOT / name  # as the service finds it
-                folders[name] = find_encoder(str(path) if path.is_dir() else name).folder
+                folders[name] = find_encoder(
+                    EncoderSettings(
+                        pretrained_model_name_or_path=str(path) if path.is_dir() else name
+                    )
+                ).folder
         yield folders
 
 

@@ -20,18 +20,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from common.models import make_encoder, make_segmenter
 from common.paths import ROOT
 from common.photos import find_images
 from tqdm import tqdm
 
 from deployments.compute.images import decode
 from deployments.compute.weights import sha256
+from deployments.encoder.clip import ImageTower
 from deployments.encoder.encoder import Encoder
 from deployments.errors import InsetError, ModelUnavailable, StartupError
 from deployments.segmenter.checkpoint import read_checkpoint
-from deployments.segmenter.detectors import find_detector
-from deployments.segmenter.yolov5 import lay_on_canvases, letterbox, load_network
+from deployments.segmenter.files import find_detector
+from deployments.segmenter.letterbox import lay_on_canvases, letterbox
+from deployments.segmenter.segmenter import Segmenter
+from deployments.segmenter.yolov5 import load_network
 from deployments.settings import EncoderSettings, SegmenterSettings, Settings
 
 try:
@@ -100,7 +102,8 @@ def quantise_detector(settings: SegmenterSettings, photos: Sequence[np.ndarray])
     Raises:
         ModelUnavailable: the detector is not available, or is no YOLOv5.
     """
-    path = find_detector(settings.model_name_or_path, backend="openvino")
+    # Whether int8 is possible is not asked here: this is what makes it possible.
+    path = find_detector(settings.model_copy(update={"dtype": "float32"})).path
     network = load_network(read_checkpoint(path), CPU, torch.float32)
     canvases = []
     for pixels in photos:
@@ -131,10 +134,11 @@ def quantise_encoder(encoder: Encoder, crops: Sequence[np.ndarray]) -> Path:
         encoder: in float32, run by torch.
         crops: batches of uint8 `[n, size, size, 3]`.
     """
-    assert isinstance(encoder.tower, torch.nn.Module)
+    tower = encoder.tower
+    assert isinstance(tower, ImageTower)
     model = nncf.quantize(
-        convert(encoder.tower, encoder.files.image_size),
-        nncf.Dataset(crops, lambda batch: encoder.preprocess(batch).numpy()),
+        convert(tower, encoder.files.image_size),
+        nncf.Dataset(crops, lambda batch: tower.normalise(encoder.squares(batch)).numpy()),
         subset_size=len(crops),
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER,
@@ -159,7 +163,8 @@ def cut_crops(settings: SegmenterSettings, encoder: Encoder, data: list[bytes]) 
     """
     # The config wants what doesn't exist yet: the detector in int8.
     on_torch = settings.model_copy(update={"backend": "torch", "dtype": "auto"})
-    segmenter = make_segmenter(on_torch, encoder.files.image_size, encoder.files.squash)
+    files = encoder.files
+    segmenter = Segmenter(on_torch, crop_size=files.image_size, squash=files.squash)
     random = np.random.default_rng(0)
     some = []
     for photo in tqdm(data, unit="photo", desc="cutting crops"):
@@ -192,7 +197,7 @@ def run(arguments: argparse.Namespace) -> None:
     if detector:
         print(f"The detector in int8: {quantise_detector(settings.segmenter, pixels)}")
     if encoder:
-        network = make_encoder(
+        network = Encoder(
             EncoderSettings(
                 pretrained_model_name_or_path=settings.encoder.pretrained_model_name_or_path,
                 device="cpu",

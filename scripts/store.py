@@ -20,11 +20,11 @@ from typing import TypeVar
 
 import httpx
 import lmdb
-from common.files import replacing
 from common.paths import ROOT
 from tqdm import tqdm
 
 from deployments.errors import CorruptRecord, StartupError, UnknownId
+from deployments.files import replacing
 from deployments.store.access import DATA
 from deployments.store.check import Problem, StoreCheck
 from deployments.store.copies import backup, compact, restore

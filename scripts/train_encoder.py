@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from common.files import replacing
 from evaluation.encoders import IMAGENET_MEAN, IMAGENET_STD, load_efficientnet_lite0
 from evaluation.training_pairs import PairSettings, WindowPair, draw_pair, load_photos
 from torch import nn
@@ -41,8 +40,9 @@ from transformers import CLIPVisionModelWithProjection as CLIPVision
 
 from deployments.compute.device import resolve_device, resolve_dtype
 from deployments.compute.images import scale_crop
-from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD
+from deployments.encoder.files import CLIP_MEAN, CLIP_STD
 from deployments.errors import ModelUnavailable
+from deployments.files import replacing
 from deployments.tiles import tile_boxes
 
 IMAGE_SIZE = 112

@@ -15,9 +15,11 @@ from ray import serve
 from ray.serve import batching
 
 import graph
+from deployments.flows import IndexFlow, SearchFlow
 from deployments.ingress.service import Inset
 
 WAIT_S = 60
+FLOWS = (IndexFlow, SearchFlow)
 # The boxes that the ingress asks, and what it is asked itself.
 HANDLES = ["segmenter", "index_encoder", "query_encoder", "chunk_index", "store"]
 OPERATIONS = [
@@ -96,8 +98,9 @@ def bound(folder, changes=None):
         deployment = application._bound_deployment
         found[deployment.name] = deployment
         for value in (*deployment.init_args, *deployment.init_kwargs.values()):
-            if isinstance(value, serve.Application):
-                visit(value)
+            for part in vars(value).values() if isinstance(value, FLOWS) else [value]:
+                if isinstance(part, serve.Application):
+                    visit(part)
 
     visit(graph.build(arguments(folder, changes)))
     return found
@@ -115,6 +118,9 @@ class Handle:
     def __init__(self, target):
         self.target = target
 
+    def options(self, **options):
+        return self
+
     def __getattr__(self, name):
         async def call(*args):
             args = [await a if isinstance(a, asyncio.Future) else a for a in args]
@@ -125,13 +131,14 @@ class Handle:
 
 def ingress(folder, changes=None, **targets):
     """The service as the graph binds it, on other boxes; one that isn't given must not be asked."""
-    kwargs = bound(folder, changes)["Ingress"].init_kwargs
-    handles = {
-        name: Handle(targets.get(name))
-        for name, value in kwargs.items()
-        if isinstance(value, serve.Application)
+    handles = {name: Handle(targets.get(name)) for name in HANDLES}
+    flows = {
+        "index_flow": IndexFlow(handles["segmenter"], handles["index_encoder"], handles["store"]),
+        "search_flow": SearchFlow(
+            handles["query_encoder"], handles["chunk_index"], handles["store"]
+        ),
     }
-    return Inset(**(kwargs | handles))
+    return Inset(**(bound(folder, changes)["Ingress"].init_kwargs | flows))
 
 
 def call(method, *args, **kwargs):

@@ -33,9 +33,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from deployments.compute.device import DTYPES
 from deployments.compute.images import decode
 from deployments.compute.weights import yolov5_weights
-from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD
+from deployments.encoder.files import CLIP_MEAN, CLIP_STD
 from deployments.segmenter.checkpoint import read_checkpoint
 from deployments.segmenter.segmenter import Segmenter
+from deployments.settings import SegmenterSettings
 
 CPU = torch.device("cpu")
 # What the service needs and a machine with a GPU may lack.
@@ -265,7 +266,9 @@ def test_the_pipeline_makes_the_chunks_that_the_segmenter_makes(trained, photos)
     decoded = [[decode(data, LIMITS).pixels for data in batch] for batch in batches]
     done = list(trained.run(iter(decoded)))
     segmenter = Segmenter(
-        image_size=320, crop_size=32, squash=True, dtype="float32", device="cpu", batch_size=3
+        SegmenterSettings(image_size=320, dtype="float32", device="cpu", batch_size=3),
+        crop_size=32,
+        squash=True,
     )
     assert [len(batch.photos) for batch in done] == [3, 1]
     for batch, data in zip(done, batches, strict=True):

@@ -10,6 +10,7 @@ from conftest import ROOT
 from transformers import CLIPVisionConfig
 
 from deployments.encoder.encoder import Encoder
+from deployments.settings import EncoderSettings
 
 TINY = Variant("detector", 64, 96, "torch", "float32", "contiguous", 1)
 
@@ -101,7 +102,7 @@ def test_vit_b_32_is_an_encoder_of_that_shape(tmp_path, monkeypatch):
     assert (CLIPVisionConfig().patch_size, CLIPVisionConfig().hidden_size) == (32, 768)
     monkeypatch.setattr(module, "CLIPVisionConfig", lambda: smaller)
     module.make_vit_b_32(tmp_path / "vit-b-32")
-    files = Encoder(str(tmp_path / "vit-b-32")).files
+    files = Encoder(EncoderSettings(pretrained_model_name_or_path=str(tmp_path / "vit-b-32"))).files
     assert (files.image_size, files.identity.dimension, files.squash) == (224, 512, False)
 
 

@@ -9,11 +9,11 @@ from benchmarks import yardstick
 from benchmarks.plain import Plain
 from conftest import ROOT
 
-from deployments.compute.device import COMPUTING_REPLICA
+from deployments.compute.replicas import COMPUTING_REPLICA
 from deployments.encoder.encoder import Encoder
+from deployments.segmenter.letterbox import square_letterbox
 from deployments.segmenter.segmenter import Segmenter
-from deployments.segmenter.yolov5 import square_letterbox
-from deployments.settings import SegmenterSettings
+from deployments.settings import EncoderSettings, SegmenterSettings
 
 COMPACT = ROOT / "models" / "compact"
 NAMES = ["astronaut.png", "coffee.png", "motorcycle_left.png"]
@@ -34,13 +34,15 @@ def plain(files, tmp_path_factory):
 
 def test_it_makes_the_chunks_that_the_service_makes(plain, files):
     # A square photo: its canvas is the square one for the service, too.
-    segmenter = Segmenter(dtype="float32", crop_size=112, squash=True)
+    segmenter = Segmenter(SegmenterSettings(dtype="float32"), crop_size=112, squash=True)
     (expected,) = segmenter.segment([files[0].read_bytes()])
     boxes = [box for number, box in plain.chunks if number == 0]
     assert len(boxes) == len(expected.chunks)
     for box, chunk in zip(boxes, expected.chunks, strict=True):
         np.testing.assert_allclose(box, chunk.box, atol=3)
-    vectors = Encoder(str(COMPACT), dtype="float32").encode_images(expected.crops)
+    vectors = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(COMPACT), dtype="float32")
+    ).encode_images(expected.crops)
     assert (plain.vectors[: len(boxes)] * vectors).sum(1).min() > 0.98
 
 

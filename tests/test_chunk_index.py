@@ -12,20 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from deployments.chunk_index import index as chunk_index
-from deployments.chunk_index.index import ChunkIndex, ChunkIndexDeployment
+from deployments.chunk_index import maintenance
+from deployments.chunk_index.deployment import ChunkIndexDeployment, Search
+from deployments.chunk_index.index import ChunkIndex
 from deployments.errors import UnknownSequence
 from deployments.metadata import Filter
+from deployments.query import SearchOptions
 from deployments.ranker import Ranker
-from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
+from deployments.records import Chunk, EncodedPhoto, EncoderIdentity, content_hash
 from deployments.settings import ChunkIndexSettings
-from deployments.store.format import Delete, content_hash
+from deployments.store.format import Delete
 from deployments.store.store import Put, Store
 
 pytest_plugins = ["boxes"]  # for its fixtures
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")
 
 DIMENSION = 4
+ONE = SearchOptions(limit=1, max_chunks=1)
 
 
 def unit(*values: float) -> np.ndarray:
@@ -75,7 +78,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @initialize(engine=st.sampled_from(["exact", "approximate"]), linked=st.booleans())
     def make(self, engine, linked):
-        self.index = ChunkIndex(DIMENSION, engine=engine, device="cpu")
+        self.index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
         if engine == "approximate" and linked:
             self.index._engine.begin_at = 1
         self.content: dict[str, tuple[np.ndarray, dict]] = {}
@@ -129,7 +132,9 @@ TestIndexMachine.settings = settings(max_examples=60, stateful_step_count=30, de
 
 @pytest.mark.parametrize("engine", ["exact", "approximate"])
 def test_an_empty_index_finds_nothing(engine):
-    (neighbours,) = ChunkIndex(DIMENSION, engine=engine).search(unit(1, 0, 0, 0)[None], 5)
+    (neighbours,) = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine)).search(
+        unit(1, 0, 0, 0)[None], 5
+    )
     assert neighbours.photos == []
     assert neighbours.horizon == np.inf
 
@@ -154,12 +159,12 @@ def test_vectors_of_another_shape_are_refused(shape):
     [("auto", "approximate"), ("approximate", "approximate"), ("exact", "exact")],
 )
 def test_an_index_says_which_engine_it_uses(engine, used):
-    assert ChunkIndex(DIMENSION, engine=engine, device="cpu").engine == used
+    assert ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu")).engine == used
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="auto, exact or approximate"):
-        ChunkIndex(DIMENSION, engine="fast")
+    with pytest.raises(ValueError, match="'auto', 'exact' or 'approximate'"):
+        ChunkIndex(DIMENSION, ChunkIndexSettings(engine="fast"))
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -170,7 +175,7 @@ def test_half_precision_rounds_distances_within_the_documented_bound(seed):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     exact = 1 - vectors @ vectors[0]
     for dtype, bound in (("bfloat16", 0.008), ("float16", 0.001)):
-        index = ChunkIndex(64, engine="exact", device="cpu", dtype=dtype)
+        index = ChunkIndex(64, ChunkIndexSettings(engine="exact", device="cpu", dtype=dtype))
         index.put("a", vectors)
         (neighbours,) = index.search(vectors[:1], 1)
         assert np.abs(neighbours.distances[0] - exact).max() < bound
@@ -179,7 +184,7 @@ def test_half_precision_rounds_distances_within_the_documented_bound(seed):
 @pytest.mark.parametrize("engine", ["exact", "approximate"])
 def test_a_saved_index_is_loaded_with_ids_metadata_and_what_was_removed(engine, tmp_path):
     rng = np.random.default_rng(6)
-    index = ChunkIndex(DIMENSION, engine=engine, device="cpu")
+    index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
     for number in range(50):
         vectors = rng.standard_normal((3, DIMENSION))
         index.put(
@@ -188,7 +193,7 @@ def test_a_saved_index_is_loaded_with_ids_metadata_and_what_was_removed(engine, 
     for number in range(0, 50, 3):
         index.remove(f"photo{number}")
     index.saver()(tmp_path)
-    loaded = ChunkIndex(DIMENSION, engine=engine, device="cpu")
+    loaded = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
     loaded.load(tmp_path)
     for name in ("photos", "chunks", "removed", "digest"):
         assert getattr(loaded, name) == getattr(index, name), name
@@ -207,12 +212,12 @@ def test_a_saved_index_is_loaded_with_ids_metadata_and_what_was_removed(engine, 
 
 
 def test_a_snapshot_whose_parts_do_not_belong_together_is_refused(tmp_path):
-    index = ChunkIndex(DIMENSION, engine="exact", device="cpu")
+    index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu"))
     index.put("a", unit(1, 0, 0, 0)[None])
     index.saver()(tmp_path)
     (tmp_path / "ids.json").write_text('["a", "b"]')
     with pytest.raises(ValueError, match="belong together"):
-        ChunkIndex(DIMENSION, engine="exact", device="cpu").load(tmp_path)
+        ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu")).load(tmp_path)
 
 
 # Replicas that follow a store
@@ -258,8 +263,8 @@ class Replicas:
         for task in replica._tasks:
             task.cancel()
         self.run(asyncio.wait(replica._tasks))
-        replica._searcher.shutdown()
-        replica._builder.shutdown()
+        replica._threads.shutdown()
+        replica.maintenance._threads.shutdown()
 
     def restart(self, number: int) -> None:
         self.stop(self.replicas[number])
@@ -289,9 +294,10 @@ class Replicas:
         if sequence is None:
             sequence = self.handle.store.sequence
         filter = parse(condition)
-        ranked, known = self.run(replica.rank(query, count, 2.0, 1, sequence, filter))
+        options = SearchOptions(count, max_chunks=1, filter=filter)
+        ranked, known = self.run(replica.rank(query, options, sequence))
         assert known >= sequence
-        found = self.run(replica._search((query, count, filter)))
+        found = self.run(replica._search(Search(query, count, filter)))
         nearest = sorted(map(min, found.distances))
         assert [photo.distance for photo in ranked] == nearest[:count]
         return found
@@ -337,14 +343,14 @@ class ReplicasMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 1))
     def link(self, number):
-        index = self.all.replicas[number].index
+        index = self.all.replicas[number].follower.index
         index._engine.begin_at = 1
         index.build()
 
     @rule(number=st.integers(0, 1))
     def save(self, number):
         replica = self.all.replicas[number]
-        self.all.run(replica._save(replica.index))
+        self.all.run(replica.maintenance.save())
 
     @rule(number=st.integers(0, 1))
     def restart(self, number):
@@ -352,7 +358,7 @@ class ReplicasMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 1))
     def renew(self, number):
-        self.all.run(self.all.replicas[number]._renew())
+        self.all.run(self.all.replicas[number].maintenance.renew())
 
     @rule()
     def cut_log(self):
@@ -381,14 +387,14 @@ def test_a_search_waits_for_the_change_it_must_know(alone):
     east = unit(1, 0, 0, 0)
 
     async def search_first():
-        search = asyncio.ensure_future(replica.rank(east, 1, 2.0, 1, 1, None))
+        search = asyncio.ensure_future(replica.rank(east, ONE, 1))
         await asyncio.sleep(0.05)
         assert not search.done()
         alone.put("a", east[None])
         return await search
 
     # Until the store says that there is no change 1, the search waits for it.
-    replica.store.changes.remote = slowly = slow(replica.store.changes.remote)
+    replica.follower.store.changes.remote = slowly = slow(replica.follower.store.changes.remote)
     found, known = alone.run(search_first())
     assert slowly.calls
     assert [photo.id for photo in found] == ["a"]
@@ -409,7 +415,7 @@ def test_a_change_that_the_store_does_not_have_is_not_waited_for(alone):
     (replica,) = alone.replicas
     alone.put("a", unit(1, 0, 0, 0)[None])
     with pytest.raises(UnknownSequence, match=r"change 7 .* last change is 1"):
-        alone.run(replica.rank(unit(1, 0, 0, 0), 1, 2.0, 1, 7, None))
+        alone.run(replica.rank(unit(1, 0, 0, 0), ONE, 7))
 
 
 def test_another_store_takes_the_place_of_what_was_known(alone, tmp_path):
@@ -422,10 +428,10 @@ def test_another_store_takes_the_place_of_what_was_known(alone, tmp_path):
     alone.handle.store.close()
     alone.handle.store = Store(tmp_path / "other", ENCODER)
     alone.put("d", east[None])
-    alone.run(until(lambda: replica.position.sequence == 1))
+    alone.run(until(lambda: replica.follower.sequence == 1))
     assert alone.search(replica, east).photos == ["d"]
     with pytest.raises(UnknownSequence):
-        alone.run(replica.rank(east, 1, 2.0, 1, 3, None))
+        alone.run(replica.rank(east, ONE, 3))
 
 
 def test_a_replica_starts_from_its_snapshot_and_reads_only_what_is_newer(alone):
@@ -434,7 +440,7 @@ def test_a_replica_starts_from_its_snapshot_and_reads_only_what_is_newer(alone):
     alone.put("a", east[None])
     alone.put("b", east[None])
     alone.search(replica, east)
-    alone.run(replica._save(replica.index))
+    alone.run(replica.maintenance.save())
     alone.delete("b")
     sequence = alone.put("c", east[None])
     alone.stop(replica)
@@ -453,19 +459,21 @@ def test_a_replica_starts_from_its_snapshot_and_reads_only_what_is_newer(alone):
 
 def test_building_saving_and_renewing_happen_by_themselves(alone, monkeypatch):
     for name, value in {"BUILD_CHUNKS": 8, "SNAPSHOT_CHUNKS": 8, "RENEWAL_CHUNKS": 8}.items():
-        monkeypatch.setattr(chunk_index, name, value)
+        monkeypatch.setattr(maintenance, name, value)
     (replica,) = alone.replicas
-    replica.index._engine.begin_at = 1
+    replica.follower.index._engine.begin_at = 1
     rng = np.random.default_rng(7)
     for number in range(40):
         alone.put(f"{number}", np.stack([unit(*rng.normal(size=4)) for _ in range(3)]))
 
-    alone.run(until(lambda: replica.index.chunks == 120 and replica.index.waiting == 0))
-    alone.run(until(lambda: replica._snapshot is not None))
+    alone.run(
+        until(lambda: replica.follower.index.chunks == 120 and replica.follower.index.waiting == 0)
+    )
+    alone.run(until(lambda: replica.follower.snapshot is not None))
     for number in range(30):
         alone.delete(f"{number}")
-    alone.run(until(lambda: replica.index.chunks == 30))
-    alone.run(until(lambda: replica.index.removed == 0))
+    alone.run(until(lambda: replica.follower.index.chunks == 30))
+    alone.run(until(lambda: replica.follower.index.removed == 0))
     state = alone.run(replica.stats())
     assert (state.photos, state.chunks, state.sequence) == (10, 30, 70)
     assert state.engine == "approximate"
@@ -487,11 +495,11 @@ def test_a_snapshot_that_can_not_be_written_is_tried_again_later(
         folder = alone.folder / "elsewhere"
         (folder / "graph.faiss").mkdir(parents=True)
         monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(folder))
-    alone.run(replica._save(replica.index))
+    alone.run(replica.maintenance.save())
     assert "can't write a snapshot" in caplog.text
-    assert replica._snapshot is None
-    assert replica._unsaved == 1
-    assert not replica._must_save(replica.index, quiet_s=1000)
+    assert replica.follower.snapshot is None
+    assert replica.follower.unsaved == 1
+    assert not replica.maintenance.must_save(quiet_s=1000)
 
 
 def test_a_replica_that_no_longer_follows_is_replaced(alone):

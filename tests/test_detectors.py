@@ -21,31 +21,30 @@ from transformers import (
 )
 from transformers.models.rt_detr.configuration_rt_detr_resnet import RTDetrResNetConfig
 
+from deployments.compute.device import Placement
 from deployments.compute.weights import yolov5_weights
 from deployments.errors import ModelUnavailable
-from deployments.segmenter import detectors
+from deployments.segmenter import files as detector_files
+from deployments.segmenter.canvas_detectors import TorchScriptDetector, YoloV5Detector
 from deployments.segmenter.checkpoint import read_checkpoint
-from deployments.segmenter.detectors import (
-    TorchScriptDetector,
-    TransformersDetector,
-    YoloV5Detector,
-    is_torchscript,
-    load_detector,
-)
+from deployments.segmenter.detectors import load_detector
+from deployments.segmenter.files import find_detector, is_torchscript
+from deployments.segmenter.transformers_detector import TransformersDetector
 from deployments.segmenter.yolov5 import load_network
+from deployments.settings import SegmenterSettings
 
 CPU = torch.device("cpu")
 
 
 def load(model, image_size=320, batch_size=4, iou_threshold=0.45):
-    return load_detector(
-        str(model),
+    settings = SegmenterSettings(
+        model_name_or_path=str(model),
         image_size=image_size,
         iou_threshold=iou_threshold,
         batch_size=batch_size,
-        device=CPU,
-        dtype=torch.float32,
     )
+    placement = Placement("torch", CPU, torch.float32)
+    return load_detector(find_detector(settings), settings, placement)
 
 
 def photo(name, size=None):
@@ -275,9 +274,10 @@ def test_transformers_boxes_that_overlap_are_dropped(yolos):
 def test_no_torchvision_is_imported(yolos):
     """Where torchvision is installed, a detector must not depend on it either."""
     code = (
-        "import sys, torch; from deployments.segmenter.detectors import load_detector;"
-        f"d = load_detector({str(yolos)!r}, image_size=64, iou_threshold=0.5, batch_size=1,"
-        " device=torch.device('cpu'), dtype=torch.float32);"
+        "import sys, torch; from deployments.segmenter.segmenter import Segmenter;"
+        "from deployments.settings import SegmenterSettings;"
+        f"d = Segmenter(SegmenterSettings(model_name_or_path={str(yolos)!r}, image_size=64,"
+        " device='cpu', dtype='float32')).detector;"
         "d.detect([torch.zeros(9, 9, 3, dtype=torch.uint8)], [0.5]);"
         "assert 'torchvision' not in sys.modules; print(type(d.processor).__name__)"
     )
@@ -312,7 +312,7 @@ def test_a_folder_without_weights(yolos, tmp_path):
 
 
 def test_hub_names_go_through_hub_folder(monkeypatch, yolos):
-    monkeypatch.setattr(detectors, "hub_folder", {"someone/some-detector": yolos}.__getitem__)
+    monkeypatch.setattr(detector_files, "hub_folder", {"someone/some-detector": yolos}.__getitem__)
     assert isinstance(load("someone/some-detector"), TransformersDetector)
 
 

@@ -19,13 +19,9 @@ from transformers import (
 )
 
 from deployments.compute.images import decode, scale_crop
-from deployments.encoder.encoder import (
-    CLIP_MEAN,
-    CLIP_STD,
-    Encoder,
-    EncoderDeployment,
-    find_encoder,
-)
+from deployments.encoder.deployment import EncoderDeployment
+from deployments.encoder.encoder import Encoder
+from deployments.encoder.files import CLIP_MEAN, CLIP_STD, find_encoder
 from deployments.errors import BadParameter, ModelUnavailable
 from deployments.limits import ImageLimits
 from deployments.settings import EncoderSettings
@@ -75,8 +71,10 @@ def pictures(photos):
 
 
 def test_preprocessing_equals_transformers(clip, pictures):
-    encoder = Encoder(str(clip), device="cpu", dtype="float32")
-    ours = encoder.preprocess(pictures)
+    encoder = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32")
+    )
+    ours = encoder.tower.normalise(encoder.squares(pictures))
     processor = CLIPImageProcessorPil.from_pretrained(clip)
     theirs = torch.stack(
         [torch.as_tensor(processor(Image.fromarray(p))["pixel_values"][0]) for p in pictures]
@@ -100,13 +98,19 @@ SQUARE = {"height": SIZE, "width": SIZE}
 def test_squashing_equals_transformers(copy, pictures, crop):
     """All of a picture, and the centre square of what is square already."""
     CLIPImageProcessorPil(size=SQUARE, **crop).save_pretrained(copy)
-    encoder = Encoder(str(copy), device="cpu", dtype="float32")
+    encoder = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(copy), device="cpu", dtype="float32")
+    )
     assert encoder.files.squash
     processor = CLIPImageProcessorPil.from_pretrained(copy)
     theirs = torch.stack(
         [torch.as_tensor(processor(Image.fromarray(p))["pixel_values"][0]) for p in pictures]
     )
-    levels = (encoder.preprocess(pictures) - theirs) * torch.tensor(CLIP_STD).view(3, 1, 1) * 255
+    levels = (
+        (encoder.tower.normalise(encoder.squares(pictures)) - theirs)
+        * torch.tensor(CLIP_STD).view(3, 1, 1)
+        * 255
+    )
     assert levels.abs().max() <= 2.01
     assert levels.abs().mean() < 0.2
 
@@ -132,9 +136,9 @@ def test_a_query_is_squashed_as_its_crop_is(copy, photos):
 )
 def test_the_centre_is_cut_out_unless_it_is_said(copy, preprocessing):
     (copy / "preprocessor_config.json").write_text(json.dumps(preprocessing))
-    assert not find_encoder(str(copy)).squash
+    assert not find_encoder(EncoderSettings(pretrained_model_name_or_path=str(copy))).squash
     (copy / "preprocessor_config.json").unlink()
-    assert not find_encoder(str(copy)).squash
+    assert not find_encoder(EncoderSettings(pretrained_model_name_or_path=str(copy))).squash
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,7 @@ def test_the_centre_is_cut_out_unless_it_is_said(copy, preprocessing):
 def test_pictures_scaled_in_another_way_are_refused(copy, preprocessing):
     (copy / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     with pytest.raises(ModelUnavailable, match="do_center_crop") as error:
-        find_encoder(str(copy))
+        find_encoder(EncoderSettings(pretrained_model_name_or_path=str(copy)))
     assert json.dumps(preprocessing.get("size")) in str(error.value)
     assert f'{{"height": {SIZE}, "width": {SIZE}}}' in str(error.value)
 
@@ -157,12 +161,20 @@ def test_pictures_scaled_in_another_way_are_refused(copy, preprocessing):
 def test_a_broken_preprocessor_config_is_refused(copy):
     (copy / "preprocessor_config.json").write_text("{")
     with pytest.raises(ModelUnavailable, match=r"preprocessor_config\.json can't be read"):
-        find_encoder(str(copy))
+        find_encoder(EncoderSettings(pretrained_model_name_or_path=str(copy)))
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_image_embeddings_equal_transformers(clip, pictures, backend):
-    encoder = Encoder(str(clip), backend=backend, device="cpu", dtype="float32", batch_size=3)
+    encoder = Encoder(
+        EncoderSettings(
+            pretrained_model_name_or_path=str(clip),
+            backend=backend,
+            device="cpu",
+            dtype="float32",
+            batch_size=3,
+        )
+    )
     ours = encoder.encode_images(pictures)
     reference = CLIPModel.from_pretrained(clip).eval()
     processor = CLIPImageProcessorPil.from_pretrained(clip)
@@ -180,20 +192,34 @@ def test_image_embeddings_equal_transformers(clip, pictures, backend):
 
 
 def test_the_result_does_not_depend_on_the_batch(clip, pictures):
-    one_by_one = Encoder(str(clip), device="cpu", dtype="float32", batch_size=1)
-    together = Encoder(str(clip), device="cpu", dtype="float32", batch_size=32)
+    one_by_one = Encoder(
+        EncoderSettings(
+            pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32", batch_size=1
+        )
+    )
+    together = Encoder(
+        EncoderSettings(
+            pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32", batch_size=32
+        )
+    )
     np.testing.assert_allclose(
         one_by_one.encode_images(pictures), together.encode_images(pictures), atol=1e-5
     )
 
 
 def test_no_pictures_no_embeddings(clip):
-    assert Encoder(str(clip), device="cpu").encode_images([]).shape == (0, 32)
+    assert Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu")
+    ).encode_images([]).shape == (0, 32)
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_text_embeddings_equal_transformers(clip, backend):
-    encoder = Encoder(str(clip), backend=backend, device="cpu", dtype="float32")
+    encoder = Encoder(
+        EncoderSettings(
+            pretrained_model_name_or_path=str(clip), backend=backend, device="cpu", dtype="float32"
+        )
+    )
     texts = ["a cat", "two motorcycles in a garage, and a very long sentence behind them"]
     ours = encoder.encode_texts(texts)
     tokenizer, model = CLIPTokenizer.from_pretrained(clip), CLIPModel.from_pretrained(clip).eval()
@@ -208,8 +234,12 @@ def test_text_embeddings_equal_transformers(clip, backend):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_vectors_stay_close_to_float32(clip, pictures, dtype):
-    exact = Encoder(str(clip), device="cpu", dtype="float32").encode_images(pictures)
-    rounded = Encoder(str(clip), device="cpu", dtype=dtype).encode_images(pictures)
+    exact = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32")
+    ).encode_images(pictures)
+    rounded = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu", dtype=dtype)
+    ).encode_images(pictures)
     assert (exact * rounded).sum(axis=1).min() >= 0.998
 
 
@@ -221,13 +251,17 @@ def test_half_precision_at_the_size_of_vit_b_32(photos, tmp_path):
         np.array(Image.open(photos / name).convert("RGB"))
         for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
     ]
-    exact = Encoder(str(tmp_path), device="cpu", dtype="float32").encode_images(pictures)
-    rounded = Encoder(str(tmp_path), device="cpu", dtype="bfloat16").encode_images(pictures)
+    exact = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(tmp_path), device="cpu", dtype="float32")
+    ).encode_images(pictures)
+    rounded = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(tmp_path), device="cpu", dtype="bfloat16")
+    ).encode_images(pictures)
     assert (exact * rounded).sum(axis=1).min() >= 0.998
 
 
 def test_the_shipped_encoder_needs_no_hub_and_has_no_text_tower():
-    encoder = Encoder("models/compact", device="cpu")
+    encoder = Encoder(EncoderSettings(pretrained_model_name_or_path="models/compact", device="cpu"))
     assert encoder.files.identity.dimension == 256
     assert not encoder.files.has_text
     with pytest.raises(BadParameter, match="no text tower"):
@@ -235,12 +269,12 @@ def test_the_shipped_encoder_needs_no_hub_and_has_no_text_tower():
 
 
 def test_the_digest_tells_encoders_apart(clip, tmp_path):
-    here = find_encoder(str(clip)).identity
-    assert here == find_encoder(str(clip)).identity
+    here = find_encoder(EncoderSettings(pretrained_model_name_or_path=str(clip))).identity
+    assert here == find_encoder(EncoderSettings(pretrained_model_name_or_path=str(clip))).identity
     model = CLIPModel.from_pretrained(clip)
     model.visual_projection.weight.data[0, 0] += 1
     model.save_pretrained(tmp_path)
-    there = find_encoder(str(tmp_path)).identity
+    there = find_encoder(EncoderSettings(pretrained_model_name_or_path=str(tmp_path))).identity
     assert here.dimension == there.dimension == 32
     assert here.digest != there.digest
 
@@ -249,7 +283,7 @@ def test_a_model_that_cannot_be_had_is_one_sentence_soon(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     start = time.monotonic()
     with pytest.raises(ModelUnavailable) as error:
-        find_encoder("openai/no-such-clip")
+        find_encoder(EncoderSettings(pretrained_model_name_or_path="openai/no-such-clip"))
     assert time.monotonic() - start < 30
     assert "openai/no-such-clip" in str(error.value)
     assert "folder" in str(error.value)
@@ -258,10 +292,10 @@ def test_a_model_that_cannot_be_had_is_one_sentence_soon(monkeypatch):
 def test_a_folder_that_is_no_clip_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ModelUnavailable, match="not a CLIP model"):
-        find_encoder(str(tmp_path))
+        find_encoder(EncoderSettings(pretrained_model_name_or_path=str(tmp_path)))
 
 
 def test_statistics_default_to_openais(clip, tmp_path):
     CLIPModel.from_pretrained(clip).save_pretrained(tmp_path)
-    encoder = Encoder(str(tmp_path), device="cpu")
-    np.testing.assert_allclose(encoder._mean.numpy(), CLIP_MEAN)
+    encoder = Encoder(EncoderSettings(pretrained_model_name_or_path=str(tmp_path), device="cpu"))
+    np.testing.assert_allclose(encoder.files.mean, CLIP_MEAN)

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.chunk_index import engines
-from deployments.chunk_index.engines import ApproximateEngine, ExactEngine, Starts
+from deployments.chunk_index import approximate, exact
+from deployments.chunk_index.approximate import ApproximateEngine
+from deployments.chunk_index.engines import Starts
+from deployments.chunk_index.exact import ExactEngine
 
 DIMENSION = 8
 DTYPES = {"float32": np.float32, "float16": np.float16}
@@ -88,7 +90,7 @@ def test_exact_search_in_bfloat16_finds_what_is_nearest_among_the_vectors_as_kep
 
 def test_blocks_make_no_difference(monkeypatch):
     """Photos lie across the ends of blocks, and what is given up takes its blocks with it."""
-    monkeypatch.setattr(engines, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(exact, "BLOCK_ROWS", 7)
     rng = np.random.default_rng(2)
     photos = photos_of(rng, 80)
     engine = ExactEngine(DIMENSION, device="cpu")
@@ -120,8 +122,8 @@ def test_a_small_graph_with_photos_beside_it_is_brute_force_too(seed, size, buil
     """A walk with room for every chunk sees every chunk."""
     rng = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "LINK_ROWS", 8)
-        patch.setattr(engines, "WALK_COST", 0)  # walk, though comparing would be faster
+        patch.setattr(approximate, "LINK_ROWS", 8)
+        patch.setattr(approximate, "WALK_COST", 0)  # walk, though comparing would be faster
         engine = ApproximateEngine(DIMENSION, expansion=1000, begin_at=20)
         photos = photos_of(rng, size)
         for number, photo in enumerate(photos):
@@ -248,22 +250,22 @@ def addresses(engine: ApproximateEngine) -> list[int]:
 
 @pytest.mark.parametrize("expansion", [None, 200])
 def test_a_large_graph_is_built_and_searched_more_thoroughly(monkeypatch, expansion):
-    monkeypatch.setattr(engines, "GROWTH_CHUNKS", 100)
-    monkeypatch.setattr(engines, "WALK_COST", 0)
+    monkeypatch.setattr(approximate, "GROWTH_CHUNKS", 100)
+    monkeypatch.setattr(approximate, "WALK_COST", 0)
     rng = np.random.default_rng(7)
     engine = ApproximateEngine(DIMENSION, expansion=expansion, begin_at=10)
     for photo in photos_of(rng, 200):
         engine.append(photo)
     while engine.build():
         pass
-    assert engine._graph.hnsw.efConstruction > engines.CONSTRUCTION
+    assert engine._graph.hnsw.efConstruction > approximate.CONSTRUCTION
 
     asked, parameters = [], faiss.SearchParametersHNSW
     monkeypatch.setattr(
         faiss, "SearchParametersHNSW", lambda **o: asked.append(o["efSearch"]) or parameters(**o)
     )
     engine.search(unit(rng.normal(size=(1, DIMENSION))).astype(np.float32), 1, None)
-    assert asked == [expansion or int(engines.EXPANSION * (engine.starts.rows / 100) ** 0.5)]
+    assert asked == [expansion or int(approximate.EXPANSION * (engine.starts.rows / 100) ** 0.5)]
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.data())

@@ -13,6 +13,7 @@ from deployments.errors import InsetError, UnknownId
 def logged(caplog):
     """Log an exception as Ray Serve does; returns whether it came through."""
     serve_logger = logging.getLogger("ray.serve")
+    errors.keep_answers_out_of_the_log()
     serve_logger.addHandler(caplog.handler)
 
     def log(error):
@@ -25,6 +26,7 @@ def logged(caplog):
 
     yield log
     serve_logger.removeHandler(caplog.handler)
+    serve_logger.filters.clear()
 
 
 def test_an_answer_is_no_event(logged):

@@ -22,7 +22,8 @@ from starlette.testclient import TestClient
 
 from deployments import errors
 from deployments.errors import InsetError, UnknownId
-from deployments.ingress.app import MAX_PARTS, build_app
+from deployments.ingress.app import build_app
+from deployments.ingress.bodies import MAX_PARTS
 
 PROBLEMS = {
     error.status: error

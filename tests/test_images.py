@@ -14,16 +14,9 @@ from PIL import Image
 from skimage import data
 from transformers import CLIPImageProcessorPil
 
-from deployments.compute.images import (
-    FORMATS,
-    ImageLimits,
-    contrast,
-    decode,
-    outer_box,
-    resize,
-    scale_crop,
-)
+from deployments.compute.images import FORMATS, ImageLimits, decode, outer_box, resize, scale_crop
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
+from deployments.segmenter.chunks import contrast
 
 LIMITS = ImageLimits()
 

@@ -24,7 +24,7 @@ pytest_plugins = ["boxes"]  # for its fixtures
 @pytest.mark.parametrize("name", ["ingress", "store"])
 def test_a_box_that_computes_nothing_is_without_torch(name):
     """It takes 130 MB, and seconds to load."""
-    code = f"import sys, deployments.{name}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, deployments.{name}.deployment; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -108,9 +108,9 @@ class Moving:
     async def encode_query(self, data, box):
         return np.zeros(4)
 
-    async def rank(self, vector, limit, max_distance, max_chunks, sequence, filter):
+    async def rank(self, vector, options, sequence):
         self.asked.append(sequence)
-        self.filters.append(filter)
+        self.filters.append(options.filter)
         if sequence > self.sequence:
             raise UnknownSequence(f"The change {sequence} has not happened.")
         if sequence > self.index[1]:  # a search waits for what it must know, and sees no more
@@ -119,7 +119,7 @@ class Moving:
         ranked = [
             RankedPhoto(id, number / 10, [(chunk, number / 10) for chunk in range(len(r.chunks))])
             for number, (id, r) in enumerate(photos.items())
-        ][:limit]
+        ][: options.limit]
         if self.events:
             self.events.pop(0)(self)
         return ranked, self.index[1]

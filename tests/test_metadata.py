@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.chunk_index.columns import MetadataColumns
 from deployments.errors import BadParameter
 from deployments.metadata import (
     CONDITION_PATTERN,
     OPERATORS,
     Condition,
     Filter,
-    MetadataColumns,
     check_metadata,
     parse_metadata,
 )

@@ -17,24 +17,29 @@ from test_detectors import assert_same, check, some_photos
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import graph
-from deployments.compute.device import compute_threads
+from deployments.compute.device import Placement
 from deployments.compute.openvino import CompiledNetwork, convert, int8_file
+from deployments.compute.replicas import compute_threads
 from deployments.compute.weights import sha256
-from deployments.encoder.encoder import Encoder, find_encoder
+from deployments.encoder.encoder import Encoder
+from deployments.encoder.files import find_encoder
 from deployments.errors import ModelUnavailable
 from deployments.segmenter.checkpoint import read_checkpoint
-from deployments.segmenter.detectors import find_detector, load_detector
+from deployments.segmenter.detectors import load_detector
+from deployments.segmenter.files import find_detector
 from deployments.segmenter.segmenter import Segmenter
 from deployments.segmenter.yolov5 import load_network
+from deployments.settings import EncoderSettings, SegmenterSettings
 
 CPU = torch.device("cpu")
 
 
 def detector(path, dtype=torch.float32, backend="openvino"):
-    return load_detector(
-        str(path), image_size=320, iou_threshold=0.45, batch_size=4, device=CPU,
-        dtype=dtype, backend=backend,
-    )  # fmt: skip
+    name = "int8" if dtype == torch.int8 else "float32"
+    settings = SegmenterSettings(
+        model_name_or_path=str(path), image_size=320, batch_size=4, backend=backend, dtype=name
+    )
+    return load_detector(find_detector(settings), settings, Placement(backend, CPU, dtype))
 
 
 def run(*command, **environment):
@@ -119,7 +124,14 @@ def test_a_checkpoint_with_another_stride(checkpoint):
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_the_same_vectors(batch_size):
     torchs, openvinos = (
-        Encoder("models/compact", backend=backend, dtype="float32", batch_size=batch_size)
+        Encoder(
+            EncoderSettings(
+                pretrained_model_name_or_path="models/compact",
+                backend=backend,
+                dtype="float32",
+                batch_size=batch_size,
+            )
+        )
         for backend in ("torch", "openvino")
     )
     assert torchs.files == openvinos.files  # a store takes either
@@ -137,13 +149,21 @@ def test_the_same_vectors(batch_size):
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
 def test_other_number_formats(clip, dtype):
     """Where the CPU has no instructions for one, it is float32."""
-    exact = Encoder(str(clip), device="cpu", dtype="float32").encode_images(crops(5, 48))
-    found = Encoder(str(clip), backend="openvino", dtype=dtype).encode_images(crops(5, 48))
+    exact = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32")
+    ).encode_images(crops(5, 48))
+    found = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), backend="openvino", dtype=dtype)
+    ).encode_images(crops(5, 48))
     assert cosines(exact, found).min() > 0.998
 
 
 def test_from_several_threads(clip):
-    encoder = Encoder(str(clip), backend="openvino", dtype="float32")
+    encoder = Encoder(
+        EncoderSettings(
+            pretrained_model_name_or_path=str(clip), backend="openvino", dtype="float32"
+        )
+    )
     pictures = [crops(1 + seed % 3, 48, seed) for seed in range(24)]
     expected = [encoder.encode_images(some) for some in pictures]
     with compute_threads(1) as one, compute_threads(1) as other:
@@ -202,7 +222,10 @@ def cache(quantised, monkeypatch):
 
 
 def test_quantising_names_its_files_by_the_digest(cache, quantised, checkpoint, clip):
-    digests = [sha256(checkpoint), find_encoder(str(clip)).identity.digest]
+    digests = [
+        sha256(checkpoint),
+        find_encoder(EncoderSettings(pretrained_model_name_or_path=str(clip))).identity.digest,
+    ]
     files = {cache / f"{digest}.{suffix}" for digest in digests for suffix in ("xml", "bin")}
     assert set(cache.iterdir()) == files
     _, done = quantised
@@ -242,16 +265,24 @@ def test_int8_is_what_was_calibrated(cache, checkpoint, clip):
     assert not torch.equal(exact, near)
     assert (exact[..., :4] - near[..., :4]).abs().mean() < 2
 
-    encoder = Encoder(str(clip), backend="openvino", dtype="int8")
+    encoder = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), backend="openvino", dtype="int8")
+    )
     assert in_int8(encoder.tower) > 0.8
     vectors = encoder.encode_images(crops(9, 48))
-    exact = Encoder(str(clip), dtype="float32").encode_images(crops(9, 48))
+    exact = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), dtype="float32")
+    ).encode_images(crops(9, 48))
     assert cosines(exact, vectors).min() > 0.98
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
 def test_a_segmenter_in_int8(cache, checkpoint, photos):
-    segmenter = Segmenter(str(checkpoint), backend="openvino", dtype="int8", image_size=320)
+    segmenter = Segmenter(
+        SegmenterSettings(
+            model_name_or_path=str(checkpoint), backend="openvino", dtype="int8", image_size=320
+        )
+    )
     (photo,) = segmenter.segment([(photos / "coffee.png").read_bytes()])
     assert len(photo.chunks) > 30
 
@@ -272,14 +303,18 @@ def test_quantising_without_anything_to_do(photos, config, tmp_path, monkeypatch
 
 
 def test_int8_that_was_not_calibrated(tmp_path, monkeypatch, checkpoint, clip):
-    yolov5s = find_detector("yolov5s")
+    yolov5s = find_detector(SegmenterSettings()).path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sentence = r"scripts/quantize\.py PHOTOS"
     with pytest.raises(ModelUnavailable, match=sentence) as error:
         detector(yolov5s, dtype=torch.int8)
     assert f"yolov5s ({int8_file(sha256(yolov5s))})" in str(error.value)
     with pytest.raises(ModelUnavailable, match=sentence):
-        Encoder(str(clip), backend="openvino", dtype="int8")
+        Encoder(
+            EncoderSettings(
+                pretrained_model_name_or_path=str(clip), backend="openvino", dtype="int8"
+            )
+        )
     # The whole service ends with it, before a replica starts.
     int8 = {"backend": "openvino", "dtype": "int8"}
     models = {"segmenter": {"model_name_or_path": str(checkpoint)}, "encoder": {}}
@@ -317,12 +352,15 @@ def test_it_is_imported_only_where_it_is_asked_for(clip, checkpoint):
 import sys
 from deployments.encoder.encoder import Encoder
 from deployments.segmenter.segmenter import Segmenter
-Encoder({str(clip)!r}), Segmenter({str(checkpoint)!r})
+from deployments.settings import EncoderSettings, SegmenterSettings
+encoder = EncoderSettings(pretrained_model_name_or_path={str(clip)!r})
+segmenter = SegmenterSettings(model_name_or_path={str(checkpoint)!r})
+Encoder(encoder), Segmenter(segmenter)
 assert "openvino" not in sys.modules and "deployments.compute.openvino" not in sys.modules
 sys.modules["openvino"] = None  # as if it weren't installed
-for make, path in ((Encoder, {str(clip)!r}), (Segmenter, {str(checkpoint)!r})):
+for make, settings in ((Encoder, encoder), (Segmenter, segmenter)):
     try:
-        make(path, backend="openvino")
+        make(settings.model_copy(update={{"backend": "openvino"}}))
     except Exception as error:
         print(type(error).__name__, error)
 """

@@ -16,8 +16,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.errors import ModelUnavailable, StartupError, StoreFull, TooLarge, Unavailable
 from deployments.ingress.app import build_app
+from deployments.query import SearchOptions
 from deployments.records import Changes, EncoderState, Position
-from deployments.segmenter.detectors import find_detector
+from deployments.segmenter.files import find_detector
+from deployments.settings import SegmenterSettings
 
 pytest_plugins = ["boxes"]  # for its fixtures
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")
@@ -40,7 +42,7 @@ def test_model_name_or_path(tmp_path):
     """A checkpoint somewhere else; and what `/stats` calls it."""
     file = tmp_path / "my" / "detector.pt"
     file.parent.mkdir()
-    file.symlink_to(find_detector("yolov5s"))
+    file.symlink_to(find_detector(SegmenterSettings()).path)
     changes = {"segmenter": SMALL | {"model_name_or_path": str(file)}}
     segmenter = box("Segmenter", tmp_path, changes)
     assert "motorcycle" in segmenter.segmenter.detector.names
@@ -112,9 +114,7 @@ async def photo_batches(segmenter, photos, pause_s=0.0):
 async def crop_batches(encoder, pictures, pause_s=0.0):
     """The same for queries."""
     sizes = []
-    encoder.encoder.tower.register_forward_pre_hook(
-        lambda _, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
-    )
+    encoder.encoder.tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     calls = []
     for picture in pictures:
         calls.append(asyncio.ensure_future(encoder.encode_query(picture, None)))
@@ -166,9 +166,7 @@ def test_batches_of_crops_are_limited_by_their_number(tmp_path, pictures):
     assert len(photo.chunks) > 4
     encoder = box("IndexEncoder", tmp_path, {"encoder": {"batch_size": 4, "dtype": "float32"}})
     sizes = []
-    encoder.encoder.tower.register_forward_pre_hook(
-        lambda _, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
-    )
+    encoder.encoder.tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
 
     async def both():
         return await asyncio.gather(encoder.encode_photo(photo), encoder.encode_photo(photo))
@@ -221,8 +219,8 @@ def computing(name, folder, section, options):
     """A box, where its network computes, and the network."""
     made = box(name, folder, {section: options})
     if name == "Segmenter":
-        return made, made.segmenter.device, made.segmenter.detector.network
-    return made, made.encoder.device, made.encoder.tower
+        return made, made.segmenter.placement.device, made.segmenter.detector.network
+    return made, made.encoder.placement.device, made.encoder.tower
 
 
 BOXES = [("Segmenter", "segmenter"), ("IndexEncoder", "encoder"), ("QueryEncoder", "encoder")]
@@ -289,17 +287,17 @@ def test_threads(eight_cores, tmp_path, name, section, threads, expected):
 
 def teams(box):
     """How many threads of torch each of those has that run a box's network at the same time."""
-    everyone = threading.Barrier(box._threads._max_workers)
+    everyone = threading.Barrier(box.passes._threads._max_workers)
 
     def size():
         everyone.wait(timeout=10)
         return torch.get_num_threads()
 
-    return [f.result() for f in [box._threads.submit(size) for _ in range(everyone.parties)]]
+    return [f.result() for f in [box.passes._threads.submit(size) for _ in range(everyone.parties)]]
 
 
 def test_threads_for_the_queries_of_a_large_encoder(eight_cores, tmp_path, monkeypatch):
-    monkeypatch.setattr("deployments.encoder.encoder.SMALL_BYTES", 0)
+    monkeypatch.setattr("deployments.encoder.files.SMALL_BYTES", 0)
     made, _, _ = computing("QueryEncoder", tmp_path, "encoder", {})
     assert teams(made) == [8]
 
@@ -329,7 +327,7 @@ async def chunk_index_box(folder, changes):
 def chunk_index(folder, **options):
     async def start():
         async with chunk_index_box(folder, {"chunk_index": options}) as made:
-            return made.index
+            return made.follower.index
 
     return asyncio.run(start())
 
@@ -380,10 +378,10 @@ def test_aggregation(tmp_path, aggregation, expected):
 
     async def rank():
         async with chunk_index_box(tmp_path, {"ranker": {"aggregation": aggregation}}) as made:
-            made.index.put("extreme", at(0.1, 0.9))
-            made.index.put("moderate", at(0.3, 0.4))
+            made.follower.index.put("extreme", at(0.1, 0.9))
+            made.follower.index.put("moderate", at(0.3, 0.4))
             (query,) = at(0)
-            return await made.rank(query, 2, 2.0, 1, 0, None)
+            return await made.rank(query, SearchOptions(2, max_chunks=1), 0)
 
     ranked, _ = asyncio.run(rank())
     assert [(photo.id, pytest.approx(photo.distance, abs=1e-3)) for photo in ranked] == expected

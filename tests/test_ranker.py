@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from deployments.chunk_index.index import ChunkIndex
 from deployments.ranker import AGGREGATIONS, Ranker
 from deployments.records import Neighbours
+from deployments.settings import ChunkIndexSettings, RankerSettings
 
 # Distances come from a few values, so ties between photos and at the horizon are common.
 collections = st.dictionaries(
@@ -60,7 +61,7 @@ def test_the_answer_is_the_exact_top_of_all_photos(
     photos, aggregation, limit, max_distance, max_chunks
 ):
     collection = Collection(photos)
-    ranker = Ranker(aggregation)
+    ranker = Ranker(RankerSettings(aggregation=aggregation))
     ranked = asyncio.run(ranker.rank(collection.fetch, limit, max_distance, max_chunks))
     expected = brute_force(collection.photos, aggregation, limit, max_distance)
     assert [(photo.distance, photo.id) for photo in ranked] == expected
@@ -92,15 +93,15 @@ def test_one_fetch_is_enough_when_photos_are_distinct():
 
 
 def test_an_unknown_aggregation_is_refused():
-    with pytest.raises(ValueError, match="min, mean, max"):
-        Ranker("median")
+    with pytest.raises(ValueError, match="'min', 'mean' or 'max'"):
+        Ranker(RankerSettings(aggregation="median"))
 
 
 @given(seed=st.integers(0, 2**32 - 1), aggregation=st.sampled_from(sorted(AGGREGATIONS)))
 @settings(max_examples=30, deadline=None)
 def test_with_the_real_index_it_is_exact_too(seed, aggregation):
     rng = np.random.default_rng(seed)
-    index = ChunkIndex(8, device="cpu")
+    index = ChunkIndex(8, ChunkIndexSettings(device="cpu"))
     photos = {}
     query = rng.standard_normal(8).astype(np.float32)
     query /= np.linalg.norm(query)
@@ -114,6 +115,6 @@ def test_with_the_real_index_it_is_exact_too(seed, aggregation):
     async def fetch(count):
         return index.search(query[None], count)[0]
 
-    ranked = asyncio.run(Ranker(aggregation).rank(fetch, 5))
+    ranked = asyncio.run(Ranker(RankerSettings(aggregation=aggregation)).rank(fetch, 5))
     expected = brute_force(photos, aggregation, 5, 2.0)
     assert [photo.id for photo in ranked] == [id for _, id in expected]

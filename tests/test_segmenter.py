@@ -2,6 +2,7 @@
 
 import io
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,15 +10,15 @@ import skimage
 import torch
 from PIL import Image
 
-from deployments.compute import images as images_module
-from deployments.compute.images import decode, scale_crop
+from deployments.compute.images import decode, scale_crop, scale_crops
 from deployments.errors import BadParameter, BrokenImage, ModelUnavailable, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
 from deployments.records import SegmentedPhoto
 from deployments.segmenter import segmenter as segmenter_module
-from deployments.segmenter.detectors import Detections
+from deployments.segmenter.detection import Detections
 from deployments.segmenter.segmenter import Segmenter
 from deployments.segmenter.thumbnails import make_thumbnail
+from deployments.settings import SegmenterSettings
 from deployments.tiles import tile_boxes
 
 
@@ -35,7 +36,9 @@ def encoded(image, kind="PNG"):
 @pytest.fixture(scope="module")
 def segmenter():
     limits = ImageLimits(max_bytes=5_000_000, max_pixels=1_000_000)
-    return Segmenter(dtype="float32", device="cpu", tiles=[], crop_size=64, limits=limits)
+    return Segmenter(
+        SegmenterSettings(dtype="float32", device="cpu", tiles=[]), crop_size=64, limits=limits
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,9 @@ def test_finds_what_anyone_sees(segmenter, name, label, near):
 
 @pytest.mark.parametrize("squash", [False, True])
 def test_the_crops_are_the_boxes_of_the_full_picture(squash):
-    segmenter = Segmenter(dtype="float32", device="cpu", crop_size=64, squash=squash)
+    segmenter = Segmenter(
+        SegmenterSettings(dtype="float32", device="cpu"), crop_size=64, squash=squash
+    )
     data = photo("motorcycle_left.png")
     [result] = segmenter.segment([data])
     assert {chunk.source for chunk in result.chunks} == {"detection", "tile", "whole"}
@@ -106,12 +111,15 @@ def test_no_thumbnail_of_what_is_no_photo(segmenter):
 
 
 def test_a_gpus_way_to_cut_gives_the_same_photos(monkeypatch):
-    segmenter = Segmenter(dtype="float32", device="cpu", crop_size=48, min_tile_contrast=8)
+    segmenter = Segmenter(
+        SegmenterSettings(dtype="float32", device="cpu", min_tile_contrast=8), crop_size=48
+    )
     picture = Image.open(io.BytesIO(photo("motorcycle_left.png"))).convert("RGB")
     sizes = [(240, 160), (160, 240), (300, 20)]
     images = [*(encoded(picture.resize(size)) for size in sizes), b"bad"]
     expected = segmenter.segment(images)
-    monkeypatch.setattr(images_module, "MATRICES_ON", {"cpu"})
+    together = partial(scale_crops, together_on={"cpu"})
+    monkeypatch.setattr(segmenter_module, "scale_crops", together)
     actual = segmenter.segment(images)
     assert type(actual.pop()) is type(expected.pop()) is NotAnImage
     for a, b in zip(actual, expected, strict=True):
@@ -204,13 +212,15 @@ def test_objects_come_first_then_tiles_then_the_whole_picture(recorder):
 
 def test_without_tiles_there_are_objects_and_the_whole_picture(recorder):
     recorder.boxes = [(10, 10, 60, 60)]
-    [result] = Segmenter(tiles=[], crop_size=16).segment([encoded(Image.new("RGB", (200, 150)))])
+    [result] = Segmenter(SegmenterSettings(tiles=[]), crop_size=16).segment(
+        [encoded(Image.new("RGB", (200, 150)))]
+    )
     assert [chunk.source for chunk in result.chunks] == ["detection", "whole"]
 
 
 def test_scales_and_number_of_tiles(recorder):
     for tiles, max_tiles, count in [((2,), 64, 9), ((2,), 9, 9), ((3, 2), 34, 34), ((), 1, 0)]:
-        segmenter = Segmenter(tiles=tiles, max_tiles=max_tiles, crop_size=16)
+        segmenter = Segmenter(SegmenterSettings(tiles=tiles, max_tiles=max_tiles), crop_size=16)
         [result] = segmenter.segment([encoded(Image.new("RGB", (200, 200)))])
         assert len(boxes(result)) == count
 
@@ -220,7 +230,7 @@ def test_a_tile_that_is_nearly_an_object_is_dropped(recorder):
     first, _, third = tiles[:3]
     near = (0, 0, 100, 75)  # three quarters of the first
     far = (100, 0, 200, 60)  # six tenths of the third
-    segmenter = Segmenter(tiles=[2], crop_size=16)
+    segmenter = Segmenter(SegmenterSettings(tiles=[2]), crop_size=16)
     for found, dropped in [([], []), ([near], [first]), ([far], []), ([far, third], [third])]:
         recorder.boxes = found
         [result] = segmenter.segment([encoded(Image.new("RGB", (200, 200)))])
@@ -236,7 +246,7 @@ def test_flat_tiles_are_dropped_if_it_is_said(recorder):
     everything = tile_boxes(200, 200, (2,), 64)
     structured = [box for box in everything if box[2] > 100 and box[3] > 100]
     for least, tiles in [(0, everything), (2, structured), (128, [])]:
-        segmenter = Segmenter(tiles=[2], min_tile_contrast=least, crop_size=100)
+        segmenter = Segmenter(SegmenterSettings(tiles=[2], min_tile_contrast=least), crop_size=100)
         [result] = segmenter.segment([encoded(picture)])
         assert boxes(result) == tiles
         assert (len(boxes(result, "detection")), result.chunks[-1].source) == (1, "whole")
@@ -252,7 +262,7 @@ def test_no_contrast_is_computed_for_nothing(recorder, monkeypatch):
 
 
 def test_no_more_than_a_batch_is_decoded_at_once(recorder):
-    segmenter = Segmenter(batch_size=2, confidence_threshold=0.6)
+    segmenter = Segmenter(SegmenterSettings(batch_size=2, confidence_threshold=0.6))
     images = [encoded(Image.new("RGB", (8, 8), (i, 0, 0))) for i in range(5)]
     results = segmenter.segment([*images[:4], b"bad", images[4]], [None, 0.1, 0, 1, 1, None])
     assert recorder.batches == [(2, [0.6, 0.1]), (2, [0, 1]), (1, [0.6])]
@@ -276,16 +286,20 @@ def test_no_more_than_a_batch_is_decoded_at_once(recorder):
         ("max_tiles", 0),
         ("max_tiles", 33),
         ("min_tile_contrast", -1),
-        ("crop_size", 0),
         ("device", "tpu"),
         ("dtype", "int4"),
     ],
 )
 def test_values_outside_their_range(name, value):
     with pytest.raises(ValueError, match=name):
-        Segmenter(**{name: value})
+        SegmenterSettings(**{name: value})
+
+
+def test_crops_of_no_size():
+    with pytest.raises(ValueError, match="crop_size"):
+        Segmenter(crop_size=0)
 
 
 def test_an_unknown_model():
     with pytest.raises(ModelUnavailable, match=r"'yolov9'.*yolov5n, yolov5s.*yolov9.*hub name"):
-        Segmenter("yolov9")
+        Segmenter(SegmenterSettings(model_name_or_path="yolov9"))

@@ -1,6 +1,5 @@
 """The settings, and what the two configs say of them."""
 
-import inspect
 import math
 from pathlib import Path
 from typing import get_args
@@ -10,14 +9,13 @@ import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.chunk_index.index import ChunkIndex
 from deployments.compute.device import DTYPES, resolve_device
-from deployments.encoder.encoder import Encoder, EncoderDeployment
+from deployments.encoder.deployment import EncoderDeployment
 from deployments.errors import StartupError
 from deployments.limits import ImageLimits
-from deployments.ranker import AGGREGATIONS, Ranker
-from deployments.segmenter.segmenter import Segmenter, SegmenterDeployment
-from deployments.settings import Settings, display_name
+from deployments.ranker import AGGREGATIONS
+from deployments.segmenter.deployment import SegmenterDeployment
+from deployments.settings import EncoderSettings, SegmenterSettings, Settings, display_name
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = [ROOT / "serve_config.yaml", ROOT / "serve_config.gpu.yaml"]
@@ -145,25 +143,6 @@ def test_snapshots_of_the_index_lie_in_the_store_unless_it_is_said_where():
 
 
 # Defaults and choices stand in two places each
-
-
-@pytest.mark.parametrize(
-    ("section", "implementation", "shared"),
-    [
-        ("segmenter", Segmenter, 11),
-        ("encoder", Encoder, 5),
-        ("chunk_index", ChunkIndex, 4),
-        ("ranker", Ranker, 1),
-    ],
-)
-def test_defaults_are_those_of_the_classes(section, implementation, shared):
-    parameters = inspect.signature(implementation).parameters
-    defaults = getattr(Settings(), section).model_dump()
-    both = defaults.keys() & parameters.keys()
-    assert len(both) == shared
-    assert defaults.keys() - both <= {"threads", "batch_wait_ms", "path"}  # these are the replicas'
-    for name in both:
-        assert defaults[name] == parameters[name].default, name
 
 
 def test_default_limits_are_those_of_the_decoder():
@@ -307,13 +286,13 @@ def test_tiles_that_would_not_fit():
 def test_a_backend_that_can_not(section, options, sentence):
     assert refusal({section: options}) == f"serve_config.yaml, args: {section}: {sentence}"
     with pytest.raises(ValueError, match=sentence):
-        {"segmenter": Segmenter, "encoder": Encoder}[section](**options)
+        {"segmenter": SegmenterSettings, "encoder": EncoderSettings}[section](**options)
 
 
 def test_a_backend_that_there_is_not():
-    for implementation in (Segmenter, Encoder):
-        with pytest.raises(ValueError, match="backend must be torch or openvino, not 'onnx'"):
-            implementation(backend="onnx")
+    for section in (SegmenterSettings, EncoderSettings):
+        with pytest.raises(ValueError, match=r"backend\n.*'torch' or 'openvino'"):
+            section(backend="onnx")
 
 
 @pytest.mark.parametrize("value", [None, "yolov5s", 3, []])

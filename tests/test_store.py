@@ -37,10 +37,10 @@ from stores import (
 )
 
 from deployments.errors import BadParameter, EncoderMismatch, IdTaken, StoreUnusable, UnknownId
-from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
+from deployments.records import Chunk, EncodedPhoto, EncoderIdentity, Stored
 from deployments.store.copies import backup, restore
 from deployments.store.format import KeepThumbnail
-from deployments.store.store import Delete, Put, Store, Stored
+from deployments.store.store import Delete, Put, Store
 
 pytest_plugins = ["stores"]  # for its fixtures
 
@@ -157,8 +157,8 @@ class StoreMachine(RuleBasedStateMachine):
         ]
 
     @rule(after=st.none() | IDS, limit=st.integers(1, 4))
-    def page(self, after: str | None, limit: int) -> None:
-        found = [record.id for record in self.store.page(after, limit)]
+    def records_after(self, after: str | None, limit: int) -> None:
+        found = [record.id for record in self.store.records_after(after, limit)]
         assert found == sorted(id for id in self.photos if id > (after or ""))[:limit]
 
     @invariant()
@@ -223,7 +223,7 @@ def test_unknown(store: Store) -> None:
         with pytest.raises(UnknownId, match="'nobody'"):
             read("nobody")
     assert store.records(["nobody"]) == [None]
-    assert store.page(None, 10) == []
+    assert store.records_after(None, 10) == []
     changes = store.changes(None, 1)
     assert (changes.changes, changes.last) == ([], 0)
     assert store.apply([]) == []
@@ -245,7 +245,7 @@ def test_hostile_id(store: Store, id: str) -> None:
         with pytest.raises(BadParameter):
             read(id)
     with pytest.raises(BadParameter):
-        store.page(id, 1)
+        store.records_after(id, 1)
     str(bad_put.detail).encode()  # it can be written into a response
 
 
@@ -435,7 +435,7 @@ def test_killed_writer_loses_nothing_it_acknowledged(folder: Path) -> None:
 
         store = Store(folder, ENCODER, lock_timeout_s=1)
         found = {}
-        for record in store.page(None, 10**6):
+        for record in store.records_after(None, 10**6):
             # Whole, whether it was acknowledged or not.
             data = record.id.encode() * (record.bytes // len(record.id))
             assert_whole(store, record.id, data)

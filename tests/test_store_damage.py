@@ -18,7 +18,8 @@ from stores import (
 )
 
 from deployments.errors import CorruptRecord
-from deployments.store.store import Delete, Store, Stored
+from deployments.records import Stored
+from deployments.store.store import Delete, Store
 
 pytest_plugins = ["stores"]  # for its fixtures
 
@@ -53,7 +54,9 @@ def test_damage_is_found(folder: Path, caplog, database: str, position: int) -> 
     assert_whole(store, "good", good)
     is_record = database == "records"
     assert [record is None for record in store.records(["bad", "good"])] == [is_record, False]
-    assert [record.id for record in store.page(None, 1)] == ["good" if is_record else "bad"]
+    assert [record.id for record in store.records_after(None, 1)] == [
+        "good" if is_record else "bad"
+    ]
     changes = store.changes(None, 2**20).changes
     content = replay({"bad": (float16(bad), {})}, changes)
     assert sorted(content) == (["bad", "good"] if database == "originals" else ["good"])

@@ -26,7 +26,8 @@ from stores import (
 )
 
 from deployments.errors import StoreUnusable
-from deployments.store.format import FORMAT, content_hash
+from deployments.records import content_hash
+from deployments.store.format import FORMAT
 from deployments.store.reader import StoreReader
 from deployments.store.store import Delete, Store
 

@@ -17,8 +17,9 @@ from conftest import ROOT
 from stores import ENCODER, assert_counts, assert_whole, at, put
 
 from deployments.errors import StoreFull
+from deployments.records import Stored
 from deployments.store.format import KeepThumbnail
-from deployments.store.store import Delete, Store, Stored
+from deployments.store.store import Delete, Store
 
 pytest_plugins = ["stores"]  # for its fixtures
 
@@ -34,7 +35,7 @@ def test_map_grows_under_readers(folder: Path) -> None:
         try:
             while not done.is_set():
                 assert_whole(store, "first", b"1" * 10_000)
-                store.page(None, 5)
+                store.records_after(None, 5)
                 store.changes(at(store, max(0, store.stats().sequence - 3)), 2**20)
                 reads[reader] += 1
         except BaseException as error:
@@ -180,7 +181,8 @@ def test_disk_errors(store, monkeypatch, code: int, free: int, is_full: bool) ->
 FULL_DISK = """
 import sys
 from deployments.errors import StoreFull
-from deployments.store.store import Delete, Store, Stored
+from deployments.store.store import Delete, Store
+from deployments.records import Stored
 from tests.stores import ENCODER, assert_counts, assert_whole, put
 
 store = Store(sys.argv[1], ENCODER)

@@ -10,11 +10,13 @@ import pytest
 from stores import ENCODER, Replica, assert_same_content, at, put
 
 from deployments.errors import StoreFull
-from deployments.records import Position
+from deployments.records import Position, Stored
 from deployments.settings import StoreSettings
+from deployments.store import deployment as store_deployment
 from deployments.store import store as store_module
+from deployments.store.deployment import StoreDeployment
 from deployments.store.followers import CUT_EVERY_S, FORGET_S, Followers
-from deployments.store.store import Delete, Store, Stored, StoreDeployment
+from deployments.store.store import Delete, Store
 
 pytest_plugins = ["stores"]  # for its fixtures
 
@@ -185,7 +187,7 @@ def test_followers_hold_back_the_cut() -> None:
 
 
 def test_the_deployment_cuts_what_its_followers_have_seen(folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(store_module, "CUT_WORTH", 3)
+    monkeypatch.setattr(store_deployment, "CUT_WORTH", 3)
     deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)
     store, clock = deployment.store, Clock()
     deployment._followers = Followers(clock)

@@ -21,8 +21,9 @@ import pytest
 from conftest import ROOT, free_port, wait_until
 from stores import DIMENSION, ENCODER, OLD, assert_counts, assert_whole, float16, make_old, put
 
+from deployments.records import content_hash
 from deployments.store import copies as store_copies
-from deployments.store.format import PUT, content_hash, sequence_key
+from deployments.store.format import PUT, sequence_key
 from deployments.store.reader import StoreReader
 from deployments.store.store import Delete, Store
 

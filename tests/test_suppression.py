@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from operations import CountOperations
 
 from deployments.segmenter import suppression
+from deployments.segmenter.chunks import TILE_IOU, apart
 from deployments.segmenter.suppression import (
     MAX_CANDIDATES,
     MAX_DETECTIONS,
-    TILE_IOU,
-    apart,
     intersection_over_union,
     select,
     suppress,

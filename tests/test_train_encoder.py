@@ -9,6 +9,7 @@ from PIL import Image
 from train_encoder import Batches, Recipe, Training, Validation, learning_rate, main, save_encoder
 
 from deployments.encoder.encoder import Encoder
+from deployments.settings import EncoderSettings
 
 RECIPE = Recipe(steps=6, batch=8, warmup=2, teacher_weight=0)
 CPU = torch.device("cpu")
@@ -63,7 +64,9 @@ def test_the_learning_rate_rises_and_falls():
 def test_the_service_loads_what_it_writes(photos, tmp_path):
     training = Training(RECIPE, CPU)
     save_encoder(training, tmp_path)
-    encoder = Encoder(str(tmp_path), dtype="float32", device="cpu")
+    encoder = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(tmp_path), dtype="float32", device="cpu")
+    )
     assert encoder.files.squash
     assert encoder.files.image_size == 112
     validation = Validation(photos[:2], photos[2:4])

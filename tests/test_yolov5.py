@@ -12,17 +12,13 @@ from torch import nn
 
 from deployments.compute.weights import yolov5_weights
 from deployments.segmenter.checkpoint import CheckpointRefused, read_checkpoint
-from deployments.segmenter.yolov5 import (
+from deployments.segmenter.letterbox import (
     PADDING_GREY,
-    Conv,
-    YoloV5,
-    decode_head,
-    fuse,
     lay_on_canvases,
     letterbox,
-    load_network,
     square_letterbox,
 )
+from deployments.segmenter.yolov5 import Conv, YoloV5, decode_head, fuse, load_network
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from deployments.files import sync
 from deployments.records import Position
-from deployments.store.access import sync_folders
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +60,14 @@ class Snapshots:
                 save(folder)
                 header = {"kind": self.kind, "position": asdict(position)}
                 (folder / "header.json").write_text(json.dumps(header))
-                for file in folder.iterdir():
-                    _sync(file)
-                sync_folders({folder})
+                sync([*folder.iterdir(), folder])
                 target = self.path / f"{position.sequence:020}-{position.history}"
                 shutil.rmtree(target, ignore_errors=True)
                 folder.rename(target)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            sync_folders({self.path})
+            sync([self.path])
             for older in self._folders():
                 if older != target:
                     shutil.rmtree(older, ignore_errors=True)
@@ -118,11 +116,3 @@ class Snapshots:
             yield is_ours
         finally:
             os.close(descriptor)
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

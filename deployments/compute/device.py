@@ -1,17 +1,41 @@
-"""Devices and number formats by name, and the ways there and back, the same for every network."""
+"""Devices and number formats by name, and copies to a device and back, for every network."""
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+if TYPE_CHECKING:
+    from deployments.settings import NetworkSection
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What runs a network, and where.
+
+    Attributes:
+        backend: `torch` or `openvino`.
+        device: always the CPU for OpenVINO.
+        dtype: the number format it computes in.
+    """
+
+    backend: str
+    device: torch.device
+    dtype: torch.dtype
+
+
+def place(settings: NetworkSection) -> Placement:
+    """Return where the network of a section of the settings runs on this machine."""
+    device = resolve_device("cpu" if settings.backend == "openvino" else settings.device)
+    return Placement(settings.backend, device, resolve_dtype(settings.dtype, device))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -91,49 +115,3 @@ def download(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
     for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
     return [tensor.numpy() for tensor in fetched]
-
-
-# For replicas that compute: several of them share the cores, and OpenMP threads that spin while
-# they wait for work take the cores from the others (measured: half of the indexing rate). It has to
-# be in the environment before torch is loaded.
-COMPUTING_REPLICA = {
-    "num_cpus": 0,
-    "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
-}
-# For one that also jumps about in gigabytes. glibc (2.35 or newer) asks the kernel for pages of
-# 2 MiB then, if it does so from the beginning of the process.
-HUGE_PAGES_REPLICA = {
-    "num_cpus": 0,
-    "runtime_env": {
-        "env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    },
-}
-
-
-def compute_threads(threads: int | None, passes: int = 1) -> ThreadPoolExecutor:
-    """Return the threads from which a replica runs its network.
-
-    An event loop that waits for them stays free for other requests and for health checks; and torch
-    keeps one team of threads for each thread that calls it, so there should be no more of them.
-
-    Args:
-        threads: on the CPU, of all teams together; None for all cores. Without this Ray would set
-            it to the replica's `num_cpus`, which is a share for scheduling, not a limit.
-        passes: how many run the network at the same time.
-    """
-    team = (threads or count_cores()) // passes
-    return ThreadPoolExecutor(passes, initializer=torch.set_num_threads, initargs=(team,))
-
-
-def passes_at_once(threads: int | None, backend: str, device: torch.device) -> int:
-    """Return how many passes at the same time make the most of a replica's threads.
-
-    The threads of torch's team wait for each other after each layer: on two cores, two passes of
-    one thread each do 1.2 (YOLOv5s) to 1.3 times (a small CLIP) what two threads do together.
-    OpenVINO gains nothing by it, and a GPU has its own way.
-    """
-    return threads or count_cores() if backend == "torch" and device.type == "cpu" else 1
-
-
-def count_cores() -> int:
-    return os.cpu_count() or 1

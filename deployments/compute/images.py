@@ -214,15 +214,6 @@ def _scale_window(pixels: torch.Tensor, window: list[list[int]], size: int) -> t
     return resized[top : top + size, left : left + size]
 
 
-# How bright red, green and blue are to the eye (ITU-R BT.601), as in Pillow's grey.
-GREY = np.array([0.299, 0.587, 0.114], np.float32)
-
-
-def contrast(pixels: np.ndarray) -> float:
-    """Return the standard deviation of the grey values of uint8 `[h, w, 3]`: 0 to 127.5."""
-    return float((pixels.astype(np.float32) @ GREY).std())
-
-
 def resize(pixels: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
     """Scale uint8 `[h, w, 3]` to `[*size, 3]`, antialiased, as Pillow does.
 

@@ -18,7 +18,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tqdm import tqdm
 
-from deployments.errors import ModelUnavailable
+from deployments.errors import ModelUnavailable, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ def hub_folder(name: str) -> Path:
             folder = _snapshot(name, weights)
     except Exception as error:  # dozens of kinds: no network, no such model, not allowed, ...
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-        raise ModelUnavailable(_hub_sentence(name, _first_line(reason or error))) from None
+        raise ModelUnavailable(_hub_sentence(name, first_line(reason or error))) from None
     if not any(folder.glob(weights[0])):
         raise ModelUnavailable(_hub_sentence(name, "no weights came"))
     return folder
@@ -256,8 +256,3 @@ def _hub_sentence(name: str, reason: str) -> str:
         "on a machine that reaches the hub and copy the folder here; as the encoder, "
         "models/compact needs no download."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -6,7 +6,7 @@ loaded, and not by what only has to know which model it is: the process that bui
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -14,10 +14,8 @@ from transformers import CLIPTextModelWithProjection as CLIPText
 from transformers import CLIPVisionModelWithProjection as CLIPVision
 from transformers.utils import logging as transformers_logging
 
+from deployments.encoder.files import EncoderFiles
 from deployments.errors import ModelUnavailable
-
-if TYPE_CHECKING:
-    from deployments.encoder.encoder import EncoderFiles
 
 # A file may hold two towers: transformers would list the weights of the other one as unexpected at
 # every start. Missing ones are looked for in `_load`.
@@ -25,13 +23,51 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
-def load_image_tower(files: EncoderFiles, dtype: torch.dtype) -> CLIPVision:
+class ImageTower(torch.nn.Module):
+    """The tower of the pictures, with the normalisation of its input before it.
+
+    Args:
+        network: of transformers.
+        mean, std: of the channels of its input, on a scale from 0 to 1.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: CLIPVision, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        # Always float32: in half precision, pixels would lose half a level.
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalise pixels, uint8 `[n, 3, h, w]` to float32 of the same shape.
+
+        After the squares of `Encoder.squares` this is the same as transformers'
+        `CLIPImageProcessor`, within 2 of 255 grey levels: both round the scaled pixels to whole
+        levels, by different code. Squashed, a pixel in a thousand may differ by more, at sharp
+        edges.
+        """
+        return (pixels.float() / 255 - self.mean) / self.std
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return vectors `[n, dimension]`, not yet normalised, of pixels `[n, 3, h, w]`.
+
+        Args:
+            pixels: uint8, or float32 as `normalise` returns it.
+        """
+        values = self.normalise(pixels) if pixels.dtype == torch.uint8 else pixels
+        return self.network(pixel_values=values.to(self.network.dtype)).image_embeds
+
+
+def load_image_tower(files: EncoderFiles, dtype: torch.dtype) -> ImageTower:
     """Load the tower of the pictures, on the CPU.
 
     Raises:
         ModelUnavailable: the weights can't be read, or some are missing.
     """
-    return _load(files, CLIPVision, dtype)
+    return ImageTower(_load(files, CLIPVision, dtype), files.mean, files.std)
 
 
 def load_text_tower(

@@ -8,17 +8,12 @@ for one image after the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from deployments.compute.device import upload
 
-if TYPE_CHECKING:
-    from deployments.records import Box
-
-TILE_IOU = 0.7  # a tile that overlaps an object by more than this would be the same chunk again
 MAX_CANDIDATES = 4096
 MAX_DETECTIONS = 300
 BLOCK = 256  # candidates that are compared with one another at a time; most images have fewer
@@ -118,22 +113,6 @@ def suppress(boxes: torch.Tensor, classes: torch.Tensor, iou_threshold: float) -
 def _any(overlap: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
     """Return bool `[n, second]`: overlapped, bool `[n, first, second]`, by one that stays."""
     return (overlap & stay[:, :, None]).any(1)
-
-
-def apart(tiles: list[Box], objects: list[Box]) -> list[Box]:
-    """Return the tiles that show something else than each of the objects.
-
-    In NumPy, because on so few boxes each of its operations takes a fifth of torch's time.
-    """
-    if not tiles or not objects:
-        return tiles
-    one, other = np.array(tiles), np.array(objects)[:, None]
-    inside = np.minimum(one[:, 2:], other[..., 2:]) - np.maximum(one[:, :2], other[..., :2])
-    intersection = inside.clip(0).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (one, other)]
-    union = np.maximum(sum(areas) - intersection, 1)  # of whole pixels
-    same = (intersection / union > TILE_IOU).any(0)
-    return [tile for tile, of_tile in zip(tiles, same.tolist(), strict=True) if not of_tile]
 
 
 def intersection_over_union(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

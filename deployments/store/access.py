@@ -97,16 +97,6 @@ def make_folder(path: Path) -> list[Path]:
     return missing
 
 
-def sync_folders(folders: set[Path]) -> None:
-    """Make the entries of these folders durable: LMDB syncs its file, not the way to it."""
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def take_ownership(path: Path, timeout_s: float) -> int:
     """Lock the folder for this process; return the descriptor that holds the lock.
 

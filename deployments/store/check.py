@@ -10,12 +10,11 @@ import lmdb
 import numpy as np
 
 from deployments.errors import CorruptRecord
-from deployments.records import Record
+from deployments.records import Record, content_hash
 from deployments.store.format import (
     DELETE,
     PUT,
     Totals,
-    content_hash,
     count_chunks,
     decode_record,
     decode_vectors,

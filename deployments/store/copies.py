@@ -6,20 +6,20 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import lmdb
 
 from deployments.errors import StoreUnusable
+from deployments.files import replacing, sync
 from deployments.store.access import (
     DATA,
     hold_files,
     make_folder,
     opening,
     require_store,
-    sync_folders,
     take_ownership,
 )
 from deployments.store.format import (
@@ -53,7 +53,7 @@ def backup(reader: StoreReader, file: Path, progress: Progress) -> None:
         OSError: the file can't be written.
         lmdb.Error: the store can't be read.
     """
-    with _replacing(file) as target:
+    with replacing(file) as target:
         _copy_compacted(reader.copy_to, target, progress)
 
 
@@ -80,13 +80,13 @@ def restore(file: Path, path: Path, progress: Progress) -> None:
                 f"There is a store in {path} already, and a backup is not restored over it: move "
                 "that folder away, or give another one."
             )
-        with _replacing(path / DATA) as target, file.open("rb") as source:
+        with replacing(path / DATA) as target, file.open("rb") as source:
             while block := source.read(COPY_BYTES):
                 target.write(block)
                 progress(len(block))
             target.flush()
             _begin_anew(Path(target.name))
-        sync_folders({folder.parent for folder in made})
+        sync({folder.parent for folder in made})
     finally:
         os.close(owner)
 
@@ -113,7 +113,7 @@ def compact(path: Path, progress: Progress) -> tuple[int, int]:
             with opening(path):
                 env = lmdb.open(str(path), readonly=True, max_dbs=len(Databases._fields))
             # The old file is closed before the copy takes its place.
-            with _replacing(path / DATA) as target, env:
+            with replacing(path / DATA) as target, env:
                 _require_format(env, path)
                 _require_room(env, path)
                 _copy_compacted(
@@ -124,26 +124,6 @@ def compact(path: Path, progress: Progress) -> tuple[int, int]:
             os.close(alone)
     finally:
         os.close(owner)
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[BinaryIO]:
-    """A new file beside another, whose place it takes, durably, at the end of the block.
-
-    When the block fails it is removed. What a killed process has left is written over.
-    """
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        with partial.open("wb") as target:
-            yield target
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(partial, file)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-    sync_folders({file.parent})
 
 
 def _copy_compacted(copy_to: Callable[[int], None], target: BinaryIO, progress: Progress) -> None:

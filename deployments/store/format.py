@@ -24,7 +24,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,14 +41,12 @@ from deployments.errors import (
     StoreUnusable,
     UnknownId,
 )
-from deployments.records import EncoderIdentity, Record
+from deployments.records import VECTOR_DTYPE, EncoderIdentity, Record, Stored, check_id
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 3
 READABLE_FORMATS = (1, 2, FORMAT)
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,199}$"  # an LMDB key has at most 511 bytes
-VECTOR_DTYPE = np.dtype("<f2")
 CHECKSUM_BYTES = 16
 PUT, DELETE = b"P", b"D"
 
@@ -73,18 +70,6 @@ class KeepThumbnail:
     id: str
     sha256: str
     data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """The answer to a `Put`.
-
-    Attributes:
-        created: False if the same bytes were already there under this id; nothing was written.
-    """
-
-    record: Record
-    created: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,19 +334,6 @@ def _checksum(id: str, payload: bytes | memoryview) -> bytes:
     return digest.digest()
 
 
-def content_hash(id: str, vectors: np.ndarray) -> int:
-    """A number for what an index holds of a photo, from 0 to 2**64 - 1.
-
-    Their sum modulo 2**64 over all photos tells whether two indexes hold the same.
-
-    Args:
-        vectors: float `[n, d]`; rounded to float16, as they are stored.
-    """
-    digest = hashlib.blake2b(id.encode() + b"\0", digest_size=8)
-    digest.update(np.ascontiguousarray(vectors, dtype=VECTOR_DTYPE))
-    return int.from_bytes(digest.digest(), "big")
-
-
 def is_intact(id: str, value: bytes) -> bool:
     return value[:CHECKSUM_BYTES] == _checksum(id, memoryview(value)[CHECKSUM_BYTES:])
 
@@ -442,17 +414,3 @@ def corrupt(id: str, part: str) -> CorruptRecord:
         f"The stored {part} of the photo {id!r} is damaged: delete the photo and index it again, "
         "and check the disk."
     )
-
-
-def check_id(id: str) -> str:
-    """Return the id.
-
-    Raises:
-        BadParameter: it can't be the id of a photo.
-    """
-    if not re.fullmatch(ID_PATTERN[1:-1], id):
-        raise BadParameter(
-            f"{id[:60]!r} can't be an id: use 1 to 200 ASCII letters, digits, '.', '_', '~' and "
-            "'-', beginning with a letter or a digit."
-        )
-    return id

@@ -241,7 +241,7 @@ class StoreReader:
             vectors = txn.get(key, db=self.dbs.vectors)
         return decode_vectors(decode_record(id, value), vectors, self.encoder.dimension)
 
-    def page(self, after: str | None, limit: int) -> list[Record]:
+    def records_after(self, after: str | None, limit: int) -> list[Record]:
         """At most `limit` records in id order (ASCII), of the ids greater than `after`.
 
         A damaged record is left out, and logged. Fewer than `limit` records: there are no more.

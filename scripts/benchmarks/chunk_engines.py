@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from benchmarks.chunk_vectors import CHUNKS, WANTED
-from deployments.chunk_index.engines import CONSTRUCTION, LINKS
+from deployments.chunk_index.approximate import CONSTRUCTION, LINKS
 from deployments.chunk_index.index import ChunkIndex
+from deployments.settings import ChunkIndexSettings
 
 ADDED = 10_500  # chunks that are added to a full index
 WAITING = 65_536  # chunks that Inset's index lets wait to be linked
@@ -55,8 +56,8 @@ class InsetEngine:
     can_remove: ClassVar[bool] = True
     is_inset: ClassVar[bool] = True
 
-    def __init__(self, engine: str, dimension: int) -> None:
-        self.index = ChunkIndex(dimension, engine=engine, device="cpu")
+    def __init__(self, engine: Literal["exact", "approximate"], dimension: int) -> None:
+        self.index = ChunkIndex(dimension, ChunkIndexSettings(engine=engine, device="cpu"))
 
     def add(self, chunks: np.ndarray, first: int) -> None:
         for number, vectors in enumerate(chunks, first):

@@ -31,7 +31,7 @@ from common.tables import cells, markdown_head, markdown_row, titles
 from benchmarks.chunk_engines import ADDED, ENGINES, Engine
 from benchmarks.chunk_vectors import CHUNKS, Vectors, prepare, read
 from benchmarks.processes import in_new_process
-from deployments.compute.device import HUGE_PAGES_REPLICA
+from deployments.compute.replicas import HUGE_PAGES_REPLICA
 
 GOAL = 0.99  # recall
 REMOVED = 100  # photos

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from benchmarks.processes import in_new_process
-from deployments.compute.device import COMPUTING_REPLICA, DTYPES, resolve_dtype
+from deployments.compute.device import DTYPES, resolve_dtype
+from deployments.compute.replicas import COMPUTING_REPLICA
 from deployments.compute.weights import yolov5_weights
 from deployments.segmenter.checkpoint import read_checkpoint
 from deployments.segmenter.yolov5 import YoloV5, load_network

@@ -21,13 +21,15 @@ from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from deployments.compute.device import resolve_dtype
-from deployments.compute.images import contrast, outer_box
+from deployments.compute.images import outer_box
 from deployments.compute.weights import yolov5_weights
 from deployments.records import Box
+from deployments.segmenter.canvas_detectors import CPU_BATCH
 from deployments.segmenter.checkpoint import read_checkpoint
-from deployments.segmenter.detectors import CPU_BATCH
-from deployments.segmenter.suppression import apart, select
-from deployments.segmenter.yolov5 import PADDING_GREY, Letterbox, load_network, square_letterbox
+from deployments.segmenter.chunks import apart, contrast
+from deployments.segmenter.letterbox import PADDING_GREY, Letterbox, square_letterbox
+from deployments.segmenter.suppression import select
+from deployments.segmenter.yolov5 import load_network
 from deployments.settings import SegmenterSettings
 from deployments.tiles import tile_boxes
 

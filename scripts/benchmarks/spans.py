@@ -15,11 +15,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from deployments.chunk_index import index as chunk_index
+from deployments.chunk_index import deployment as chunk_index_deployment
+from deployments.chunk_index import index
+from deployments.encoder import deployment as encoder_deployment
 from deployments.encoder import encoder
 from deployments.ingress import app
-from deployments.ingress import service as ingress
-from deployments.segmenter import detectors, segmenter
+from deployments.ingress import deployment as ingress_deployment
+from deployments.segmenter import canvas_detectors, segmenter
+from deployments.segmenter import deployment as segmenter_deployment
+from deployments.store import deployment as store_deployment
 from deployments.store import store
 from graph import build
 
@@ -30,23 +34,23 @@ FOLDER = "INSET_SPANS"  # the variable of the environment that names the folder 
 # What is recorded. A function of a module is recorded where it is imported: `decode` as it is
 # called in `segmenter`, for example. Labels are the qualified names.
 DEPLOYMENTS: list[tuple[Any, list[str]]] = [
-    (ingress.IngressDeployment, ["index", "search"]),
-    (segmenter.SegmenterDeployment, ["segment"]),
-    (encoder.EncoderDeployment, ["encode_photo", "encode_query"]),
-    (chunk_index.ChunkIndexDeployment, ["rank"]),
-    (store.StoreDeployment, ["find", "put", "records"]),
+    (ingress_deployment.IngressDeployment, ["index", "search"]),
+    (segmenter_deployment.SegmenterDeployment, ["segment"]),
+    (encoder_deployment.EncoderDeployment, ["encode_photo", "encode_query"]),
+    (chunk_index_deployment.ChunkIndexDeployment, ["rank"]),
+    (store_deployment.StoreDeployment, ["find", "put", "records"]),
 ]
 CLASSES: list[tuple[type, list[str]]] = [
     (app.FastAPI, ["__call__"]),
     (segmenter.Segmenter, ["segment", "_cut"]),
-    (detectors.YoloV5Detector, ["detect"]),
-    (encoder.Encoder, ["encode_images", "preprocess"]),
-    (chunk_index.ChunkIndex, ["search"]),
+    (canvas_detectors.CanvasDetector, ["detect"]),
+    (encoder.Encoder, ["encode_images", "squares"]),
+    (index.ChunkIndex, ["search"]),
     (store.Store, ["apply"]),
 ]
 MODULES: list[tuple[ModuleType, list[str]]] = [
     (segmenter, ["decode", "make_thumbnail"]),
-    (encoder, ["decode"]),
+    (encoder_deployment, ["decode"]),
 ]
 
 

@@ -29,7 +29,7 @@ from benchmarks.closed_loop import percentiles
 from benchmarks.memory import MIB, Peak
 from benchmarks.photos import cut_queries, endless
 from benchmarks.plain import Plain
-from deployments.compute.device import COMPUTING_REPLICA
+from deployments.compute.replicas import COMPUTING_REPLICA
 from deployments.settings import SegmenterSettings
 
 THREADS = 8

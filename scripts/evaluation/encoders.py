@@ -17,11 +17,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from common.backbone import SIDE, Backbone, unit
-from common.models import make_encoder
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.compute.device import resolve_device, resolve_dtype
-from deployments.encoder.encoder import CLIP_MEAN, CLIP_STD
+from deployments.encoder.encoder import Encoder
+from deployments.encoder.files import CLIP_MEAN, CLIP_STD
 from deployments.errors import ModelUnavailable
 from deployments.settings import EncoderSettings
 
@@ -158,7 +158,7 @@ class Clip:
     """
 
     def __init__(self, settings: EncoderSettings) -> None:
-        self.encoder = make_encoder(settings)
+        self.encoder = Encoder(settings)
         self.size, self.squash = self.encoder.files.image_size, self.encoder.files.squash
 
     def encode(self, crops: np.ndarray) -> np.ndarray:

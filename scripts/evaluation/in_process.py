@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from common.models import make_segmenter
 from tqdm import tqdm
 
 from deployments.chunk_index.index import ChunkIndex
@@ -18,7 +17,7 @@ from deployments.errors import InsetError
 from deployments.ranker import Ranker
 from deployments.records import Box, Neighbours
 from deployments.segmenter.segmenter import Segmenter
-from deployments.settings import SegmenterSettings
+from deployments.settings import ChunkIndexSettings, SegmenterSettings
 from evaluation.encoders import CropEncoder
 from evaluation.queries import LIMIT, EvaluationFailed, Photo, Query, open_picture
 from evaluation.report import Answer, Row
@@ -44,7 +43,7 @@ def evaluate(
         ModelUnavailable: the detector is not available.
     """
     settings = SegmenterSettings.model_validate({"batch_size": BATCH} | options)
-    segmenter = make_segmenter(settings, encoder.size, encoder.squash)
+    segmenter = Segmenter(settings, crop_size=encoder.size, squash=encoder.squash)
     index, chunks, rate = index_photos(encoder, segmenter, photos, name)
     answers = asyncio.run(search(encoder, index, chunks, queries, name))
     return Row(name, show(options), index.dimension, chunks, answers, rate)
@@ -86,7 +85,8 @@ def index_photos(
                 chunks[photo.id] = [chunk.box for chunk in result.chunks]
             seconds += time.monotonic() - began
             bar.update(len(batch))
-    index = ChunkIndex(next(iter(vectors.values())).shape[1], engine="exact", device="cpu")
+    dimension = next(iter(vectors.values())).shape[1]
+    index = ChunkIndex(dimension, ChunkIndexSettings(engine="exact", device="cpu"))
     for id, of_photo in vectors.items():
         index.put(id, of_photo)
     return index, chunks, len(photos) / seconds

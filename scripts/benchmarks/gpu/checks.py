@@ -14,8 +14,8 @@ from benchmarks.gpu.sizes import Sizes, make_photos
 from deployments.compute.images import decode, scale_crops
 from deployments.limits import ImageLimits
 from deployments.segmenter.checkpoint import Checkpoint
+from deployments.segmenter.letterbox import lay_on_canvases, letterbox
 from deployments.segmenter.suppression import select
-from deployments.segmenter.yolov5 import lay_on_canvases, letterbox
 from deployments.tiles import tile_boxes
 
 Rows = list[dict[str, Any]]

@@ -21,10 +21,10 @@ import torch
 
 from benchmarks.gpu.decoders import Batches
 from deployments.compute.device import upload
-from deployments.compute.images import MATRICES_ON, outer_box, scale_crops
-from deployments.segmenter.suppression import apart, select
-from deployments.segmenter.yolov5 import Letterbox, lay_on_canvases, letterbox
-from deployments.tiles import tile_boxes
+from deployments.compute.images import MATRICES_ON, scale_crops
+from deployments.segmenter.chunks import choose_boxes
+from deployments.segmenter.letterbox import Letterbox, lay_on_canvases, letterbox
+from deployments.segmenter.suppression import select
 
 TILES = (2, 3)
 MAX_TILES = 64
@@ -141,9 +141,8 @@ class Pipeline:
         height, width = place.image
         corners = place.boxes_on_image(found[:, :4])
         visible = (corners[:, 2:] > corners[:, :2]).all(1)
-        objects = [outer_box(box, width, height) for box in corners[visible].tolist()]
-        tiles = apart(tile_boxes(width, height, TILES, MAX_TILES), objects)
-        return np.array([*objects, *tiles, (0, 0, width, height)])
+        chosen = choose_boxes(height, width, corners[visible].tolist(), TILES, MAX_TILES)
+        return np.array([*chosen.objects, *chosen.tiles, chosen.whole])
 
     def cut(self, photos: Sequence[torch.Tensor], boxes: Sequence[np.ndarray]) -> torch.Tensor:
         """Cut the chunks: uint8 `[chunks of all photos, crop_size, crop_size, 3]`."""

@@ -15,7 +15,7 @@ from benchmarks.gpu.networks import make_detector, make_tower, operations
 from benchmarks.gpu.sizes import Sizes
 from deployments.compute.device import DTYPES
 from deployments.segmenter.checkpoint import Checkpoint
-from deployments.segmenter.yolov5 import letterbox
+from deployments.segmenter.letterbox import letterbox
 
 Rows = list[dict[str, Any]]
 

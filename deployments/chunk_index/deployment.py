@@ -1,0 +1,137 @@
+"""The chunk index as a deployment: it follows the store, and ranks photos."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ray import serve
+
+from deployments.chunk_index.follower import Follower
+from deployments.chunk_index.index import ChunkIndex
+from deployments.chunk_index.maintenance import Maintenance
+from deployments.chunk_index.snapshots import Snapshots
+from deployments.compute.batching import batched
+from deployments.compute.replicas import HUGE_PAGES_REPLICA, compute_threads
+from deployments.errors import keep_answers_out_of_the_log
+from deployments.handles import StoreHandle
+from deployments.metadata import Filter
+from deployments.query import SearchOptions
+from deployments.ranker import Ranker
+from deployments.records import IndexState, Neighbours, RankedPhoto
+from deployments.settings import HEALTH_CHECK_S, ChunkIndexSettings
+
+MAX_BATCH = 32  # searches that are made together
+
+
+class Search(NamedTuple):
+    """What is wanted of the index: the `count` photos nearest to `query` that match `filter`."""
+
+    query: np.ndarray
+    count: int
+    filter: Filter | None
+
+
+@serve.deployment(
+    name="ChunkIndex",
+    max_ongoing_requests=256,
+    health_check_period_s=HEALTH_CHECK_S,
+    ray_actor_options=HUGE_PAGES_REPLICA,
+)
+class ChunkIndexDeployment:
+    """A `ChunkIndex` that loads from a snapshot and from the store, and then follows the store;
+    with the `Ranker` that makes photos of its chunks.
+    """
+
+    async def __init__(
+        self,
+        settings: ChunkIndexSettings,
+        dimension: int,
+        ranker: Ranker,
+        store: StoreHandle,
+    ) -> None:
+        keep_answers_out_of_the_log()
+        self.ranker = ranker
+
+        def make() -> ChunkIndex:
+            return ChunkIndex(dimension, settings)
+
+        index = make()
+        snapshots = Snapshots(settings.path, index.kind)
+        position = await asyncio.to_thread(snapshots.read, index.load)
+        # What a snapshot that can't be read has left in the index is thrown away.
+        self.follower = Follower(store, make, index if position else make(), position)
+        await self.follower.start()
+        self.maintenance = Maintenance(self.follower, snapshots)
+        self._threads = compute_threads(None)
+        self._search = batched(self._search_batch, max_batch_size=MAX_BATCH)
+        self._tasks = [
+            asyncio.create_task(self.follower.follow()),
+            asyncio.create_task(self.maintenance.run()),
+        ]
+
+    async def rank(
+        self, query: np.ndarray, options: SearchOptions, sequence: int
+    ) -> tuple[list[RankedPhoto], int]:
+        """Rank the photos nearest to a query, once the store's change `sequence` is known here.
+
+        Args:
+            query: float32 `[dimension]`, L2-normalised.
+
+        Returns:
+            The photos, and the change up to which everything was known.
+
+        Raises:
+            UnknownSequence: the store has no such change.
+        """
+        known = await self.follower.wait_for(sequence)
+
+        async def fetch(count: int) -> Neighbours:
+            return await self._search(Search(query, count, options.filter))
+
+        ranked = await self.ranker.rank(
+            fetch, options.limit, options.max_distance, options.max_chunks
+        )
+        return ranked, known
+
+    async def stats(self) -> IndexState:
+        """Return what is loaded."""
+        index, snapshot = self.follower.index, self.follower.snapshot
+        return IndexState(
+            engine=index.engine,
+            photos=index.photos,
+            chunks=index.chunks,
+            sequence=self.follower.sequence,
+            digest=index.digest,
+            waiting=index.waiting,
+            removed=index.removed,
+            snapshot=snapshot.sequence if snapshot else None,
+        )
+
+    async def ping(self) -> None:
+        """Answer, to show that it can."""
+
+    async def check_health(self) -> None:
+        """Tell Serve to replace a replica that no longer follows the store."""
+        for task in self._tasks:
+            if task.done():
+                raise RuntimeError("a task of the chunk index has ended") from task.exception()
+
+    async def _search_batch(self, searches: list[Search]) -> list[Neighbours]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, _search_together, self.follower.index, searches
+        )
+
+
+def _search_together(index: ChunkIndex, searches: Sequence[Search]) -> list[Neighbours]:
+    """Answer searches; those that have a filter in common are made at once."""
+    answers: dict[int, Neighbours] = {}
+    for filter in {search.filter for search in searches}:
+        places = [place for place, search in enumerate(searches) if search.filter == filter]
+        queries = np.stack([searches[place].query for place in places])
+        count = max(searches[place].count for place in places)
+        answers.update(zip(places, index.search(queries, count, filter), strict=True))
+    return [answers[place] for place in range(len(searches))]

@@ -1,0 +1,118 @@
+"""The encoder as a deployment, which the graph binds twice: for photos, and for queries."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import torch
+from ray import serve
+
+from deployments.compute.images import decode, scale_crop
+from deployments.compute.replicas import (
+    COMPUTING_REPLICA,
+    Passes,
+    load_with_threads,
+    passes_at_once,
+)
+from deployments.encoder.encoder import Encoder
+from deployments.errors import BadParameter, keep_answers_out_of_the_log
+from deployments.limits import ImageLimits
+from deployments.records import EncodedPhoto, SegmentedPhoto
+from deployments.settings import HEALTH_CHECK_S, EncoderSettings
+
+
+@serve.deployment(
+    max_ongoing_requests=64,
+    max_queued_requests=256,
+    health_check_period_s=HEALTH_CHECK_S,
+    ray_actor_options=COMPUTING_REPLICA,
+)
+class EncoderDeployment:
+    """An `Encoder` behind batches limited by the number of crops.
+
+    It is bound twice, for photos and for queries, so that a search doesn't wait behind the crops
+    of the photos being indexed.
+
+    Args:
+        low_latency: be quick with one picture, rather than get through many.
+    """
+
+    def __init__(
+        self, settings: EncoderSettings, limits: ImageLimits, low_latency: bool = False
+    ) -> None:
+        keep_answers_out_of_the_log()
+        self.limits = limits
+        self.encoder = load_with_threads(settings.threads, lambda: Encoder(settings))
+        threads, at_once = settings.threads, 1
+        if not low_latency:
+            at_once = passes_at_once(threads, self.encoder.placement)
+        elif self.encoder.files.is_small:
+            threads = threads or 1
+        self.passes = Passes(settings, threads, at_once)
+        # The first pass is slow (memory, kernels): let no request wait for it.
+        size = self.encoder.files.image_size
+        self.passes.run(self.encoder.encode_images, np.zeros((1, size, size, 3), np.uint8))
+        self._encode_texts = self.passes.batched(self._encode_texts_together)
+        self._encode_images = self.passes.batched(
+            self._encode_images_together, batch_size_fn=lambda items: sum(map(len, items))
+        )
+
+    async def encode_photo(self, photo: SegmentedPhoto) -> EncodedPhoto:
+        """Replace a photo's crops by their vectors."""
+        # serve.batch refuses an item that is larger than a batch.
+        size = self.encoder.settings.batch_size
+        pieces = [photo.crops[start : start + size] for start in range(0, len(photo.crops), size)]
+        vectors = await asyncio.gather(*map(self._encode_images, pieces))
+        return EncodedPhoto(
+            photo.width,
+            photo.height,
+            photo.media_type,
+            photo.animated,
+            photo.chunks,
+            np.concatenate(vectors),
+            photo.thumbnail,
+        )
+
+    async def encode_query(
+        self, data: bytes, box: tuple[float, float, float, float] | None
+    ) -> np.ndarray:
+        """Encode a picture, or a part of it, as its crop would be: float32 `[dimension]`.
+
+        Raises:
+            BadParameter: the box lies outside the picture.
+            TooLarge, NotAnImage, BrokenImage
+        """
+        crop = await asyncio.to_thread(self._cut_query, data, box)
+        vectors = await self._encode_images(crop[np.newaxis])
+        return vectors[0]
+
+    async def encode_text(self, text: str) -> np.ndarray:
+        """Encode a text: float32 `[dimension]`.
+
+        Raises:
+            BadParameter: the encoder has no text tower.
+        """
+        return await self._encode_texts(text)
+
+    async def ping(self) -> None:
+        """Answer, to show that it can."""
+
+    def _cut_query(self, data: bytes, box: tuple[float, float, float, float] | None) -> np.ndarray:
+        pixels = decode(data, self.limits).pixels
+        height, width = pixels.shape[:2]
+        if box is None:
+            box = (0, 0, width, height)
+        elif box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+            raise BadParameter(
+                f"The box {box} lies outside of the picture, which has {width} x {height} pixels."
+            )
+        files = self.encoder.files
+        return scale_crop(torch.from_numpy(pixels), box, files.image_size, files.squash).numpy()
+
+    def _encode_images_together(self, crops: list[np.ndarray]) -> list[np.ndarray]:
+        vectors = self.encoder.encode_images(np.concatenate(crops))
+        return np.split(vectors, np.cumsum([len(item) for item in crops])[:-1])
+
+    def _encode_texts_together(self, texts: list[str]) -> list[np.ndarray]:
+        return list(self.encoder.encode_texts(texts))

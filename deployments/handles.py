@@ -1,0 +1,103 @@
+"""How deployments call each other: what each of them answers, as types.
+
+A deployment gets a Ray handle of another one. Its class is behind the handle, often in a process
+that has loaded what this one should not load (torch, LMDB), so the types are here and not there.
+A test holds each of them against the class of its deployment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import numpy as np
+
+from deployments.query import Corners, SearchOptions
+from deployments.records import (
+    Changes,
+    EncodedPhoto,
+    IndexState,
+    Metadata,
+    Position,
+    RankedPhoto,
+    Record,
+    SegmentedPhoto,
+    Stored,
+    StoreState,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+H = TypeVar("H", bound="Handle")
+
+
+class Response(Protocol[T_co]):
+    """The answer to a call: await it, or pass it on as an argument of the next call.
+
+    What is passed on goes from replica to replica, and not through the process in between.
+    """
+
+    def __await__(self) -> Generator[Any, None, T_co]: ...
+
+
+Later = T | Response[T]  # an argument, or the answer that will be one
+
+
+class Method(Protocol[P, T_co]):
+    """A method of a deployment."""
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Response[T_co]: ...
+
+
+class Handle(Protocol):
+    """What every deployment answers."""
+
+    ping: Method[[], None]
+
+    def options(self: H, *, _by_reference: bool) -> H:
+        """Return the handle with other options.
+
+        Args:
+            _by_reference: send large arguments and answers through shared memory, whatever
+                `RAY_SERVE_USE_GRPC_BY_DEFAULT` says. Private in Ray; seen in 2.60.
+        """
+
+
+class SegmenterHandle(Handle, Protocol):
+    """See `segmenter.deployment.SegmenterDeployment`."""
+
+    segment: Method[[bytes, float | None], SegmentedPhoto]
+    thumbnail: Method[[bytes], bytes]
+
+
+class EncoderHandle(Handle, Protocol):
+    """See `encoder.deployment.EncoderDeployment`."""
+
+    encode_photo: Method[[Later[SegmentedPhoto]], EncodedPhoto]
+    encode_query: Method[[Later[bytes], Corners | None], np.ndarray]
+    encode_text: Method[[str], np.ndarray]
+
+
+class ChunkIndexHandle(Handle, Protocol):
+    """See `chunk_index.deployment.ChunkIndexDeployment`."""
+
+    rank: Method[[Later[np.ndarray], SearchOptions, int], tuple[list[RankedPhoto], int]]
+    stats: Method[[], IndexState]
+
+
+class StoreHandle(Handle, Protocol):
+    """See `store.deployment.StoreDeployment`."""
+
+    put: Method[[str, bytes, str | None, Later[EncodedPhoto], Metadata], Stored]
+    delete: Method[[str], int]
+    keep_thumbnail: Method[[str, str, bytes], bool]
+    find: Method[[str, str], Record | None]
+    record: Method[[str], Record]
+    records: Method[[list[str]], tuple[list[bytes | None], int]]
+    get: Method[[str], tuple[Record, bytes]]
+    thumbnail: Method[[str], bytes | None]
+    original: Method[[str], bytes]
+    records_after: Method[[str | None, int], list[Record]]
+    changes: Method[[Position | None, float, str, Position | None], Changes]
+    stats: Method[[], StoreState]

@@ -1,0 +1,159 @@
+"""Request bodies: one image, or several parts, read within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.errors import BadParameter, NotAnImage, TooLarge
+
+MAX_PARTS = 1000
+
+
+class BodyLimit:
+    """ASGI middleware: stop reading a request once its body is over the limit.
+
+    Args:
+        app: what answers the requests.
+        max_bytes: the limit.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        count = 0
+
+        async def limited() -> Message:
+            nonlocal count
+            message = await receive()
+            count += len(message.get("body", b""))
+            if count > self.max_bytes:
+                raise TooLarge(
+                    f"The request has more than {self.max_bytes:,} bytes: send less at once."
+                )
+            return message
+
+        await self.app(scope, limited, send)
+
+
+@dataclass(frozen=True, slots=True)
+class SentImage:
+    """An image in a request.
+
+    Attributes:
+        filename: as the client named it.
+        read: returns the bytes. Raises TooLarge.
+    """
+
+    filename: str | None
+    read: Callable[[], Awaitable[bytes]]
+
+
+def has_body(request: Request) -> bool:
+    """Return whether a request has a body."""
+    length = request.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in request.headers
+
+
+async def read_images(
+    request: Request, max_bytes: int, fields: frozenset[str] = frozenset()
+) -> tuple[list[SentImage], dict[str, str]]:
+    """Return the image in the body or those in its parts, and the texts of other parts by name.
+
+    Args:
+        max_bytes: of one image.
+        fields: names of parts that may be there besides `file`.
+
+    Raises:
+        BadParameter: parts that are missing, broken, unknown or there twice.
+        NotAnImage: the body is neither an image nor multipart.
+        TooLarge
+    """
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type.startswith("image/"):
+        data = await _read_body(request, max_bytes)
+
+        async def whole() -> bytes:
+            return data
+
+        return [SentImage(None, whole)], {}
+    if media_type != "multipart/form-data":
+        raise NotAnImage(
+            f"The content type is {media_type or 'missing'}: send the bytes of one image with "
+            "Content-Type: image/jpeg (or another image type), or multipart/form-data with parts "
+            "named file."
+        )
+    form = await _parse_form(request)
+    strangers = {name for name in form if name not in fields | {"file"}}
+    if strangers:
+        raise BadParameter(
+            f"There are parts named {', '.join(sorted(map(repr, strangers)))}: name each 'file'."
+        )
+    images = [_sent_image(part, max_bytes) for part in form.getlist("file")]
+    if not images:
+        raise BadParameter("There is no part named 'file' in the body.")
+    return images, {name: _read_field(form, name) for name in fields & form.keys()}
+
+
+async def _parse_form(request: Request) -> FormData:
+    # Starlette keeps parts of more than a megabyte in temporary files, not in memory.
+    parser = _Multipart(
+        request.headers, request.stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise BadParameter(f"The multipart body can't be read: {error.message}") from None
+    if not parser.ended:
+        raise BadParameter("The multipart body ends early: its last boundary is missing.")
+    return form
+
+
+def _read_field(form: FormData, name: str) -> str:
+    first, *others = form.getlist(name)
+    if others:
+        raise BadParameter(f"There are {1 + len(others)} parts named {name!r}: send one.")
+    if not isinstance(first, str):
+        raise BadParameter(f"The part named {name!r} has a filename: send it without one.")
+    return first
+
+
+class _Multipart(MultiPartParser):
+    """Starlette's parser, which by itself drops a part that is cut off, and says nothing."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > max_bytes:
+            raise _too_many_bytes(max_bytes)
+    return bytes(body)
+
+
+def _sent_image(part: UploadFile | str, max_bytes: int) -> SentImage:
+    if isinstance(part, str):
+        raise BadParameter("A part named 'file' has no filename: send it as a file.")
+
+    async def read() -> bytes:
+        if (part.size or 0) > max_bytes:
+            raise _too_many_bytes(max_bytes)
+        return await part.read()
+
+    return SentImage(part.filename or None, read)
+
+
+def _too_many_bytes(max_bytes: int) -> TooLarge:
+    return TooLarge(f"The image has more than {max_bytes:,} bytes: send a smaller one.")

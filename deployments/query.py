@@ -1,0 +1,101 @@
+"""What a search looks for, and what its answer should hold: checked once, for every client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from deployments.errors import BadParameter
+from deployments.metadata import Filter
+from deployments.records import check_id
+
+MAX_LIMIT = 1000  # photos, or chunks of a photo, in one answer
+DEFAULT_LIMIT = 10
+DEFAULT_CHUNKS = 5  # a photo has about forty chunks: too many for every match to carry
+MAX_DISTANCE = 2.0  # of two opposite vectors
+
+Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a search looks for: exactly one of an image, a text and a stored photo.
+
+    Args:
+        data: the bytes of an encoded image.
+        text: what to look for, where the encoder has a text tower.
+        id: a stored photo.
+        box: x1, y1, x2, y2 in pixels: look for this part of the picture only.
+
+    Raises:
+        BadParameter: none or several of them; an id that can't be one; a box that is empty, or of a
+            text.
+    """
+
+    data: bytes | None = None
+    text: str | None = None
+    id: str | None = None
+    box: Corners | None = None
+
+    def __post_init__(self) -> None:
+        if sum(one is not None for one in (self.data, self.text, self.id)) != 1:
+            raise BadParameter(
+                "Send exactly one query: an image as the body, ?text=, or ?id= of a stored image."
+            )
+        if self.id is not None:
+            check_id(self.id)
+        if self.box is None:
+            return
+        if self.text is not None:
+            raise BadParameter("A box is a part of a picture: it does not go with ?text=.")
+        x1, y1, x2, y2 = self.box
+        if not (x1 < x2 and y1 < y2 and all(map(isfinite, self.box))):
+            raise BadParameter(
+                f"box {self.box} is empty: it is x1, y1, x2, y2 with x1 < x2, y1 < y2."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """What the answer to a search should hold.
+
+    Args:
+        limit: how many photos at most, 1 to 1000.
+        max_distance: chunks beyond this cosine distance don't count, 0 to 2.
+        max_chunks: how many chunks of each photo at most, the nearest, 1 to 1000.
+        filter: photos that don't match it don't count towards the limit.
+
+    Raises:
+        BadParameter: a number outside its range.
+    """
+
+    limit: int = DEFAULT_LIMIT
+    max_distance: float = MAX_DISTANCE
+    max_chunks: int = DEFAULT_CHUNKS
+    filter: Filter | None = None
+
+    def __post_init__(self) -> None:
+        check_range("limit", self.limit, 1, MAX_LIMIT)
+        check_range("max_distance", self.max_distance, 0, MAX_DISTANCE)
+        check_range("max_chunks", self.max_chunks, 1, MAX_LIMIT)
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Check that a parameter lies between two numbers, or is one of them.
+
+    Raises:
+        BadParameter
+    """
+    if not low <= value <= high:
+        raise BadParameter(f"{name} must be from {low:g} to {high:g}, not {value}.")
+
+
+def parse_filter(conditions: str | Sequence[str]) -> Filter | None:
+    """Return the filter that one condition or several stand for; None for no condition.
+
+    Raises:
+        BadParameter: see `Filter.parse`.
+    """
+    conditions = [conditions] if isinstance(conditions, str) else conditions
+    return Filter.parse(conditions) if conditions else None

@@ -1,0 +1,75 @@
+"""Which parts of a photo become chunks: its objects, tiles of what is no object, and the whole.
+
+Without pydantic, so that the benchmark of a GPU runs where only torch, NumPy and Pillow are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from deployments.compute.images import outer_box
+from deployments.tiles import tile_boxes
+
+if TYPE_CHECKING:
+    from deployments.records import Box
+
+TILE_IOU = 0.7  # a tile that overlaps an object by more than this would be the same chunk again
+# How bright red, green and blue are to the eye (ITU-R BT.601), as in Pillow's grey.
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class ChunkBoxes(NamedTuple):
+    """The boxes of a photo's chunks, in pixels, inside the photo.
+
+    Attributes:
+        objects: in the order of the detections.
+        tiles: those that show something else than each of the objects.
+        whole: all of the photo.
+    """
+
+    objects: list[Box]
+    tiles: list[Box]
+    whole: Box
+
+
+def choose_boxes(
+    height: int,
+    width: int,
+    detected: Sequence[Sequence[float]],
+    scales: Sequence[int],
+    max_tiles: int,
+) -> ChunkBoxes:
+    """Choose the boxes of a photo's chunks.
+
+    Args:
+        height, width: size of the photo, pixels.
+        detected: x1, y1, x2, y2 of each detection, pixels; they are rounded outwards.
+        scales, max_tiles: see `tiles.tile_boxes`.
+    """
+    objects = [outer_box((x1, y1, x2, y2), width, height) for x1, y1, x2, y2 in detected]
+    tiles = apart(tile_boxes(width, height, scales, max_tiles), objects)
+    return ChunkBoxes(objects, tiles, (0, 0, width, height))
+
+
+def apart(tiles: list[Box], objects: list[Box]) -> list[Box]:
+    """Return the tiles that show something else than each of the objects.
+
+    In NumPy, because on so few boxes each of its operations takes a fifth of torch's time.
+    """
+    if not tiles or not objects:
+        return tiles
+    one, other = np.array(tiles), np.array(objects)[:, None]
+    inside = np.minimum(one[:, 2:], other[..., 2:]) - np.maximum(one[:, :2], other[..., :2])
+    intersection = inside.clip(0).prod(-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (one, other)]
+    union = np.maximum(sum(areas) - intersection, 1)  # of whole pixels
+    same = (intersection / union > TILE_IOU).any(0)
+    return [tile for tile, of_tile in zip(tiles, same.tolist(), strict=True) if not of_tile]
+
+
+def contrast(pixels: np.ndarray) -> float:
+    """Return the standard deviation of the grey values of uint8 `[h, w, 3]`: 0 to 127.5."""
+    return float((pixels.astype(np.float32) @ GREY).std())

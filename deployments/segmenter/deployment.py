@@ -1,0 +1,70 @@
+"""The segmenter as a deployment."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ray import serve
+
+from deployments.compute.replicas import (
+    COMPUTING_REPLICA,
+    Passes,
+    load_with_threads,
+    passes_at_once,
+)
+from deployments.errors import InsetError, keep_answers_out_of_the_log
+from deployments.limits import ImageLimits
+from deployments.records import SegmentedPhoto
+from deployments.segmenter.segmenter import Segmenter
+from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
+
+
+@serve.deployment(
+    name="Segmenter",
+    max_ongoing_requests=16,
+    max_queued_requests=256,
+    health_check_period_s=HEALTH_CHECK_S,
+    ray_actor_options=COMPUTING_REPLICA,
+)
+class SegmenterDeployment:
+    """A `Segmenter` behind batches of photos."""
+
+    def __init__(
+        self,
+        settings: SegmenterSettings,
+        crop_size: int,
+        squash: bool,
+        limits: ImageLimits,
+    ) -> None:
+        keep_answers_out_of_the_log()
+        self.segmenter = load_with_threads(
+            settings.threads,
+            lambda: Segmenter(settings, crop_size=crop_size, squash=squash, limits=limits),
+        )
+        at_once = passes_at_once(settings.threads, self.segmenter.placement)
+        self.passes = Passes(settings, settings.threads, at_once)
+        self._segment = self.passes.batched(self._segment_together)
+
+    async def segment(self, data: bytes, confidence_threshold: float | None) -> SegmentedPhoto:
+        """Cut a photo into chunks.
+
+        Raises:
+            BadParameter, TooLarge, NotAnImage, BrokenImage
+        """
+        result = await self._segment((data, confidence_threshold))
+        if isinstance(result, InsetError):
+            raise result
+        return result
+
+    async def thumbnail(self, data: bytes) -> bytes:
+        """See `Segmenter.thumbnail`."""
+        return await asyncio.to_thread(self.segmenter.thumbnail, data)
+
+    async def ping(self) -> None:
+        """Answer, to show that it can."""
+
+    def _segment_together(
+        self, items: list[tuple[bytes, float | None]]
+    ) -> list[SegmentedPhoto | InsetError]:
+        images, thresholds = zip(*items, strict=True)
+        return self.segmenter.segment(images, thresholds)
