@@ -105,6 +105,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def show(name: str, rows: Rows) -> None:
+    """Print a table."""
     section = SECTIONS[name]
     print(f"\n{section.title}\n\n{section.table(rows)}\n", flush=True)
 

@@ -50,6 +50,7 @@ class NotComparable(Exception):
 
 
 def stats(arguments: argparse.Namespace) -> int:
+    """Print counts, sizes and the encoder."""
     with closing(StoreReader(arguments.path)) as store:
         state, details = store.stats(), store.details()
         encoder = store.encoder
@@ -75,6 +76,7 @@ def stats(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
+    """Check a store, and compare the index of a running service with it if there is a URL."""
     with closing(StoreReader(arguments.path)) as store:
         uncompared = None
         try:
@@ -180,6 +182,11 @@ def find_problems(check: StoreCheck) -> Iterator[Problem]:
 
 
 def back_up(arguments: argparse.Namespace) -> int:
+    """Copy a store into a file.
+
+    Raises:
+        Refused: the file exists already.
+    """
     file: Path = arguments.file
     if file.exists() and not arguments.force:
         raise Refused(f"{file} exists already: choose another name, or give --force.")
@@ -192,6 +199,11 @@ def back_up(arguments: argparse.Namespace) -> int:
 
 
 def restore_backup(arguments: argparse.Namespace) -> int:
+    """Make a store from a backup.
+
+    Raises:
+        Refused: there is no such file.
+    """
     file: Path = arguments.file
     if not file.is_file():
         raise Refused(f"There is no file {file}: give one that `scripts/store.py backup` made.")
@@ -207,6 +219,7 @@ def restore_backup(arguments: argparse.Namespace) -> int:
 
 
 def compact_store(arguments: argparse.Namespace) -> int:
+    """Give free space back to the disk."""
     size = (arguments.path / DATA).stat().st_size if (arguments.path / DATA).is_file() else 0
     with byte_bar(size) as progress:
         before, after = compact(arguments.path, progress.update)
@@ -215,6 +228,7 @@ def compact_store(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
+    """Write all originals, and a line for each record."""
     folder: Path = arguments.folder
     damaged = written = 0
     with closing(StoreReader(arguments.path)) as store:
@@ -251,14 +265,17 @@ def suffix(media_type: str) -> str:
 
 
 def bar(items: Iterable[T], total: int, unit: str) -> Iterable[T]:
+    """Yield items with a progress bar."""
     return tqdm(items, total=total, unit=unit, unit_scale=True)
 
 
 def byte_bar(total: int) -> tqdm:
+    """Return a progress bar for so many bytes."""
     return tqdm(total=total, unit="B", unit_scale=True)
 
 
 def megabytes(size: int) -> str:
+    """Return a number of bytes for people."""
     return f"{size / 1e6:,.1f} MB"
 
 

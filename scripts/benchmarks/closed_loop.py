@@ -36,6 +36,7 @@ class Answer(NamedTuple):
 
     @property
     def is_good(self) -> bool:
+        """Whether it is a success."""
         return 200 <= self.status < 300
 
 

@@ -48,32 +48,38 @@ class Command(NamedTuple):
 
 
 def measure_ceiling(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Time the bare networks."""
     return networks.ceiling(encoder, arguments.dtypes, arguments.batches)
 
 
 def measure_plain(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Measure the yardstick."""
     return yardstick.measure_both(
         encoder, arguments.segmenter, arguments.photos, arguments.count, arguments.seconds
     )
 
 
 def measure_index(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Index photos into an empty service."""
     with prepared(encoder, arguments.args) as running:
         running.start()
         return fill(arguments, running, Pictures(arguments.photos))
 
 
 def measure_search(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Search with several numbers of clients."""
     with filled(arguments, encoder) as (running, pictures):
         return service.search(running, pictures, arguments.clients, arguments.seconds)
 
 
 def measure_mixed(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Search, index, and do both at once."""
     with filled(arguments, encoder) as (running, pictures):
         return service.mixed(running, pictures, arguments.in_flight, arguments.seconds)
 
 
 def measure_startup(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Start a service without photos, and again with photos."""
     pictures = Pictures(arguments.photos)
     with prepared(encoder, arguments.args) as running:
         empty = service.startup(running, pictures)
@@ -83,6 +89,7 @@ def measure_startup(arguments: argparse.Namespace, encoder: Path) -> Rows:
 
 
 def measure_stages(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Divide the time of requests among their stages."""
     pictures = Pictures(arguments.photos)
     with (
         tempfile.TemporaryDirectory(prefix="spans-") as folder,
@@ -95,6 +102,7 @@ def measure_stages(arguments: argparse.Namespace, encoder: Path) -> Rows:
 
 
 def measure_memory(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Start a service, and measure its memory during requests."""
     with prepared(encoder, arguments.args) as running:
         running.start()
         return watch_memory(arguments, running, Pictures(arguments.photos))
@@ -143,11 +151,13 @@ def filled(arguments: argparse.Namespace, encoder: Path) -> Iterator[tuple[OwnSe
 
 
 def watch_memory(arguments: argparse.Namespace, running: OwnService, pictures: Pictures) -> Rows:
+    """Measure the memory of a running service during requests."""
     return service.memory(
         running, pictures, arguments.searches, arguments.indexings, arguments.in_flight
     )
 
 
+# By their names on the command line.
 COMMANDS = {
     "ceiling": Command(
         Section(

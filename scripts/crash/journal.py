@@ -164,7 +164,7 @@ class Journal:
                 if existed and request.picture not in possible:
                     self._violation(request, "was deleted, and came back")
                 if not existed and None not in possible:
-                    self._violation(request, "was lost: indexing it again created it anew")
+                    self._violation(request, "was lost: indexing it again created it")
             case "delete", 204:
                 request.outcome = "acknowledged"
                 if possible == {None}:
