@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 from evaluation.queries import iou
-from evaluation.training_pairs import (
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from training.pairs import (
     PairSettings,
     draw_pair,
     draw_tile,
@@ -12,9 +15,6 @@ from evaluation.training_pairs import (
     load_photos,
     recoloured,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
 SIZES = st.tuples(st.integers(40, 700), st.integers(40, 700))
 SEEDS = st.integers(0, 2**32 - 1)

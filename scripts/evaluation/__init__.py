@@ -1,1 +1,1 @@
-"""What scripts/evaluate.py and scripts/train_encoder.py consist of."""
+"""What scripts/evaluate.py consists of."""

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from common.photos import find_images
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
-from tqdm import tqdm
-
 from evaluation.distortions import cut
 from evaluation.queries import iou
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from tqdm import tqdm
 
 Window = tuple[float, float, float, float]  # x1, y1, x2, y2, pixels
 
