@@ -109,7 +109,7 @@ class ClosedLoop:
             thread.join()
 
     def is_running(self) -> bool:
-        """Whether more answers may come."""
+        """Return whether more answers may come."""
         return any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:

@@ -71,7 +71,7 @@ class ServeRun:
         return self.process
 
     def is_ready(self) -> bool:
-        """Whether `/healthz` says that every deployment answers."""
+        """Return whether `/healthz` says that every deployment answers."""
         try:
             return httpx.get(f"{self.url}/healthz", timeout=10).status_code == 200
         except httpx.TransportError:

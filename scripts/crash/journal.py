@@ -200,7 +200,7 @@ class Journal:
 
 
 def is_first(id: str, found: Sequence[tuple[str, float]]) -> bool:
-    """Whether a search by a photo's own bytes found that photo first.
+    """Return whether a search by a photo's own bytes found that photo first.
 
     Args:
         found: ids and distances, nearest first.
