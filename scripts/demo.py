@@ -35,6 +35,7 @@ LOG = ROOT / "demo.log"
 QUERY, PICTURE = ROOT / "demo-query.jpg", ROOT / "demo.png"
 START_S = 180
 STOP_S = 60
+DOT_S = 0.5  # of waiting
 
 
 class DemoFailed(Exception):
@@ -62,7 +63,9 @@ def running_service() -> Iterator[ServeRun]:
     try:
         try:
             service.wait_until_ready(
-                most_s=START_S, while_waiting=lambda: print(".", end="", flush=True)
+                most_s=START_S,
+                every_s=DOT_S,
+                while_waiting=lambda: print(".", end="", flush=True),
             )
         except ServiceFailed:
             print()

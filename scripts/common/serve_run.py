@@ -82,6 +82,7 @@ class ServeRun:
         is_ready: Callable[[], bool] | None = None,
         *,
         most_s: float = READY_S,
+        every_s: float = POLL_S,
         while_waiting: Callable[[], object] = lambda: None,
     ) -> None:
         """Return when the service is ready.
@@ -89,6 +90,7 @@ class ServeRun:
         Args:
             is_ready: tells whether it is; this class's `is_ready` if left out.
             most_s: seconds to wait at most.
+            every_s: seconds between two looks.
             while_waiting: called after each look that found it not ready.
 
         Raises:
@@ -103,7 +105,7 @@ class ServeRun:
                     f"The service is not ready after {most_s:.0f} s. {self._last_words()}"
                 )
             while_waiting()
-            time.sleep(POLL_S)
+            time.sleep(every_s)
 
     def output(self) -> str:
         """Return what `serve run` and all replicas have printed."""
