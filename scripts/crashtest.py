@@ -3,10 +3,10 @@
     scripts/crashtest.py --kills 200
 
 Starts a service of its own, with its store in a temporary folder. Clients index, search and delete
-small pictures and keep a journal of what was answered, while replicas, the proxy, the controller
-and now and then the whole of Ray are killed (SIGKILL). At the end every answer in the journal is
-held against the store and against search. Exit status 0 if nothing was lost, else 1, and then the
-folder with the store, the log and the journal is kept.
+small pictures and keep a journal of the answers, while replicas, the proxy, the controller and now
+and then the whole of Ray are killed (SIGKILL). At the end the store and searches are compared with
+every answer in the journal. The exit status is 0 if nothing was lost; otherwise 1, and the folder
+with the store, the log and the journal is kept.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from statistics import median
 from typing import get_args
 
 import httpx
-from crash_checks import Inspector, verify
-from crash_clients import Clients
-from crash_journal import TIMEOUT_S, Journal, Kind, Outcome
-from crash_kills import Killer, plan_kills
-from service import Service, ServiceFailed
+from common.options import positive
+from common.own_service import OwnService
+from common.serve_run import ServiceFailed
+from crash.checks import Inspector, verify
+from crash.clients import Clients
+from crash.journal import TIMEOUT_S, Journal, Kind, Outcome
+from crash.kills import Killer, plan_kills
 from tqdm import tqdm
 
-# Ids are used over and over, so that deleting and indexing meet: some more for each kill, up to
-# what can be searched for at the end in a minute or two.
+# Ids are used again and again, so that indexing meets deleting. Each kill adds some, up to what can
+# be searched for at the end in a minute or two.
 IDS, IDS_PER_KILL, MAX_IDS = 12, 4, 1_600
 
 
@@ -43,10 +45,10 @@ class Report:
     """What a crash test has done and found.
 
     Attributes:
-        kills: how many, by kind.
+        kills: number of kills by kind.
         recovery_s: see `Killer`.
         outcomes: see `Journal`.
-        violations: all that was wrong, each once.
+        violations: all that was wrong, without repetitions.
     """
 
     kills: Counter[str]
@@ -70,17 +72,17 @@ class Report:
 
 
 def crash(folder: Path, plan: Sequence[str], seed: int, minutes: float = float("inf")) -> Report:
-    """Start a service in a folder, kill what a plan says, and check what is left.
+    """Start a service in a folder, kill what a plan has, and check what is left.
 
     Args:
-        folder: empty; `store`, `serve.log` and `journal.jsonl` come to lie there.
-        plan: kinds of `VICTIMS` of `crash_kills`, or `ALL`.
-        seed: of all that is random, but for when answers come.
-        minutes: begin no kill after this time.
+        folder: an empty one, which gets `store`, `serve.log` and `journal.jsonl`.
+        plan: kinds of `crash.kills.VICTIMS`, or `ALL`.
+        seed: of all that is random, except the times of answers.
+        minutes: after which no further kill begins.
     """
     rng = random.Random(seed)
     journal = Journal(folder / "journal.jsonl")
-    service = Service(
+    service = OwnService(
         folder,
         {"limits": {"timeout_s": TIMEOUT_S}},
         {"ChunkIndex": {"num_replicas": 2}},
@@ -89,23 +91,10 @@ def crash(folder: Path, plan: Sequence[str], seed: int, minutes: float = float("
     killer = Killer(service, clients, rng)
     kills: Counter[str] = Counter()
     violations = []
-    deadline = time.monotonic() + 60 * minutes
     service.launch()
     try:
         service.wait_until_ready()
-        with clients.working(), tqdm(total=len(plan), unit="kill") as bar:
-            try:
-                for kind in plan:
-                    if time.monotonic() > deadline:
-                        break
-                    killer.kill(kind)
-                    kills[kind] += 1
-                    bar.set_postfix(acknowledged=journal.acknowledged)
-                    bar.update()
-                killer.wait_for_recovery()
-            except BaseException:
-                service.kill_everything()  # so that no client waits for its answer
-                raise
+        carry_out(plan, killer, kills, minutes)
         time.sleep(max(0, journal.settled_at - time.monotonic()))
         violations += Inspector(service.url, journal).check_all()
         service.stop()
@@ -118,17 +107,46 @@ def crash(folder: Path, plan: Sequence[str], seed: int, minutes: float = float("
     return Report(kills, killer.recovery_s, journal.outcomes, list(dict.fromkeys(found)))
 
 
-def main() -> int:
+def carry_out(plan: Sequence[str], killer: Killer, kills: Counter[str], minutes: float) -> None:
+    """Kill what a plan has while clients work, and wait for the last recovery.
+
+    Args:
+        kills: the kills are counted here, also those before an error.
+        minutes: after which no further kill begins.
+
+    Raises:
+        ServiceFailed: the service doesn't recover.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    with killer.clients.working(), tqdm(total=len(plan), unit="kill") as bar:
+        try:
+            for kind in plan:
+                if time.monotonic() > deadline:
+                    break
+                killer.kill(kind)
+                kills[kind] += 1
+                bar.set_postfix(acknowledged=killer.clients.journal.acknowledged)
+                bar.update()
+            killer.wait_for_recovery()
+        except BaseException:
+            killer.service.kill_everything()  # so that no client waits for its answer
+            raise
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=200, help="how many (%(default)s)")
+    parser.add_argument("--kills", type=positive, default=200, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other kills")
-    parser.add_argument("--folder", type=Path, help="an empty one, to keep whatever happens")
+    parser.add_argument("--folder", type=Path, help="an empty one, which is kept")
     parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="kill no longer than that"
+        "--minutes", type=float, default=float("inf"), help="begin no kill after that"
     )
+    return parser
+
+
+def main() -> int:
+    parser = make_parser()
     arguments = parser.parse_args()
-    if arguments.kills < 1:
-        parser.error("--kills must be at least 1")
     if arguments.folder is None:
         folder = Path(tempfile.mkdtemp(prefix="crashtest-"))
     else:
@@ -137,7 +155,7 @@ def main() -> int:
         if any(folder.iterdir()):
             parser.error(f"{folder} is not empty")
 
-    # The service heeds SIGINT only if this process does, which the background of a shell doesn't.
+    # The service heeds SIGINT only if this process does, which isn't so in a shell's background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     plan = plan_kills(arguments.kills, random.Random(arguments.seed))
     try:

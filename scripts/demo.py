@@ -2,8 +2,8 @@
 
     scripts/demo [--once] [FOLDER]
 
-Starts the service as `serve run serve_config.yaml` does and leaves it running until Ctrl-C, or
-with --once until the search is done. The photos are those in scikit-image's wheel, or a folder's.
+Starts the service as `serve run serve_config.yaml` does. It runs until Ctrl-C, or with --once until
+the search is done. The photos are those in scikit-image's wheel, or a folder's.
 """
 
 from __future__ import annotations
@@ -15,76 +15,88 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import skimage
-from index import find_images, index_files
+from common.client import URL, RequestFailed, fetch_stats, index_files, search
+from common.drawing import draw_answer, list_matches
+from common.paths import ROOT
+from common.photos import find_images, free_photos
+from common.serve_run import ServeRun, ServiceFailed
 from PIL import Image, ImageOps
-from search import draw, search, table
 
 from deployments.compute.weights import yolov5_weights
 from deployments.errors import ModelUnavailable
 
-ROOT = Path(__file__).parent.parent
-URL = "http://127.0.0.1:8000"
 LOG = ROOT / "demo.log"
 QUERY, PICTURE = ROOT / "demo-query.jpg", ROOT / "demo.png"
 START_S = 180
+STOP_S = 60
+DOT_S = 0.5  # of waiting
 
 
 class DemoFailed(Exception):
     """Something didn't work; the message says what."""
 
 
-def start_service() -> subprocess.Popen:
-    """Start `serve run serve_config.yaml` and return when it answers.
+# The service
+
+
+@contextmanager
+def running_service() -> Iterator[ServeRun]:
+    """Run `serve run serve_config.yaml` while the block runs; the block begins when it is ready.
 
     Raises:
-        DemoFailed: it doesn't, or something else already does.
+        DemoFailed: something else answers at its port already.
+        ServiceFailed: it doesn't start.
     """
-    if is_ready():
+    service = ServeRun(ROOT / "serve_config.yaml", LOG, URL, new_session=False)
+    if service.is_ready():
         raise DemoFailed(f"Something already answers at {URL}: stop it first.")
     print("Starting the service ...", end="", flush=True)
+    LOG.unlink(missing_ok=True)
     start = time.monotonic()
-    serve = Path(sys.executable).with_name("serve")
-    with LOG.open("wb") as log:
-        service = subprocess.Popen(
-            [serve, "run", "serve_config.yaml"], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-        )
-    while not is_ready():
-        time.sleep(0.5)
-        print(".", end="", flush=True)
-        if service.poll() is not None or time.monotonic() - start > START_S:
-            stop_service(service)
-            raise DemoFailed(f"\nThe service did not start. Its last words ({LOG}):\n{tail(LOG)}")
-    print(f" ready after {time.monotonic() - start:.0f} s at {URL}")
-    return service
-
-
-def is_ready() -> bool:
+    service.launch()
     try:
-        return httpx.get(f"{URL}/healthz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
+        try:
+            service.wait_until_ready(
+                most_s=START_S,
+                every_s=DOT_S,
+                while_waiting=lambda: print(".", end="", flush=True),
+            )
+        except ServiceFailed:
+            print()
+            raise
+        print(f" ready after {time.monotonic() - start:.0f} s at {URL}")
+        yield service
+    except KeyboardInterrupt:
+        print("\nStopping the service ...")
+        raise
+    finally:
+        stop(service)
 
 
-def stop_service(service: subprocess.Popen) -> None:
-    """Stop the service as Ctrl-C does."""
-    service.terminate()
+def stop(service: ServeRun) -> None:
+    """Stop the service, as Ctrl-C does."""
+    process = service.launched()
+    process.terminate()
     try:
-        service.wait(60)
+        process.wait(STOP_S)
     except subprocess.TimeoutExpired:
-        service.kill()
+        process.kill()
 
 
-def tail(file: Path, lines: int = 15) -> str:
-    return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
+# The query
 
 
 def cut_query(files: list[Path]) -> tuple[dict[str, Any], Image.Image]:
-    """Cut an object out of an indexed photo, a little beside its box, smaller and recompressed.
+    """Cut the largest object out of an indexed photo, moved a little and scaled down.
+
+    Args:
+        files: of the photos.
 
     Returns:
         The photo's record, and the query.
@@ -93,39 +105,64 @@ def cut_query(files: list[Path]) -> tuple[dict[str, Any], Image.Image]:
         DemoFailed: no object is large enough in any of the photos.
     """
     photos = {file.name: file for file in files}
-    records = httpx.get(f"{URL}/images", params={"limit": 1000}, timeout=60).json()["images"]
-    candidates = []
-    for record in records:
-        for chunk in record["chunks"]:
-            x1, y1, x2, y2 = chunk["box"]
-            share = (x2 - x1) * (y2 - y1) / (record["width"] * record["height"])
-            large = share < 0.5 and min(x2 - x1, y2 - y1) >= 64
-            if record["filename"] in photos and chunk["source"] == "detection" and large:
-                candidates.append((share, record, chunk))
-    if not candidates:
-        raise DemoFailed("The detector found no object to cut out: give a folder of other photos.")
-    _, record, chunk = max(candidates, key=lambda candidate: candidate[0])
-
+    record, chunk = find_object(set(photos))
     x1, y1, x2, y2 = chunk["box"]
     jitter = random.Random(0)
-    shifted = (
+    moved = (
         max(0, x1 + jitter.uniform(-0.05, 0.05) * (x2 - x1)),
         max(0, y1 + jitter.uniform(-0.05, 0.05) * (y2 - y1)),
         min(record["width"], x2 + jitter.uniform(-0.05, 0.05) * (x2 - x1)),
         min(record["height"], y2 + jitter.uniform(-0.05, 0.05) * (y2 - y1)),
     )
     with Image.open(photos[record["filename"]]) as photo:
-        crop = ImageOps.exif_transpose(photo).convert("RGB").crop(tuple(map(round, shifted)))
+        upright = ImageOps.exif_transpose(photo).convert("RGB")
+    left, top, right, bottom = map(round, moved)
+    crop = upright.crop((left, top, right, bottom))
     query = crop.resize((max(1, crop.width * 2 // 3), max(1, crop.height * 2 // 3)))
     print(
-        f"Cut out: the {chunk['label']} of {record['filename']}, moved by some per cent, scaled "
+        f"Cut out: the {chunk['label']} of {record['filename']}, moved by a few per cent, scaled "
         f"to {query.width} x {query.height} pixels, JPEG quality 70."
     )
     return record, query
 
 
+def find_object(filenames: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the record and the chunk of the object with the largest share of its photo.
+
+    Objects of more than half of a photo, or of less than 64 pixels a side, are left out.
+
+    Args:
+        filenames: of the photos to look at.
+
+    Raises:
+        DemoFailed: there is none.
+    """
+    records = httpx.get(f"{URL}/images", params={"limit": 1000}, timeout=60).json()["images"]
+    candidates = []
+    for record in records:
+        if record["filename"] not in filenames:
+            continue
+        for chunk in record["chunks"]:
+            x1, y1, x2, y2 = chunk["box"]
+            share = (x2 - x1) * (y2 - y1) / (record["width"] * record["height"])
+            is_fit = share < 0.5 and min(x2 - x1, y2 - y1) >= 64
+            if chunk["source"] == "detection" and is_fit:
+                candidates.append((share, record, chunk))
+    if not candidates:
+        raise DemoFailed("The detector found no object to cut out: give a folder of other photos.")
+    _, record, chunk = max(candidates, key=lambda candidate: candidate[0])
+    return record, chunk
+
+
+# The demo
+
+
 def find(files: list[Path]) -> bool:
-    """Index, cut, search and draw; returns whether the right photo came first."""
+    """Index, cut, search and draw; return whether the right photo came first.
+
+    Raises:
+        DemoFailed, RequestFailed
+    """
     print(f"Indexing {len(files)} photos ...")
     summary = asyncio.run(index_files(URL, files))
     for file, reason in summary.failures:
@@ -138,11 +175,11 @@ def find(files: list[Path]) -> bool:
     start = time.monotonic()
     matches = search(URL, encoded.getvalue(), limit=5)
     milliseconds = 1000 * (time.monotonic() - start)
-    print(f"Searched in {milliseconds:.0f} ms:\n{table(matches)}")
-    draw(URL, QUERY, matches, PICTURE)
+    print(f"Searched in {milliseconds:.0f} ms:\n{list_matches(matches)}")
+    draw_answer(URL, QUERY, matches, PICTURE)
     print(f"Drawn in {PICTURE.name}.")
-    encoder = httpx.get(f"{URL}/stats", timeout=60).json()["encoder"]["name"]
-    print(f"Encoder: {encoder}{describe(ROOT / encoder)}")
+    encoder = fetch_stats(URL)["encoder"]["name"]
+    print(f"Encoder: {encoder}{describe_encoder(ROOT / encoder)}")
     found = bool(matches) and matches[0]["id"] == record["id"]
     print(
         "The photo it was cut from came first."
@@ -152,10 +189,18 @@ def find(files: list[Path]) -> bool:
     return found
 
 
-def describe(encoder: Path) -> str:
-    """Return what the model card of an encoder in this repository says first."""
-    card = encoder / "README.md"
+def describe_encoder(folder: Path) -> str:
+    """Return the first sentence in the model card of an encoder of this repository."""
+    card = folder / "README.md"
     return ": " + card.read_text().splitlines()[2] if card.is_file() else ""
+
+
+def find_photos(folder: Path | None) -> list[Path]:
+    """Return the photos in a folder, or those in scikit-image's wheel."""
+    if folder is not None:
+        return find_images([folder])
+    free = free_photos()
+    return sorted([*free.glob("*.png"), *free.glob("*.jpg")])
 
 
 def main() -> int:
@@ -163,35 +208,25 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, help="photos of your own")
     parser.add_argument("--once", action="store_true", help="stop the service at the end")
     arguments = parser.parse_args()
-    if arguments.folder:
-        files = find_images([arguments.folder])
-    else:
-        wheel = Path(skimage.__file__).parent / "data"
-        files = sorted([*wheel.glob("*.png"), *wheel.glob("*.jpg")])
+    files = find_photos(arguments.folder)
     if not files:
         parser.error(f"no images in {arguments.folder}")
-
-    service = None
     try:
         yolov5_weights("yolov5s")
-        service = start_service()
-        found = find(files)
-        if not arguments.once:
-            print(f"\nThe service is running. Open {URL} in a browser,")
-            print(f"and drop {QUERY.name} on the page; or, for machines:")
-            print(f"  curl -F file=@{QUERY.name} {URL}/search")
-            print("Ctrl-C stops it.")
-            service.wait()
+        with running_service() as service:
+            found = find(files)
+            if not arguments.once:
+                print(f"\nThe service is running. Open {URL} in a browser,")
+                print(f"and drop {QUERY.name} on the page; or, for machines:")
+                print(f"  curl -F file=@{QUERY.name} {URL}/search")
+                print("Ctrl-C stops it.")
+                service.launched().wait()
         return 0 if found else 1
-    except (DemoFailed, ModelUnavailable) as error:
+    except (DemoFailed, ModelUnavailable, RequestFailed, ServiceFailed) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopping the service ...")
         return 130
-    finally:
-        if service is not None:
-            stop_service(service)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     scripts/quantize.py FOLDER... [--config serve_config.yaml]
 
 In int8 OpenVINO computes with 8 bits a number, and the steps between them must fit the numbers that
-occur: so the networks look at what they will see, photos laid on the detector's canvas, and crops
-as the segmenter cuts them. The result lies in the cache folder under the digest of the weights,
+occur. So the networks are run on what they will see: photos on the detector's canvas, and crops as
+the segmenter cuts them. The result is written to the cache folder under the digest of the weights,
 where `backend: openvino` with `dtype: int8` finds it.
 """
 
@@ -20,11 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from index import find_images
+from common.paths import ROOT
+from common.photos import find_images
 from tqdm import tqdm
 
 from deployments.compute.images import decode
 from deployments.compute.weights import sha256
+from deployments.encoder.clip import ImageTower
 from deployments.encoder.encoder import Encoder
 from deployments.errors import InsetError, ModelUnavailable, StartupError
 from deployments.segmenter.checkpoint import read_checkpoint
@@ -35,7 +37,7 @@ from deployments.segmenter.yolov5 import load_network
 from deployments.settings import EncoderSettings, SegmenterSettings, Settings
 
 try:
-    # First, because it keeps NNCF quiet.
+    # First, because it keeps NNCF from reporting its use.
     from deployments.compute.openvino import convert, write_int8  # isort: skip
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -45,17 +47,16 @@ except (ImportError, ModelUnavailable) as error:
         f"'.[openvino]' ({error})."
     )
 
-ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 CROPS = 8  # of each photo, and of a batch
 
 
 class QuantisationFailed(Exception):
-    """There is nothing to quantise, or nothing to do it with; the message says what."""
+    """There is nothing to quantise, or no photo to calibrate with; the message says what."""
 
 
 def read_settings(config: Path) -> Settings:
-    """Return what a config says of this application.
+    """Return the settings of this application in a config.
 
     Raises:
         QuantisationFailed: it can't be read, or is no config of Inset.
@@ -70,7 +71,10 @@ def read_settings(config: Path) -> Settings:
 
 
 def read_photos(files: Sequence[Path], settings: Settings) -> tuple[list[bytes], list[np.ndarray]]:
-    """Return the bytes and the pixels of photos; those that the service would refuse are told.
+    """Read photos; report those that the service would refuse.
+
+    Returns:
+        The encoded bytes of each, and its pixels, uint8 `[height, width, 3]`.
 
     Raises:
         QuantisationFailed: none is left.
@@ -90,27 +94,31 @@ def read_photos(files: Sequence[Path], settings: Settings) -> tuple[list[bytes],
 
 
 def quantise_detector(settings: SegmenterSettings, photos: Sequence[np.ndarray]) -> Path:
-    """Calibrate YOLOv5 on photos on their canvases; returns the file.
+    """Calibrate YOLOv5 on photos on their canvases; return the file written.
+
+    Args:
+        photos: uint8 `[height, width, 3]` each.
 
     Raises:
-        ModelUnavailable: it can't be had, or is no YOLOv5.
+        ModelUnavailable: the detector is not available, or is no YOLOv5.
     """
     # Whether int8 is possible is not asked here: this is what makes it possible.
     path = find_detector(settings.model_copy(update={"dtype": "float32"})).path
     network = load_network(read_checkpoint(path), CPU, torch.float32)
     canvases = []
     for pixels in photos:
-        place = letterbox(*pixels.shape[:2], settings.image_size, network.stride)
+        height, width = pixels.shape[:2]
+        place = letterbox(height, width, settings.image_size, network.stride)
         canvases.append(lay_on_canvases([torch.from_numpy(pixels)], [place], CPU))
-    # The last layer, the convolutions before the boxes and their arithmetic, takes 3 % of the time,
-    # and 8 bits are too few for coordinates.
+    # The last layer stays as it is: the convolutions before the boxes and their arithmetic take 3 %
+    # of the time, and 8 bits are too few for coordinates.
     head = rf"__module\.model\.{len(network.model) - 1}[./].*"
     model = nncf.quantize(
         convert(network, 2 * network.stride),
         nncf.Dataset(canvases, lambda canvas: canvas.permute(0, 3, 1, 2).float().numpy() / 255),
         subset_size=len(canvases),
         preset=nncf.QuantizationPreset.MIXED,
-        # The whole range that occurs: NNCF's own choice cuts off what is rare, and an object is.
+        # The whole range that occurs: by default NNCF cuts off what is rare, as objects are.
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
         ),
@@ -120,44 +128,56 @@ def quantise_detector(settings: SegmenterSettings, photos: Sequence[np.ndarray])
 
 
 def quantise_encoder(encoder: Encoder, crops: Sequence[np.ndarray]) -> Path:
-    """Calibrate CLIP's image tower on crops; returns the file.
+    """Calibrate CLIP's image tower on crops; return the file written.
 
     Args:
         encoder: in float32, run by torch.
         crops: batches of uint8 `[n, size, size, 3]`.
     """
+    tower = encoder.tower
+    assert isinstance(tower, ImageTower)
     model = nncf.quantize(
-        convert(encoder.tower, encoder.files.image_size),
-        nncf.Dataset(crops, lambda batch: encoder.tower.normalise(encoder.squares(batch)).numpy()),
+        convert(tower, encoder.files.image_size),
+        nncf.Dataset(crops, lambda batch: tower.normalise(encoder.squares(batch)).numpy()),
         subset_size=len(crops),
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER,
-        # What sees pixels and what makes the vector: most of the error, hardly any of the time.
+        # The first and the last layer stay as they are: in int8 they would make most of the error,
+        # and they take hardly any time.
         ignored_scope=nncf.IgnoredScope(patterns=[".*patch_embedding.*", ".*visual_projection.*"]),
     )
     return write_int8(model, encoder.files.identity.digest)
 
 
 def cut_crops(settings: SegmenterSettings, encoder: Encoder, data: list[bytes]) -> list[np.ndarray]:
-    """Return crops as the segmenter cuts them, some of each photo, mixed, in batches.
+    """Cut crops as the segmenter does, some of each photo, in random order.
+
+    Args:
+        data: encoded photos.
+
+    Returns:
+        Batches of uint8 `[n, size, size, 3]`.
 
     Raises:
-        ModelUnavailable: the detector can't be had.
+        ModelUnavailable: the detector is not available.
     """
+    # The config wants what doesn't exist yet: the detector in int8.
+    on_torch = settings.model_copy(update={"backend": "torch", "dtype": "auto"})
     files = encoder.files
-    in_torch = settings.model_copy(update={"backend": "torch", "dtype": "auto"})
-    segmenter = Segmenter(in_torch, crop_size=files.image_size, squash=files.squash)
+    segmenter = Segmenter(on_torch, crop_size=files.image_size, squash=files.squash)
     random = np.random.default_rng(0)
     some = []
     for photo in tqdm(data, unit="photo", desc="cutting crops"):
         (segmented,) = segmenter.segment([photo])
+        if isinstance(segmented, InsetError):
+            raise segmented  # `read_photos` has left such photos out
         some.append(random.permutation(segmented.crops)[:CROPS])
     crops = random.permutation(np.concatenate(some))
     return np.array_split(crops, -(-len(crops) // CROPS))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Calibrate what is wanted.
+    """Calibrate the networks that the config wants in int8.
 
     Raises:
         QuantisationFailed, StartupError
@@ -177,9 +197,12 @@ def run(arguments: argparse.Namespace) -> None:
     if detector:
         print(f"The detector in int8: {quantise_detector(settings.segmenter, pixels)}")
     if encoder:
-        name = settings.encoder.pretrained_model_name_or_path
         network = Encoder(
-            EncoderSettings(pretrained_model_name_or_path=name, device="cpu", dtype="float32")
+            EncoderSettings(
+                pretrained_model_name_or_path=settings.encoder.pretrained_model_name_or_path,
+                device="cpu",
+                dtype="float32",
+            )
         )
         crops = cut_crops(settings.segmenter, network, data)
         print(f"The encoder in int8: {quantise_encoder(network, crops)}")
@@ -192,7 +215,7 @@ def main() -> int:
         "--config", type=Path, default=ROOT / "serve_config.yaml", help="(serve_config.yaml)"
     )
     parser.add_argument(
-        "--photos", type=int, default=100, help="most photos to look at (%(default)s)"
+        "--photos", type=int, default=100, help="most photos to calibrate with (%(default)s)"
     )
     arguments = parser.parse_args()
     if arguments.photos < 1:

@@ -14,19 +14,21 @@ import tempfile
 from pathlib import Path
 
 import httpx
-import skimage
-from chromium import chromium
-from index import index_files
+from common.chromium import chromium
+from common.client import index_files
+from common.own_service import OwnService
+from common.paths import SCRIPTS
+from common.photos import free_photos
+from common.serve_run import ServiceFailed
 from PIL import Image
 from playwright.sync_api import Browser, Page
-from service import Service, ServiceFailed
 
-FOLDER = Path(__file__).parent / "pictures"
+FOLDER = SCRIPTS / "pictures"
 PATIENCE_MS = 30_000
 
 
 def cut_cup(client: httpx.Client, photos: Path, folder: Path) -> tuple[str, Path]:
-    """Cut the cup out of coffee.png, smaller; returns the id of the photo, and the crop."""
+    """Cut the cup out of coffee.png, scaled down; return the photo's id, and the crop's file."""
     records = client.get("/images", params={"limit": 1000}).json()["images"]
     (record,) = [record for record in records if record["filename"] == "coffee.png"]
     (box,) = [chunk["box"] for chunk in record["chunks"] if chunk["label"] == "cup"]
@@ -38,6 +40,7 @@ def cut_cup(client: httpx.Client, photos: Path, folder: Path) -> tuple[str, Path
 
 
 def search(page: Page, query: Path) -> None:
+    """Search by a file on the page, and return when its answer is drawn."""
     page.goto("/")
     page.set_input_files("#search-file", query)
     page.wait_for_selector("#results-grid .card")
@@ -46,7 +49,7 @@ def search(page: Page, query: Path) -> None:
 
 
 def desktop(browser: Browser, url: str, query: Path) -> bytes:
-    """A picture was dropped, and found."""
+    """Return the picture of a search on a desktop: PNG."""
     context = browser.new_context(base_url=url, viewport={"width": 1280, "height": 800})
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
@@ -55,7 +58,7 @@ def desktop(browser: Browser, url: str, query: Path) -> bytes:
 
 
 def phone(browser: Browser, url: str, query: Path, id: str) -> bytes:
-    """The photo it was found in, open, in the dark."""
+    """Return the picture of a photo that was found, open on a phone with dark colours: PNG."""
     context = browser.new_context(
         base_url=url,
         viewport={"width": 390, "height": 780},
@@ -73,9 +76,9 @@ def phone(browser: Browser, url: str, query: Path, id: str) -> bytes:
 
 
 def main() -> int:
-    photos = Path(skimage.__file__).parent / "data"
+    photos = free_photos()
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary, Service(Path(temporary)) as service:
+    with tempfile.TemporaryDirectory() as temporary, OwnService(Path(temporary)) as service:
         folder = Path(temporary)
         try:
             service.start()

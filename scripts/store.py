@@ -2,8 +2,8 @@
 
     scripts/store.py stats|verify|backup FILE|restore FILE|compact|export FOLDER
 
-All but `restore` and `compact` may run beside the service, on the machine of its store. Exit status
-1 if something is wrong; `verify` says 2 if the running index couldn't be compared.
+All but `restore` and `compact` may run beside the service, on the machine of its store. The exit
+status is 1 if something is wrong, and of `verify` 2 if the running index couldn't be compared.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from typing import TypeVar
 
 import httpx
 import lmdb
+from common.paths import ROOT
 from tqdm import tqdm
 
 from deployments.errors import CorruptRecord, StartupError, UnknownId
+from deployments.files import replacing
 from deployments.store.access import DATA
 from deployments.store.check import Problem, StoreCheck
 from deployments.store.copies import backup, compact, restore
 from deployments.store.format import FORMAT
 from deployments.store.reader import StoreReader
 
-ROOT = Path(__file__).parent.parent
 ATTEMPTS = 20
 WAIT_S = 0.5
 WRONG, NOT_COMPARED = 1, 2
@@ -38,14 +39,18 @@ T = TypeVar("T")
 
 
 class Refused(Exception):
-    """It can't be done; the message says why, and what to do."""
+    """A command can't be run; the message says why, and what to do."""
 
 
 class NotComparable(Exception):
     """The running index can't be compared with the store; the message says why."""
 
 
+# Each command, from its options to the exit status
+
+
 def stats(arguments: argparse.Namespace) -> int:
+    """Print counts, sizes and the encoder."""
     with closing(StoreReader(arguments.path)) as store:
         state, details = store.stats(), store.details()
         encoder = store.encoder
@@ -71,10 +76,11 @@ def stats(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
+    """Check a store, and compare the index of a running service with it if there is a URL."""
     with closing(StoreReader(arguments.path)) as store:
         uncompared = None
         try:
-            with snapshot_of_index(store, arguments.url) as (check, digest):
+            with reading_with_index(store, arguments.url) as (check, digest):
                 return report(check, digest)
         except NotComparable as error:
             uncompared = str(error)
@@ -85,49 +91,63 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def snapshot_of_index(
+def reading_with_index(
     store: StoreReader, url: str | None
 ) -> Iterator[tuple[StoreCheck, str | None]]:
-    """A snapshot of the store, and the digest of the running index at the same change.
+    """Read a store at one change, and the digest of the running index at the same change.
 
-    Without a service, the digest is None.
+    Args:
+        url: of the service; None for none, and then the digest is None.
 
     Raises:
-        NotComparable: none answers, or it never was at the same change as the store.
+        NotComparable: no service answers, or it never was at the same change as the store.
     """
-    for attempt in range(ATTEMPTS if url else 1):
+    if url is None:
+        with store.reading() as txn:
+            yield StoreCheck(store, txn), None
+        return
+    reached = 0, 0
+    for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(WAIT_S)
-        index = index_state(url) if url else None
+        sequence, digest = read_index_state(url)
         with store.reading() as txn:
             check = StoreCheck(store, txn)
-            if index is None or index["sequence"] == check.sequence:
-                yield check, index and index["digest"]
+            if sequence == check.sequence:
+                yield check, digest
                 return
+        reached = sequence, check.sequence
     raise NotComparable(
-        f"it is at change {index['sequence']}, the store at {check.sequence}. Try again when "
-        "less is being indexed, and make sure that --path is the store of that service."
+        f"it is at change {reached[0]}, the store at {reached[1]}. Try again when less is being "
+        "indexed, and make sure that --path is the store of that service."
     )
 
 
-def index_state(url: str) -> dict[str, int | str]:
-    """What `/stats` says of the chunk index.
+def read_index_state(url: str) -> tuple[int, str]:
+    """Return the last change that the running index has, and the digest of what it holds.
 
     Raises:
-        NotComparable
+        NotComparable: no service answers.
     """
     try:
         answer = httpx.get(f"{url}/stats", timeout=60).raise_for_status().json()["chunk_index"]
-        return {"sequence": answer["sequence"], "digest": answer["digest"]}
+        return int(answer["sequence"]), str(answer["digest"])
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
         raise NotComparable(f"no service answers as it should at {url} ({error!r}).") from None
 
 
 def report(check: StoreCheck, digest: str | None) -> int:
-    """Check a store, print each problem as a line, and then a sentence; returns the exit status."""
+    """Check a store, print each problem as a line, and then a sentence.
+
+    Args:
+        digest: of the running index; None if it isn't compared.
+
+    Returns:
+        The exit status.
+    """
     damaged: set[str] = set()
     count = 0
-    for problem in problems(check):
+    for problem in find_problems(check):
         with tqdm.external_write_mode(sys.stdout):
             print(problem.id or "-", problem.part, problem.what, sep="\t")
         damaged.add(problem.id)
@@ -141,8 +161,8 @@ def report(check: StoreCheck, digest: str | None) -> int:
     if count:
         photos = len(damaged - {""})
         print(
-            f"{count} problems, {photos} of {check.photos:,} photos are concerned. Delete those "
-            "that are damaged and index them again, or restore a backup; and check the disk."
+            f"{count} problems, {photos} of {check.photos:,} photos are concerned. Delete the "
+            "damaged photos and index them again, or restore a backup; and check the disk."
         )
         return WRONG
     print(
@@ -152,8 +172,8 @@ def report(check: StoreCheck, digest: str | None) -> int:
     return 0
 
 
-def problems(check: StoreCheck) -> Iterator[Problem]:
-    """All that is wrong, with progress bars."""
+def find_problems(check: StoreCheck) -> Iterator[Problem]:
+    """Yield all that is wrong with a store, with progress bars."""
     for found in bar(check.photo_problems(), check.photos, "photo"):
         yield from found
     for found in bar(check.log_problems(), check.log_entries, "entry"):
@@ -161,7 +181,12 @@ def problems(check: StoreCheck) -> Iterator[Problem]:
     yield from check.other_problems()
 
 
-def save(arguments: argparse.Namespace) -> int:
+def back_up(arguments: argparse.Namespace) -> int:
+    """Copy a store into a file.
+
+    Raises:
+        Refused: the file exists already.
+    """
     file: Path = arguments.file
     if file.exists() and not arguments.force:
         raise Refused(f"{file} exists already: choose another name, or give --force.")
@@ -173,7 +198,12 @@ def save(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load(arguments: argparse.Namespace) -> int:
+def restore_backup(arguments: argparse.Namespace) -> int:
+    """Make a store from a backup.
+
+    Raises:
+        Refused: there is no such file.
+    """
     file: Path = arguments.file
     if not file.is_file():
         raise Refused(f"There is no file {file}: give one that `scripts/store.py backup` made.")
@@ -188,7 +218,8 @@ def load(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def shrink(arguments: argparse.Namespace) -> int:
+def compact_store(arguments: argparse.Namespace) -> int:
+    """Give free space back to the disk."""
     size = (arguments.path / DATA).stat().st_size if (arguments.path / DATA).is_file() else 0
     with byte_bar(size) as progress:
         before, after = compact(arguments.path, progress.update)
@@ -197,19 +228,20 @@ def shrink(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
+    """Write all originals, and a line for each record."""
     folder: Path = arguments.folder
     damaged = written = 0
     with closing(StoreReader(arguments.path)) as store:
         folder.mkdir(parents=True, exist_ok=True)
-        records = folder / "records.jsonl.partial"
-        with records.open("w", encoding="utf-8") as lines:
+        with replacing(folder / "records.jsonl") as lines:
             for id in bar(store.ids(), store.stats().photos, "photo"):
                 try:
                     record = store.record(id)
                     file = folder / (id + suffix(record.media_type))
                     if not (file.is_file() and file.stat().st_size == record.bytes):
                         record, data = store.original(id)
-                        write_whole(file, data)
+                        with replacing(file) as target:
+                            target.write(data)
                         written += 1
                 except UnknownId:
                     continue  # deleted meanwhile
@@ -217,35 +249,37 @@ def export(arguments: argparse.Namespace) -> int:
                     damaged += 1
                     print(error.detail, file=sys.stderr)
                     continue
-                lines.write(json.dumps({"file": file.name} | record.model_dump()) + "\n")
-        records.replace(folder / "records.jsonl")
+                line = json.dumps({"file": file.name} | record.model_dump()) + "\n"
+                lines.write(line.encode())
     print(f"Wrote {written:,} originals and records.jsonl into {folder}; {damaged} were damaged.")
     return WRONG if damaged else 0
 
 
 def suffix(media_type: str) -> str:
-    """The usual end of the name of such files."""
+    """Return the usual suffix of such files, with its dot."""
     known = mimetypes.guess_extension(media_type) or ""
     return known or "." + media_type.partition("/")[2].removeprefix("x-")
 
 
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(file)
+# For people
 
 
 def bar(items: Iterable[T], total: int, unit: str) -> Iterable[T]:
+    """Yield items with a progress bar."""
     return tqdm(items, total=total, unit=unit, unit_scale=True)
 
 
 def byte_bar(total: int) -> tqdm:
+    """Return a progress bar for so many bytes."""
     return tqdm(total=total, unit="B", unit_scale=True)
 
 
 def megabytes(size: int) -> str:
+    """Return a number of bytes for people."""
     return f"{size / 1e6:,.1f} MB"
+
+
+# The command line
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
@@ -267,14 +301,18 @@ def parse(words: list[str] | None) -> argparse.Namespace:
         return added
 
     command("stats", stats, "count photos, chunks, bytes and log entries")
-    verifying = command("verify", verify, "check every photo, and how all fits together")
+    verifying = command(
+        "verify", verify, "check every photo, and that all parts of the store agree"
+    )
     verifying.add_argument("--url", help="compare the index of the service here as well")
-    saving = command("backup", save, "copy the store into a file, also while it is in use")
+    saving = command("backup", back_up, "copy the store into a file, also while it is in use")
     saving.add_argument("file", type=Path, metavar="FILE")
     saving.add_argument("--force", action="store_true", help="write over a file that exists")
-    loading = command("restore", load, "make a store from a backup")
+    loading = command("restore", restore_backup, "make a store from a backup")
     loading.add_argument("file", type=Path, metavar="FILE")
-    command("compact", shrink, "give free space back to the disk; the service must be stopped")
+    command(
+        "compact", compact_store, "give free space back to the disk; the service must be stopped"
+    )
     exporting = command("export", export, "write all originals, and records.jsonl; resumable")
     exporting.add_argument("folder", type=Path, metavar="FOLDER")
     return parser.parse_args(words)
@@ -286,13 +324,16 @@ def main(words: list[str] | None = None) -> int:
         return arguments.run(arguments)
     except KeyboardInterrupt:
         print(
-            "\nInterrupted. Nothing is left half done; the same command begins again, or goes on."
+            "\nInterrupted. Nothing is left half done; the same command starts again, or continues."
         )
         return 130
     except (Refused, StartupError) as error:
         print(error, file=sys.stderr)
     except OSError as error:
-        print(f"That can't be read or written ({error}): free space or rights?", file=sys.stderr)
+        print(
+            f"A file can't be read or written ({error}): check free space and permissions.",
+            file=sys.stderr,
+        )
     except lmdb.Error as error:
         print(
             f"The store in {arguments.path} can't be read ({error}): check the disk, or restore a "

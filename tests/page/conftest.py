@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chromium import MISSING, chromium, find_chromium
+from common.chromium import MISSING, chromium, find_chromium
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.http_client import delete_everything

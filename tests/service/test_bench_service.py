@@ -2,10 +2,10 @@
 
 from types import SimpleNamespace
 
-import bench_service
 import pytest
 import yaml
-from bench_service import ALL, Pictures
+from benchmarks import service as measurements
+from benchmarks.service import ALL, Pictures
 
 NAMES = ["coffee.png", "rocket.jpg", "chelsea.png"]
 
@@ -25,11 +25,11 @@ def stored(client):
 
 def test_indexing_tells_how_many_photos_and_crops_were_stored(client, service, pictures):
     before = stored(client)
-    row = bench_service.index(service, pictures, photos=5, in_flight=2)
+    row = measurements.index(service, pictures, photos=5, in_flight=2)
     after = stored(client)
-    assert set(row) == set(bench_service.INDEX_COLUMNS) | {"p95"}
+    assert set(row) == set(measurements.INDEX_COLUMNS) | {"p95"}
     assert (row["photos"], row["errors"]) == (5, 0)
-    assert after["photos"] - before["photos"] == 5 + bench_service.WARM_UP
+    assert after["photos"] - before["photos"] == 5 + measurements.WARM_UP
     assert 30 < row["crops_per_photo"] < 60
     assert row["crops_per_second"] == pytest.approx(
         row["photos_per_second"] * row["crops_per_photo"]
@@ -44,27 +44,27 @@ def test_what_is_refused_is_no_photo_indexed(service, pictures):
         others=pictures.others,
         queries=pictures.queries,
     )
-    row = bench_service.index(service, broken, photos=3, in_flight=1)
+    row = measurements.index(service, broken, photos=3, in_flight=1)
     assert (row["photos"], row["errors"]) == (1, 2)
 
 
 def test_searching_has_a_row_for_each_number_of_clients(service, pictures):
-    rows = bench_service.search(service, pictures, [1, 3], seconds=0)
+    rows = measurements.search(service, pictures, [1, 3], seconds=0)
     assert [row["clients"] for row in rows] == [1, 3]
     for row in rows:
-        assert set(row) == set(bench_service.SEARCH_COLUMNS)
+        assert set(row) == set(measurements.SEARCH_COLUMNS)
         assert row["searches"] >= 4 * row["clients"]
         assert row["errors"] == 0
         assert 0 < row["p50"] <= row["p95"] <= row["p99"]
     assert rows[0]["ratio"] == 1
     assert rows[1]["ratio"] == pytest.approx(rows[1]["per_second"] / rows[0]["per_second"])
-    (row,) = bench_service.search(service, pictures, [2], seconds=0)
+    (row,) = measurements.search(service, pictures, [2], seconds=0)
     assert row["ratio"] is None
 
 
 def test_the_mixed_load_is_held_against_each_load_alone(client, service, pictures):
     before = stored(client)["photos"]
-    rows = bench_service.mixed(service, pictures, in_flight=2, seconds=0)
+    rows = measurements.mixed(service, pictures, in_flight=2, seconds=0)
     searching, indexing, both, ratios = rows
     assert [row["load"] for row in rows] == ["searching", "indexing", "both", "both / alone"]
     assert "photos_per_second" not in searching
@@ -76,7 +76,7 @@ def test_the_mixed_load_is_held_against_each_load_alone(client, service, picture
 
 
 def test_the_memory_of_each_kind_of_process_is_watched(service, pictures):
-    rows = bench_service.memory(service, pictures, searches=6, photos=4, in_flight=2)
+    rows = measurements.memory(service, pictures, searches=6, photos=4, in_flight=2)
     known = {row["process"]: row for row in rows}
     (application,) = yaml.safe_load(service.config.read_text())["applications"]
     boxes = {deployment["name"] for deployment in application["deployments"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from crash_kills import ALL
+from crash.kills import ALL
 from crashtest import crash
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from baselines import Pixels
+from evaluation.encoders import Pixels
 from PIL import Image
 
 from tests.support.http_client import delete_everything
@@ -43,7 +43,7 @@ def real(photos, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(real) -> list[dict]:
+def in_process(real) -> list[dict]:
     """Rows of `pixels` and of the default encoder, each without tiles and with them."""
     out, picture = real / "out.json", real / "misses.png"
     options = ["--images", real / "images", "--labels", real / "labels"]
@@ -60,14 +60,14 @@ def plain(real) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
-    assert [(row["encoder"], row["segmenter"]) for row in plain] == [
+def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(in_process):
+    assert [(row["encoder"], row["segmenter"]) for row in in_process] == [
         ("pixels", "tiles []"),
         ("pixels", "as by default"),
         ("models/compact", "tiles []"),
         ("models/compact", "as by default"),
     ]
-    for row in plain:
+    for row in in_process:
         assert [row[group]["queries"] for group in GROUPS] == [2, 9, 6]
         assert row["photos_per_second"] > 0
         assert row["index_bytes_per_photo"] == pytest.approx(
@@ -77,7 +77,7 @@ def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
             figures = row[group]
             assert 0 <= figures["recall@1"] <= figures["recall@5"] <= figures["recall@10"] <= 1
             assert figures["recall@10"] == 1  # of six photos
-    without, tiled, *_ = plain
+    without, tiled, *_ = in_process
     assert tiled["dimension"] == without["dimension"] == Pixels.size**2 * 3
     assert tiled["chunks_per_photo"] > without["chunks_per_photo"] + 10
     assert tiled["patch"]["covered"] > without["patch"]["covered"]
@@ -85,7 +85,7 @@ def test_a_run_gives_sane_figures_of_each_encoder_and_tiles(plain):
     assert tiled["object"]["covered"] == 1
 
 
-def test_a_service_gives_the_same_figures(plain, real, client, service):
+def test_a_service_gives_the_same_figures(in_process, real, client, service):
     out = real / "service.json"
     options = ["--images", real / "images", "--labels", real / "labels"]
     options += ["--distractors", real / "others", "--json", out]
@@ -95,7 +95,7 @@ def test_a_service_gives_the_same_figures(plain, real, client, service):
     assert outcome.returncode == 0, outcome.stderr
     assert "other photos" not in outcome.stderr
     (row,) = json.loads(out.read_text())["rows"]
-    expected = plain[3]
+    expected = in_process[3]
     assert (row["encoder"], row["dimension"]) == (expected["encoder"], expected["dimension"])
     assert row["chunks_per_photo"] == pytest.approx(expected["chunks_per_photo"], abs=0.01)
     for group in GROUPS:

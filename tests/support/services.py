@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from service import Service, ServiceFailed, free_port
+from common.own_service import OwnService as Service
+from common.own_service import free_port
+from common.serve_run import ServiceFailed
 
 __all__ = ["LIMITS", "QUEUES", "Service", "ServiceFailed", "free_port"]
 

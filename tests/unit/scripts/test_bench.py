@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import bench
 import pytest
-from bench_models import make_vit_b_32
-from bench_report import compare, describe_machine, report
-from tables import table
+from benchmarks import commands
+from benchmarks.machine import describe_machine
+from benchmarks.networks import make_vit_b_32
+from benchmarks.report import compare, report
+from common.tables import table
 
 from tests.support.paths import ROOT
 from tests.support.pictures import encode, pixels
@@ -28,15 +31,27 @@ TABLES = {
         ENCODER | {"batch": 1, "per_second": 800.0, "backend": "openvino"},
     ],
     "plain": [
-        {"script": "plain", "photos_per_second": 2.0, "p50": 40.0, "searches_per_second": 30.0,
-         "pss": 1000.0},
-        {"script": "plain, tuned", "photos_per_second": 4.0, "p50": 25.0,
-         "searches_per_second": 20.0, "pss": 2000.0},
+        {
+            "script": "plain",
+            "photos_per_second": 2.0,
+            "p50": 40.0,
+            "searches_per_second": 30.0,
+            "pss": 1000.0,
+        },
+        {
+            "script": "plain, tuned",
+            "photos_per_second": 4.0,
+            "p50": 25.0,
+            "searches_per_second": 20.0,
+            "pss": 2000.0,
+        },
     ],
     "index": [{"photos_per_second": 3.0, "crops_per_photo": 40.0, "pss": 3000.0}],
-    "search": [{"clients": 1, "p50": 50.0, "per_second": 20.0},
-               {"clients": 8, "p50": 150.0, "per_second": 60.0}],
-}  # fmt: skip
+    "search": [
+        {"clients": 1, "p50": 50.0, "per_second": 20.0},
+        {"clients": 8, "p50": 150.0, "per_second": 60.0},
+    ],
+}
 
 
 def test_the_service_is_held_against_ceiling_and_yardstick():
@@ -131,12 +146,12 @@ def test_what_is_measured_is_printed_and_written(tmp_path, capsys):
 
 def test_vit_b_32_is_made_when_it_is_asked_for(monkeypatch):
     made = []
-    monkeypatch.setattr(bench.bench_models, "make_vit_b_32", made.append)
+    monkeypatch.setattr(bench.networks, "make_vit_b_32", made.append)
     with bench.encoder_folders(["vit-b-32", "models/compact"]) as folders:
         assert folders == {"vit-b-32": made[0], "models/compact": ROOT / "models" / "compact"}
         assert made[0].parent.is_dir()
     assert not made[0].parent.exists()
-    assert make_vit_b_32 is not bench.bench_models.make_vit_b_32
+    assert make_vit_b_32 is not bench.networks.make_vit_b_32
 
 
 def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
@@ -149,7 +164,7 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
 
     def prepared(encoder, args, import_path="graph:build"):
         calls.append("prepare")
-        return bench.contextmanager(lambda: iter([Service()]))()
+        return contextmanager(lambda: iter([Service()]))()
 
     def measurement(name, result):
         def measure(*arguments, **options):
@@ -158,19 +173,19 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
 
         return measure
 
-    monkeypatch.setattr(bench, "prepared", prepared)
+    monkeypatch.setattr(commands, "prepared", prepared)
     monkeypatch.setattr(
-        bench, "Pictures", measurement("pictures", SimpleNamespace(photos=None, queries=None))
+        commands, "Pictures", measurement("pictures", SimpleNamespace(photos=None, queries=None))
     )
-    monkeypatch.setattr(bench.bench_models, "ceiling", measurement("ceiling", TABLES["ceiling"]))
-    monkeypatch.setattr(bench.bench_plain, "plain", measurement("plain", TABLES["plain"]))
+    monkeypatch.setattr(commands.networks, "ceiling", measurement("ceiling", TABLES["ceiling"]))
+    monkeypatch.setattr(commands.yardstick, "measure_both", measurement("plain", TABLES["plain"]))
     for name in ("search", "mixed", "memory"):
         result = TABLES.get(name, [])
-        monkeypatch.setattr(bench.bench_service, name, measurement(name, result))
-    monkeypatch.setattr(bench.bench_service, "index", measurement("index", TABLES["index"][0]))
-    monkeypatch.setattr(bench.bench_service, "startup", measurement("startup", {"seconds": 9}))
-    monkeypatch.setattr(bench.bench_stages, "start", measurement("start", None))
-    monkeypatch.setattr(bench.bench_stages, "stages", measurement("stages", []))
+        monkeypatch.setattr(commands.service, name, measurement(name, result))
+    monkeypatch.setattr(commands.service, "index", measurement("index", TABLES["index"][0]))
+    monkeypatch.setattr(commands.service, "startup", measurement("startup", {"seconds": 9}))
+    monkeypatch.setattr(commands.stages, "start", measurement("start", None))
+    monkeypatch.setattr(commands.stages, "stages", measurement("stages", []))
 
     arguments = bench.make_parser().parse_args(["all", "--photos", str(tmp_path)])
     tables = dict(bench.everything(arguments, tmp_path))

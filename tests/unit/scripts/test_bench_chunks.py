@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-import bench_chunks
 import numpy as np
 import pytest
+from benchmarks import chunk_vectors
 
 from tests.support.paths import ROOT
 
@@ -15,15 +15,15 @@ def work(tmp_path_factory):
     """What `embed` would have made of 120 photos."""
     folder = tmp_path_factory.mktemp("bench")
     rng = np.random.default_rng(0)
-    photos = rng.normal(size=(120, 1, 40)) + 0.5 * rng.normal(size=(120, bench_chunks.CHUNKS, 40))
+    photos = rng.normal(size=(120, 1, 40)) + 0.5 * rng.normal(size=(120, chunk_vectors.CHUNKS, 40))
     queries = photos[:, 3] + 0.1 * rng.normal(size=(120, 40))
     np.savez(folder / "base.npz", chunks=np.float32(photos), queries=np.float32(queries))
     return folder
 
 
 def test_tiles_cover_the_picture_and_lie_within_it():
-    boxes = list(bench_chunks.tiles(60, 40))
-    assert len(boxes) == bench_chunks.CHUNKS == 35
+    boxes = list(chunk_vectors.tiles(60, 40))
+    assert len(boxes) == chunk_vectors.CHUNKS == 35
     assert boxes[0] == (0, 0, 60, 40)
     covered = np.zeros((40, 60))
     for x1, y1, x2, y2 in boxes[1:]:
@@ -34,8 +34,8 @@ def test_tiles_cover_the_picture_and_lie_within_it():
 
 
 def test_photos_are_multiplied_and_the_truth_is_brute_force(work):
-    bench_chunks.prepare(work, [], chunks=7000, dimension=16)
-    vectors = bench_chunks.read(work, 7000, 16)
+    chunk_vectors.prepare(work, [], chunks=7000, dimension=16)
+    vectors = chunk_vectors.read(work, 7000, 16)
     assert vectors.chunks.shape == (200, 35, 16)
     lengths = np.linalg.norm(np.float32(vectors.chunks), axis=-1)
     np.testing.assert_allclose(lengths, 1, atol=2e-3)
@@ -60,6 +60,6 @@ def test_the_table_has_a_row_for_each_engine(work):
 
 def test_without_photos_it_says_what_it_needs(tmp_path):
     with pytest.raises(SystemExit, match="--photos FOLDER"):
-        bench_chunks.prepare(tmp_path, [], 7000, 16)
+        chunk_vectors.prepare(tmp_path, [], 7000, 16)
     with pytest.raises(SystemExit, match="100 are the fewest"):
-        bench_chunks.prepare(tmp_path, [tmp_path], 7000, 16)
+        chunk_vectors.prepare(tmp_path, [tmp_path], 7000, 16)

@@ -11,14 +11,12 @@ from contextlib import closing
 from dataclasses import replace
 
 import bench_gpu
-import gpu_ceilings
-import gpu_checks
 import numpy as np
 import pytest
 import torch
-from gpu_decoders import AHEAD, DECODERS, LIMITS
-from gpu_load import COMPACT, FULL, TINY, make_photos, read_photos
-from gpu_networks import (
+from benchmarks.gpu import checks, speed, throughput
+from benchmarks.gpu.decoders import AHEAD, DECODERS, LIMITS
+from benchmarks.gpu.networks import (
     VIT_B_32,
     Tower,
     make_detector,
@@ -27,7 +25,8 @@ from gpu_networks import (
     random_yolov5,
     read_shape,
 )
-from gpu_pipeline import Pipeline
+from benchmarks.gpu.pipeline import Pipeline
+from benchmarks.gpu.sizes import COMPACT, FULL, TINY, make_photos, read_photos
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.compute.device import DTYPES
@@ -42,17 +41,38 @@ from tests.support.paths import ROOT
 CPU = torch.device("cpu")
 # What the service needs and a machine with a GPU may lack.
 MISSING = (
-    "ray", "pydantic", "transformers", "lmdb", "faiss", "fastapi", "starlette", "httpx", "filelock",
-    "huggingface_hub", "safetensors", "tqdm", "skimage", "psutil", "yaml",
-)  # fmt: skip
+    "ray",
+    "pydantic",
+    "transformers",
+    "lmdb",
+    "faiss",
+    "fastapi",
+    "starlette",
+    "httpx",
+    "filelock",
+    "huggingface_hub",
+    "safetensors",
+    "tqdm",
+    "skimage",
+    "psutil",
+    "yaml",
+)
 
 
 def test_it_runs_with_torch_numpy_and_pillow_alone(tmp_path):
     file = tmp_path / "gpu.json"
     options = [
-        "--device", "cpu", "--seconds", "0.01", "--encoders", COMPACT, "--dtypes", "float32",
-        "--json", str(file),
-    ]  # fmt: skip
+        "--device",
+        "cpu",
+        "--seconds",
+        "0.01",
+        "--encoders",
+        COMPACT,
+        "--dtypes",
+        "float32",
+        "--json",
+        str(file),
+    ]
     script = ROOT / "scripts" / "bench_gpu.py"
     code = (
         "import runpy, sys\n"
@@ -122,9 +142,13 @@ def test_the_tower_is_clips():
     shape = read_shape(ROOT / COMPACT)
     tower = Tower(shape).eval()
     names = {
-        "vision_model.": "", "embeddings.": "", "encoder.": "", "self_attn.": "", "mlp.": "",
+        "vision_model.": "",
+        "embeddings.": "",
+        "encoder.": "",
+        "self_attn.": "",
+        "mlp.": "",
         "position_embedding.weight": "position_embedding",
-    }  # fmt: skip
+    }
     state = {}
     for name, tensor in reference.state_dict().items():
         for old, new in names.items():
@@ -140,10 +164,15 @@ def test_the_tower_is_clips():
 def test_vit_b_32_has_the_sizes_that_are_transformers_defaults():
     config = CLIPVisionConfig()
     assert (
-        config.image_size, config.patch_size, config.hidden_size, config.num_hidden_layers,
-        config.num_attention_heads, config.intermediate_size, config.projection_dim,
+        config.image_size,
+        config.patch_size,
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.intermediate_size,
+        config.projection_dim,
         config.hidden_act == "quick_gelu",
-    ) == VIT_B_32  # fmt: skip
+    ) == VIT_B_32
 
 
 def test_operations_are_counted():
@@ -190,7 +219,7 @@ def test_decoding_is_counted_after_the_first_batches():
                 yield [None] * 3
 
     decoder = Decoder()
-    (row,) = bench_gpu.decoding({"some": decoder}, CPU, workers=2, seconds=0.05)
+    (row,) = throughput.decoding({"some": decoder}, CPU, workers=2, seconds=0.05)
     assert row["per_second"] <= 3 * (decoder.asked - AHEAD) / 0.05
     assert row["per_worker"] == row["per_second"] / 2
 
@@ -223,9 +252,14 @@ def means(pixels):
 def trained(slow):
     """A pipeline with YOLOv5s as it was trained."""
     return Pipeline(
-        make_detector(read_checkpoint(yolov5_weights("yolov5s")), CPU, torch.float32), means,
-        threshold=0.1, image_size=320, crop_size=32, device=CPU, dtype=torch.float32,
-    )  # fmt: skip
+        make_detector(read_checkpoint(yolov5_weights("yolov5s")), CPU, torch.float32),
+        means,
+        threshold=0.1,
+        image_size=320,
+        crop_size=32,
+        device=CPU,
+        dtype=torch.float32,
+    )
 
 
 def test_the_pipeline_makes_the_chunks_that_the_segmenter_makes(trained, photos):
@@ -270,7 +304,7 @@ def test_batches_come_out_in_their_order_each_once(trained, monkeypatch):
 
 def test_the_threshold_is_one_that_finds_some_objects():
     photos = [decode(photo, LIMITS).pixels for photo in make_photos(TINY.photo, 4)]
-    pipeline = bench_gpu.make_pipeline(
+    pipeline = throughput.make_pipeline(
         TINY, COMPACT, random_yolov5(TINY.width), False, photos, CPU, torch.float32
     )
     with torch.inference_mode():
@@ -278,21 +312,25 @@ def test_the_threshold_is_one_that_finds_some_objects():
         rows = torch.cat([prediction.rows.flatten(0, 1) for prediction in predictions])
         boxes = pipeline.choose(predictions)
     candidates = ((rows[:, 4:5] * rows[:, 5:]).amax(1) > pipeline.threshold).sum()
-    assert candidates == bench_gpu.OBJECTS * 4
-    assert 35 < np.mean([len(of_photo) for of_photo in boxes]) <= 35 + bench_gpu.OBJECTS
+    assert candidates == throughput.OBJECTS * 4
+    assert 35 < np.mean([len(of_photo) for of_photo in boxes]) <= 35 + throughput.OBJECTS
 
 
 def test_shares_are_of_the_slowest_stage_and_of_what_is_shared(monkeypatch):
     alone = {"upload": 900, "detector": 300, "encoder": 600}  # the GPU's: 200 together
     done = {"per_second": 150, "chunks": 40, "thread_ms": 0.2}
-    monkeypatch.setattr(bench_gpu, "stages", lambda *_: alone)
-    monkeypatch.setattr(bench_gpu, "whole", lambda *_: dict(done))
+    monkeypatch.setattr(throughput, "stages", lambda *_: alone)
+    monkeypatch.setattr(throughput, "whole", lambda *_: dict(done))
     rates = {"threads": 160, "processes": 1000}
     decoded = [{"workers": name, "per_second": rate} for name, rate in rates.items()]
-    rows = bench_gpu.pipelines(
-        "some", argparse.Namespace(device=CPU), dict.fromkeys(rates, Endless()),
-        decoded, [], 0,
-    )  # fmt: skip
+    rows = throughput.pipelines(
+        "some",
+        argparse.Namespace(device=CPU),
+        dict.fromkeys(rates, Endless()),
+        decoded,
+        [],
+        0,
+    )
     by_stage = {row["stage"]: row for row in rows}
     assert by_stage["the GPU's together"]["per_second"] == pytest.approx(200)
     threads, processes = rows[-2:]
@@ -313,15 +351,17 @@ def test_a_mode_that_fails_leaves_its_row_empty_and_says_why(monkeypatch, capsys
     def broken(network, example):
         raise RuntimeError("no such thing\nand a long story")
 
-    monkeypatch.setitem(gpu_ceilings.MODES, "broken", broken)
+    monkeypatch.setitem(speed.MODES, "broken", broken)
     sizes = TINY._replace(encoders={COMPACT: TINY.encoders[COMPACT]}, batches=(1,), crops=())
-    rows = gpu_ceilings.ceilings(
+    rows = speed.ceilings(
         sizes, random_yolov5(TINY.width), CPU, ["float32"], ["eager", "broken"], 0.001
     )
     assert [(row["network"], row.get("mode"), "per_second" in row) for row in rows[1:]] == [
-        ("yolov5s", "eager", True), ("yolov5s", "broken", False),
-        (COMPACT, "eager", True), (COMPACT, "broken", False),
-    ]  # fmt: skip
+        ("yolov5s", "eager", True),
+        ("yolov5s", "broken", False),
+        (COMPACT, "eager", True),
+        (COMPACT, "broken", False),
+    ]
     eager, peak = rows[1], rows[0]
     assert eager["share"] == pytest.approx(eager["teraflops"] / peak["teraflops"])
     assert "yolov5s, float32, broken, batch 1: no such thing\n" in capsys.readouterr().err
@@ -334,20 +374,20 @@ def test_rates_are_of_what_ran():
         nonlocal count
         count += 1
 
-    rate = gpu_ceilings.per_second(run, CPU, 0.02)
+    rate = speed.per_second(run, CPU, 0.02)
     assert 0 < rate < count / 0.02
 
 
 def test_a_wrong_result_is_not_fine(monkeypatch):
-    monkeypatch.setattr(gpu_checks, "select", lambda rows, *_: [rows[:1].numpy()] * next(numbers))
+    monkeypatch.setattr(checks, "select", lambda rows, *_: [rows[:1].numpy()] * next(numbers))
     numbers = iter([6, 6])
-    assert gpu_checks._check_suppression(CPU)[0]["fine"]
-    good = gpu_checks._check_networks(TINY, random_yolov5(TINY.width), CPU, DTYPES["float32"])
+    assert checks._check_suppression(CPU)[0]["fine"]
+    good = checks._check_networks(TINY, random_yolov5(TINY.width), CPU, DTYPES["float32"])
     assert [row["value"] for row in good] == [0, pytest.approx(0, abs=1e-6)]
 
     def other(shape, device, dtype):
         return make_tower(shape._replace(quick=dtype == torch.bfloat16), device, dtype)
 
-    monkeypatch.setattr(gpu_checks, "make_tower", other)
-    monkeypatch.setattr(gpu_checks, "_levels", lambda *_: np.array([0, 3]))
-    assert [row["fine"] for row in gpu_checks._check_photos(TINY, CPU)] == [False] * 5
+    monkeypatch.setattr(checks, "make_tower", other)
+    monkeypatch.setattr(checks, "_levels", lambda *_: np.array([0, 3]))
+    assert [row["fine"] for row in checks._check_photos(TINY, CPU)] == [False] * 5

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
 import pytest
-from bench_load import Answer, ClosedLoop, Stretch, complete, percentiles, steady
+from benchmarks.closed_loop import Answer, ClosedLoop, Stretch, complete, percentiles, steady
 
 from tests.support.services import free_port
 

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import psutil
 import pytest
-from bench_memory import MIB, Memory, Peak, growth, measure, measure_roles, role, total
+from benchmarks.memory import MIB, Memory, Peak, growth, measure, measure_roles, role, total
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import bench_models
 import pytest
 import torch
-from bench_models import BACKENDS, Variant, best, ceiling_rate, rows, time_variants, variants
+from benchmarks import networks as module
+from benchmarks.networks import BACKENDS, Variant, best, ceiling_rate, rows, time_variants, variants
 from transformers import CLIPVisionConfig
 
 from deployments.encoder.encoder import Encoder
@@ -18,8 +18,8 @@ TINY = Variant("detector", 64, 96, "torch", "float32", "contiguous", 1)
 @pytest.fixture(scope="module")
 def networks(slow):
     return {
-        "detector": bench_models.load_detector(),
-        "encoder": bench_models.load_encoder(ROOT / "models" / "compact"),
+        "detector": module.load_detector(),
+        "encoder": module.load_encoder(ROOT / "models" / "compact"),
     }
 
 
@@ -32,7 +32,7 @@ def test_every_combination_is_there_once():
 
 
 def test_each_variant_is_timed_and_its_ratio_is_to_the_plainest(networks, monkeypatch):
-    monkeypatch.setattr(bench_models, "TURN_S", 0)
+    monkeypatch.setattr(module, "TURN_S", 0)
     ways = [
         TINY,
         TINY._replace(memory_format="channels_last", batch=2),
@@ -56,7 +56,7 @@ def test_turns_go_round_and_the_median_of_all_but_the_first_counts(monkeypatch):
         order.append((batch, seconds > 0))
         return next(speeds[batch])
 
-    monkeypatch.setattr(bench_models, "forwards_per_second", forwards)
+    monkeypatch.setattr(module, "forwards_per_second", forwards)
     monkeypatch.setitem(BACKENDS, "torch", lambda *_: lambda batch: lambda: len(batch))
     assert time_variants({"detector": None}, ways) == [2, 4 * 8]
     assert order == [(1, False), (4, False)] + 3 * [(1, True), (4, True)]
@@ -66,7 +66,7 @@ def test_turns_go_round_and_the_median_of_all_but_the_first_counts(monkeypatch):
 def test_formats_change_the_way_not_the_result(networks):
     batch = torch.rand(2, 3, 64, 96)
     expected = networks["detector"](batch)
-    for memory_format, laid in bench_models.FORMATS.items():
+    for memory_format, laid in module.FORMATS.items():
         seen = []
         network = networks["detector"]
         run = BACKENDS["torch"](network, "float32", memory_format)(batch)
@@ -100,8 +100,8 @@ def test_vit_b_32_is_an_encoder_of_that_shape(tmp_path, monkeypatch):
     smaller = CLIPVisionConfig(num_hidden_layers=1, hidden_size=64, num_attention_heads=1)
     assert CLIPVisionConfig().num_hidden_layers == 12
     assert (CLIPVisionConfig().patch_size, CLIPVisionConfig().hidden_size) == (32, 768)
-    monkeypatch.setattr(bench_models, "CLIPVisionConfig", lambda: smaller)
-    bench_models.make_vit_b_32(tmp_path / "vit-b-32")
+    monkeypatch.setattr(module, "CLIPVisionConfig", lambda: smaller)
+    module.make_vit_b_32(tmp_path / "vit-b-32")
     files = Encoder(EncoderSettings(pretrained_model_name_or_path=str(tmp_path / "vit-b-32"))).files
     assert (files.image_size, files.identity.dimension, files.squash) == (224, 512, False)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import bench_plain
 import numpy as np
-import plain as script
 import pytest
-from plain import Plain
+from benchmarks import plain as script
+from benchmarks import yardstick
+from benchmarks.plain import Plain
 
 from deployments.compute.replicas import COMPUTING_REPLICA
 from deployments.encoder.encoder import Encoder
@@ -83,18 +83,18 @@ def test_only_the_tuned_one_has_the_environment_of_a_replica(files, monkeypatch)
         seen.append((order["tuned"], environment))
         return {"photos_per_second": len(seen)}
 
-    monkeypatch.setattr(bench_plain, "in_a_process", in_a_process)
-    rows = bench_plain.plain(COMPACT, {}, files, photos=3, seconds=0)
+    monkeypatch.setattr(yardstick, "in_a_process", in_a_process)
+    rows = yardstick.measure_both(COMPACT, {}, files, photos=3, seconds=0)
     assert seen == [(False, {}), (True, COMPUTING_REPLICA["runtime_env"]["env_vars"])]
     assert [row["ratio"] for row in rows] == [1, 2]
 
 
 @pytest.mark.slow
 def test_both_rows_are_measured_each_in_its_process(files):
-    rows = bench_plain.plain(COMPACT, {"tiles": []}, files[:1], photos=2, seconds=0)
+    rows = yardstick.measure_both(COMPACT, {"tiles": []}, files[:1], photos=2, seconds=0)
     assert [row["script"] for row in rows] == ["plain", "plain, tuned"]
     for row in rows:
-        assert set(row) == set(bench_plain.COLUMNS)
+        assert set(row) == set(yardstick.COLUMNS)
         assert row["photos"] == 2
         assert 1 < row["crops_per_photo"] < 20
         assert row["crops_per_second"] == pytest.approx(

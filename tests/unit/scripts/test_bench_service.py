@@ -7,16 +7,17 @@ import itertools
 import subprocess
 import sys
 
-import bench_service
 import pytest
 import yaml
-from bench_memory import MIB, Memory
-from bench_photos import cut_queries, endless
-from bench_service import ALL, Pictures
+from benchmarks import service as measurements
+from benchmarks.memory import MIB, Memory
+from benchmarks.photos import cut_queries, endless
+from benchmarks.service import ALL, Pictures
+from common.own_service import OwnService
+from common.serve_run import ServiceFailed
 
 from deployments.compute.images import decode
 from deployments.limits import ImageLimits
-from tests.support.services import Service, ServiceFailed
 
 NAMES = ["coffee.png", "rocket.jpg", "chelsea.png"]
 
@@ -46,7 +47,7 @@ def test_rows_of_memory_by_hand():
 
     searched = [(100 * n, sample(50 + n, 10)) for n in range(8)]
     indexed = [(100 * n, sample(57, 10 + 20 * n)) for n in range(8)]
-    rows = bench_service.memory_rows(sample(40, 10), searched, indexed)
+    rows = measurements.memory_rows(sample(40, 10), searched, indexed)
     assert [row["process"] for row in rows] == ["Store", "Ingress", ALL]
     store, ingress, both = rows
     assert (ingress["ready"], ingress["searched"], ingress["indexed"]) == (40, 57, 57)
@@ -81,20 +82,20 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 def test_starting_lasts_until_a_search_is_answered(tmp_path, pictures, monkeypatch):
-    service = Service(tmp_path)
+    service = OwnService(tmp_path)
 
     def launch():
         service.process = subprocess.Popen([sys.executable, "-c", STARTING, str(service.port)])
 
     monkeypatch.setattr(service, "launch", launch)
-    row = bench_service.startup(service, pictures)
+    row = measurements.startup(service, pictures)
     service.kill_everything()
     assert row["photos"] == 7
     assert row["seconds"] > 0.5 + 2 * 0.2
 
 
 def test_a_service_that_ends_instead_of_answering_is_told(tmp_path, pictures, monkeypatch):
-    service = Service(tmp_path)
+    service = OwnService(tmp_path)
     service.log.write_text("no such model")
 
     def launch():
@@ -102,12 +103,12 @@ def test_a_service_that_ends_instead_of_answering_is_told(tmp_path, pictures, mo
 
     monkeypatch.setattr(service, "launch", launch)
     with pytest.raises(ServiceFailed, match="no such model"):
-        bench_service.startup(service, pictures)
+        measurements.startup(service, pictures)
 
 
 def test_the_service_is_configured_as_asked_and_leaves_nothing(tmp_path):
     args = {"segmenter": {"tiles": []}, "encoder": {"batch_size": 4}}
-    with bench_service.prepared(tmp_path / "clip", args) as service:
+    with measurements.prepared(tmp_path / "clip", args) as service:
         (application,) = yaml.safe_load(service.config.read_text())["applications"]
         folder = service.config.parent
     assert application["args"]["segmenter"]["tiles"] == []

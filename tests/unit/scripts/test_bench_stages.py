@@ -3,10 +3,10 @@
 import asyncio
 import time
 
-import bench_spans
 import pytest
-from bench_spans import FOLDER, noting
-from bench_stages import STAGES, Span, own_times, read_spans, rows
+from benchmarks import spans
+from benchmarks.spans import FOLDER, traced
+from benchmarks.stages import STAGES, Span, own_times, read_spans, rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,9 +46,9 @@ def test_rows_are_means_of_the_requests_of_a_kind():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    bench_spans._file.cache_clear()
+    spans._file.cache_clear()
     yield tmp_path
-    bench_spans._file.cache_clear()
+    spans._file.cache_clear()
 
 
 def test_functions_note_when_they_began_and_ended(folder):
@@ -60,9 +60,9 @@ def test_functions_note_when_they_began_and_ended(folder):
         await asyncio.sleep(0.02)
         raise KeyError
 
-    assert noting(wait, "to wait")(0.01) == 0.01
+    assert traced(wait, "to wait")(0.01) == 0.01
     with pytest.raises(KeyError):
-        asyncio.run(noting(fail, "fail")())
+        asyncio.run(traced(fail, "fail")())
     waited, failed = sorted(read_spans(folder))
     assert (waited.label, failed.label) == ("to wait", "fail")
     assert waited.end - waited.begin >= 10_000_000
@@ -78,6 +78,6 @@ def test_all_that_is_a_stage_is_noted():
         labels.append(getattr(owner, name).__qualname__)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_spans, "note", remember)
-        bench_spans.install()
+        patch.setattr(spans, "trace", remember)
+        spans.install()
     assert {label for names in STAGES.values() for label in names} - {"client"} == set(labels)

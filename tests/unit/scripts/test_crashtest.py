@@ -10,9 +10,9 @@ from pathlib import Path
 import crashtest
 import httpx
 import pytest
-from crash_checks import Seen, check_listing, check_photo, sha256, verify
-from crash_journal import Journal, picture
-from crash_kills import ALL, KILLS_PER_RESTART, ROUND, VICTIMS, plan_kills
+from crash.checks import Seen, check_listing, check_photo, sha256, verify
+from crash.journal import Journal, picture
+from crash.kills import ALL, KILLS_PER_RESTART, ROUND, VICTIMS, plan_kills
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from distortions import Distortion, cut
+from evaluation.distortions import Distortion, cut
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

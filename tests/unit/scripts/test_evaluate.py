@@ -10,12 +10,9 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
-from baselines import Network, load_encoder
-from figures import Answer, Row, draw_misses, figures, misses, table
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
-from queries import (
+from common.options import parse_encoder
+from evaluation.encoders import Network, load_encoder
+from evaluation.queries import (
     EvaluationFailed,
     Query,
     find_photos,
@@ -25,8 +22,13 @@ from queries import (
     patch_boxes,
     read_labels,
 )
+from evaluation.report import Answer, Row, draw_misses, misses, row_figures, table
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 from deployments.errors import ModelUnavailable
+from deployments.settings import EncoderSettings
 from tests.support.paths import ROOT
 from tests.support.pictures import encode, pixels
 from tests.support.services import free_port
@@ -178,7 +180,7 @@ def test_figures_of_a_ranking_by_hand():
         (query("a", "patch"), Answer([], None)),
     ]
     queries, answers = zip(*found, strict=True)
-    row = figures(Row("mine", "2,3", 8, chunks, list(answers), 5.5), queries)
+    row = row_figures(Row("mine", "2,3", 8, chunks, list(answers), 5.5), queries)
     assert row["chunks_per_photo"] == pytest.approx(4 / 3)
     assert row["index_bytes_per_photo"] == pytest.approx(4 / 3 * 8 * 2)
     assert row["object"] == {
@@ -232,7 +234,7 @@ def test_misses_are_drawn_with_both_boxes(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pixels", "backbone", str(ROOT / "models" / "compact")])
 def test_every_encoder_gives_unit_vectors_that_depend_on_the_crop_alone(name):
-    encoder = load_encoder(name)
+    encoder = load_encoder(EncoderSettings(pretrained_model_name_or_path=name))
     size = (encoder.size, encoder.size)
     crops = np.stack([np.asarray(pixels(f"crop {number}", *size)) for number in range(3)])
     crops = np.concatenate([crops, np.full_like(crops[:1], 7)])
@@ -264,8 +266,8 @@ def test_a_network_gets_normalised_planes_in_batches():
 def test_what_is_missing_is_told_and_left_out(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ModelUnavailable, match=r"pip install -e '.\[train\]'"):
-        load_encoder("efficientnet-lite0")
-    encoder = evaluate.parse_encoder("efficientnet-lite0")
+        load_encoder(EncoderSettings(pretrained_model_name_or_path="efficientnet-lite0"))
+    encoder = parse_encoder("efficientnet-lite0")
     assert evaluate.evaluate_all([encoder], [{}], [], []) == []
     assert "efficientnet-lite0 is left out: " in capsys.readouterr().err
 
@@ -278,7 +280,7 @@ def test_mistakes_are_told_in_words(folder, tmp_path, monkeypatch, capsys):
         ([*images, "--segmenter", "2"], 2, "'2' is no JSON object with options of the segmenter"),
         ([*images, "--segmenter", '{"tile": [2]}'], 2, "no JSON object with options"),
         ([*images, "--segmenter", '{"tiles": [1]}'], 2, "greater than or equal to 2"),
-        ([*images, "--limit", 0], 2, "--limit must be at least 1"),
+        ([*images, "--limit", 0], 2, "--limit: must be at least 1"),
         ([*images, "--url", "http://x", "--segmenter", "{}"], 2, "the service's own encoder and"),
         ([*images, "--url", f"http://127.0.0.1:{free_port()}"], 1, "No service answers at"),
         ([*images, "--encoder", tmp_path], 1, "is left out"),

@@ -139,13 +139,29 @@ def damage(folder: Path, database: str, key: bytes, value: bytes | None) -> None
 @pytest.mark.parametrize(
     ("database", "key", "value", "expected"),
     [
-        ("originals", b"a", b"two", [("a", "original"), ]),
+        (
+            "originals",
+            b"a",
+            b"two",
+            [
+                ("a", "original"),
+            ],
+        ),
         ("originals", b"a", None, [("a", "original"), ("-", "totals")]),
         ("originals", b"stray", b"", [("stray", "original")]),
         ("records", b"a", b"x" * 200, [("a", "record")]),
-        ("records", b"a", None, [
-            ("a", "log"), ("a", "original"), ("a", "vectors"), ("a", "thumbnail"), ("-", "totals"),
-        ]),
+        (
+            "records",
+            b"a",
+            None,
+            [
+                ("a", "log"),
+                ("a", "original"),
+                ("a", "vectors"),
+                ("a", "thumbnail"),
+                ("-", "totals"),
+            ],
+        ),
         ("vectors", b"a", b"x" * 500, [("a", "vectors"), ("-", "totals")]),
         ("vectors", b"a", None, [("a", "vectors"), ("-", "totals")]),
         ("vectors", b"stray", b"", [("stray", "vectors")]),
@@ -158,7 +174,7 @@ def damage(folder: Path, database: str, key: bytes, value: bytes | None) -> None
         ("meta", b"cut", b"6", [("gone", "log")]),
         ("meta", b"totals", b'{"chunks": 1, "original_bytes": 1}', [("-", "totals")]),
     ],
-)  # fmt: skip
+)
 def test_verify_finds_damage(run, folder: Path, database, key, value, expected) -> None:
     damage(folder, database, key, value)
     status, out, _ = run("verify")
@@ -432,6 +448,7 @@ import os, runpy, signal, sys
 from deployments.store import copies as store_copies
 
 moment, *sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))  # as where Python runs a script
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 replace = os.replace

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from train_encoder import Batches, Recipe, Training, Validation, learning_rate, main, save_encoder
+from train_encoder import main, save_encoder
+from training.learning import Batches, Recipe, Training, learning_rate
+from training.validation import Validation
 
 from deployments.encoder.encoder import Encoder
 from deployments.settings import EncoderSettings

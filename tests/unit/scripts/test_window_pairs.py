@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from evaluation.queries import iou
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from queries import iou
-from window_pairs import (
+from training.pairs import (
     PairSettings,
     draw_pair,
     draw_tile,

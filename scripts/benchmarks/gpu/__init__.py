@@ -1,0 +1,1 @@
+"""What scripts/bench_gpu.py measures; needs torch, NumPy and Pillow alone."""

@@ -1,0 +1,115 @@
+"""`serve run` as a process: started, waited for, and its output kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from common.paths import ROOT
+
+READY_S = 120
+POLL_S = 0.2
+
+
+class ServiceFailed(Exception):
+    """The service doesn't start, recover or end; the message says which, and where its log is."""
+
+
+class ServeRun:
+    """`serve run` of a config.
+
+    Args:
+        config: the file.
+        log: the file that gets the output of `serve run` and of all replicas.
+        url: where the service answers.
+        new_session: whether `serve run` has a session of its own, which the Ctrl-C of a terminal
+            doesn't reach.
+
+    Attributes:
+        process: `serve run`; None until it is launched.
+    """
+
+    def __init__(self, config: Path, log: Path, url: str, *, new_session: bool) -> None:
+        self.config = config
+        self.log = log
+        self.url = url
+        self.process: subprocess.Popen | None = None
+        self._new_session = new_session
+
+    def launch(self, *prefix: str, **environment: str) -> None:
+        """Run `serve run`, and return at once.
+
+        Args:
+            prefix: words to put before the command.
+            environment: variables to add to the environment.
+        """
+        serve = Path(sys.executable).with_name("serve")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*prefix, serve, "run", self.config],
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=self._new_session,
+            )
+
+    def launched(self) -> subprocess.Popen:
+        """Return `serve run`.
+
+        Raises:
+            ServiceFailed: it was never launched.
+        """
+        if self.process is None:
+            raise ServiceFailed("serve run was not launched.")
+        return self.process
+
+    def is_ready(self) -> bool:
+        """Return whether `/healthz` says that every deployment answers."""
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_until_ready(
+        self,
+        is_ready: Callable[[], bool] | None = None,
+        *,
+        most_s: float = READY_S,
+        every_s: float = POLL_S,
+        while_waiting: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Return when the service is ready.
+
+        Args:
+            is_ready: tells whether it is; this class's `is_ready` if left out.
+            most_s: seconds to wait at most.
+            every_s: seconds between two looks.
+            while_waiting: called after each look that found it not ready.
+
+        Raises:
+            ServiceFailed: `serve run` has ended, or it takes too long.
+        """
+        deadline = time.monotonic() + most_s
+        while not (is_ready or self.is_ready)():
+            if self.launched().poll() is not None:
+                raise ServiceFailed(f"serve run has ended. {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise ServiceFailed(
+                    f"The service is not ready after {most_s:.0f} s. {self._last_words()}"
+                )
+            while_waiting()
+            time.sleep(every_s)
+
+    def output(self) -> str:
+        """Return what `serve run` and all replicas have printed."""
+        return self.log.read_text(errors="replace")
+
+    def _last_words(self) -> str:
+        return f"The end of its log, {self.log}:\n{self.output()[-4000:]}"

@@ -1,0 +1,1 @@
+"""What scripts/crashtest.py consists of."""

@@ -1,0 +1,126 @@
+"""Photos indexed and searched as the service does it, by its own classes in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from deployments.chunk_index.index import ChunkIndex
+from deployments.compute.images import scale_crop
+from deployments.errors import InsetError
+from deployments.ranker import Ranker
+from deployments.records import Box, Neighbours
+from deployments.segmenter.segmenter import Segmenter
+from deployments.settings import ChunkIndexSettings, SegmenterSettings
+from evaluation.encoders import CropEncoder
+from evaluation.queries import LIMIT, EvaluationFailed, Photo, Query, open_picture
+from evaluation.report import Answer, Row
+
+BATCH = 8  # photos
+
+
+def evaluate(
+    name: str,
+    encoder: CropEncoder,
+    options: dict[str, Any],
+    photos: Sequence[Photo],
+    queries: Sequence[Query],
+) -> Row:
+    """Index photos with an encoder and a segmenter, and search by the queries.
+
+    Args:
+        name: of the encoder, for people.
+        options: of the segmenter, as in serve_config.yaml.
+
+    Raises:
+        EvaluationFailed: a photo is broken.
+        ModelUnavailable: the detector is not available.
+    """
+    settings = SegmenterSettings.model_validate({"batch_size": BATCH} | options)
+    segmenter = Segmenter(settings, crop_size=encoder.size, squash=encoder.squash)
+    index, chunks, rate = index_photos(encoder, segmenter, photos, name)
+    answers = asyncio.run(search(encoder, index, chunks, queries, name))
+    return Row(name, show(options), index.dimension, chunks, answers, rate)
+
+
+def show(options: dict[str, Any]) -> str:
+    """Return options for people."""
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "as by default"
+
+
+def index_photos(
+    encoder: CropEncoder, segmenter: Segmenter, photos: Sequence[Photo], name: str
+) -> tuple[ChunkIndex, dict[str, list[Box]], float]:
+    """Segment, encode and index photos.
+
+    Args:
+        name: of the encoder, for the progress bar.
+
+    Returns:
+        The index, the boxes of each photo's chunks, and how many photos a second were segmented
+        and encoded, from bytes to vectors.
+
+    Raises:
+        EvaluationFailed: a photo is broken.
+    """
+    vectors: dict[str, np.ndarray] = {}
+    chunks: dict[str, list[Box]] = {}
+    seconds = 0.0
+    with tqdm(total=len(photos), unit="photo", desc=f"indexing, {name}") as bar:
+        for start in range(0, len(photos), BATCH):
+            batch = photos[start : start + BATCH]
+            images = [photo.file.read_bytes() for photo in batch]
+            began = time.monotonic()
+            segmented = segmenter.segment(images)
+            for photo, result in zip(batch, segmented, strict=True):
+                if isinstance(result, InsetError):
+                    raise EvaluationFailed(f"{photo.file}: {result.detail}")
+                vectors[photo.id] = encoder.encode(result.crops)
+                chunks[photo.id] = [chunk.box for chunk in result.chunks]
+            seconds += time.monotonic() - began
+            bar.update(len(batch))
+    dimension = next(iter(vectors.values())).shape[1]
+    index = ChunkIndex(dimension, ChunkIndexSettings(engine="exact", device="cpu"))
+    for id, of_photo in vectors.items():
+        index.put(id, of_photo)
+    return index, chunks, len(photos) / seconds
+
+
+async def search(
+    encoder: CropEncoder,
+    index: ChunkIndex,
+    chunks: dict[str, list[Box]],
+    queries: Sequence[Query],
+    name: str,
+) -> list[Answer]:
+    """Search by each query.
+
+    Args:
+        chunks: the boxes of each photo's chunks, by its id.
+        name: of the encoder, for the progress bar.
+    """
+    ranker, answers = Ranker(), []
+    for query in tqdm(queries, unit="query", desc=f"searching, {name}"):
+        vector = encode_query(encoder, query)
+
+        async def fetch(count: int, vector: np.ndarray = vector) -> Neighbours:
+            return index.search(vector[np.newaxis], count)[0]
+
+        ranked = await ranker.rank(fetch, LIMIT)
+        box = chunks[ranked[0].id][ranked[0].chunks[0][0]] if ranked else None
+        answers.append(Answer([photo.id for photo in ranked], box))
+    return answers
+
+
+def encode_query(encoder: CropEncoder, query: Query) -> np.ndarray:
+    """Encode a query as the service does: float32 `[d]`."""
+    pixels = torch.from_numpy(np.array(open_picture(query.data)))
+    box = (0, 0, pixels.shape[1], pixels.shape[0])
+    crop = scale_crop(pixels, box, encoder.size, squash=encoder.squash)
+    return encoder.encode(crop.numpy()[np.newaxis])[0]

@@ -1,0 +1,1 @@
+"""What scripts/train_encoder.py consists of."""
