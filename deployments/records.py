@@ -41,10 +41,10 @@ class Chunk(BaseModel):
     box: Box
     source: Source
     confidence: float | None = Field(
-        default=None, description="the detector's confidence, 0 to 1; null if it is no detection"
+        default=None, description="the detector's confidence, 0 to 1; null for other sources"
     )
     label: str | None = Field(
-        default=None, description="the detector's class name; null if it is no detection"
+        default=None, description="the detector's class name; null for other sources"
     )
 
 

@@ -75,7 +75,7 @@ async def _inset(request: Request) -> Inset:
     return inset
 
 
-Service = Annotated[Inset, Depends(_inset)]
+Injected = Annotated[Inset, Depends(_inset)]
 
 
 @router.post(
@@ -91,7 +91,7 @@ Service = Annotated[Inset, Depends(_inset)]
     ),
 )
 async def index(
-    request: Request, parameters: Annotated[IndexParameters, Query()], inset: Service
+    request: Request, parameters: Annotated[IndexParameters, Query()], inset: Injected
 ) -> IndexAnswer:
     """Store one image (raw body) or several (multipart parts `file`).
 
@@ -142,7 +142,7 @@ async def index(
     openapi_extra=describe_body({"file": BINARY}, required=False),
 )
 async def search(
-    request: Request, parameters: Annotated[SearchParameters, Query()], inset: Service
+    request: Request, parameters: Annotated[SearchParameters, Query()], inset: Injected
 ) -> SearchAnswer:
     """Find the photos that match a query: an image in the body, `?text=`, or a photo's `?id=`."""
     query = parameters.model_dump()
@@ -158,7 +158,7 @@ async def search(
 
 
 @router.get("/images", responses=describe_problems(400))
-async def list_images(parameters: Annotated[ListParameters, Query()], inset: Service) -> Listing:
+async def list_images(parameters: Annotated[ListParameters, Query()], inset: Injected) -> Listing:
     """List the records of the stored photos, in the order of their ids."""
     records = await inset.list(parameters.after, parameters.limit)
     more = len(records) == parameters.limit
@@ -178,7 +178,7 @@ async def list_images(parameters: Annotated[ListParameters, Query()], inset: Ser
         **describe_problems(400, 404),
     },
 )
-async def get_image(id: Id, request: Request, inset: Service) -> Response:
+async def get_image(id: Id, request: Request, inset: Injected) -> Response:
     """Return the original bytes of a photo."""
     record, data = await inset.get(id)
     return _answer_image(request, data, record.media_type, record.sha256)
@@ -197,7 +197,7 @@ async def get_image(id: Id, request: Request, inset: Service) -> Response:
         **describe_problems(400, 404, 413, 415, 422),
     },
 )
-async def get_thumbnail(id: Id, request: Request, inset: Service) -> Response:
+async def get_thumbnail(id: Id, request: Request, inset: Injected) -> Response:
     """Return a thumbnail of a photo, upright, in the proportions of the photo.
 
     If an older version stored the photo without one, it is made now. If the original then
@@ -208,7 +208,7 @@ async def get_thumbnail(id: Id, request: Request, inset: Service) -> Response:
 
 
 @router.get("/images/{id}/record", responses=describe_problems(400, 404))
-async def get_record(id: Id, inset: Service) -> Record:
+async def get_record(id: Id, inset: Injected) -> Record:
     """Return the record of a photo."""
     return await inset.record(id)
 
@@ -231,21 +231,21 @@ async def get_record(id: Id, inset: Service) -> Record:
         **describe_problems(400, 404, 507),
     },
 )
-async def delete_image(id: Id, inset: Service) -> Response:
+async def delete_image(id: Id, inset: Injected) -> Response:
     """Remove a photo. No search that starts after the answer finds it."""
     sequence = await inset.delete(id)
     return Response(status_code=204, headers={SEQUENCE_HEADER: str(sequence)})
 
 
 @router.get("/healthz", responses=describe_problems())
-async def health(inset: Service) -> Health:
+async def health(inset: Injected) -> Health:
     """Check that every deployment answers, so that photos can be indexed and found."""
     await inset.check()
     return Health()
 
 
 @router.get("/stats", responses=describe_problems())
-async def stats(inset: Service) -> Stats:
+async def stats(inset: Injected) -> Stats:
     """Return counts, model names and sequence numbers."""
     return await inset.stats()
 

@@ -80,7 +80,7 @@ class StoreDetails:
 
 
 class StoreReader:
-    """A store that is only read, also while another process owns it. All methods are thread-safe.
+    """Read access to a store, also while another process owns it. All methods are thread-safe.
 
     Reads run in parallel with each other and with the writer, each on its own snapshot.
 
