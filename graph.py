@@ -1,12 +1,12 @@
-"""The picture of the system: what is bound to what.
+"""The graph: which deployment is bound to which.
 
     index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
     search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► matches
 
 The Ingress runs both: `IndexFlow` and `SearchFlow` in `deployments/flows.py` are these two lines as
-code. Crops and vectors go from deployment to deployment, and not through the Ingress.
+code. Crops and vectors go from deployment to deployment, not through the Ingress.
 
-`serve run serve_config.yaml` calls `build` with the `args` of the file.
+`serve run serve_config.yaml` calls `build` with the file's `args`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from deployments.store.deployment import StoreDeployment
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Compose the index DAG and the search DAG.
+    """Return the application: all deployments, bound to each other.
 
     Raises:
         StartupError: an option is unknown or wrong, or a model is not available.
@@ -49,7 +49,7 @@ def build(args: dict[str, Any]) -> Application:
         EncoderDeployment, settings.encoder, images, low_latency=True, name="QueryEncoder"
     )
     store = bind(StoreDeployment, settings.store, encoder.identity)
-    # The ranker works in the replica of the index: a process of its own would be one more hop.
+    # The ranker works in the replicas of the chunk index, because another process costs a call.
     ranker = Ranker(settings.ranker)
     chunk_index = bind(
         ChunkIndexDeployment, settings.chunk_index, encoder.identity.dimension, ranker, store
@@ -66,8 +66,8 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def bind(deployment: Any, *args: Any, name: str | None = None, **kwargs: Any) -> Any:
-    """Return a deployment that is to be started with these arguments.
+    """Bind a deployment to the arguments of its constructor.
 
-    Where it is passed to another one, that gets a handle of it in each of its replicas.
+    If it is passed to another deployment, each replica of that one gets a handle to it.
     """
     return (deployment.options(name=name) if name else deployment).bind(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions: raised where it is known, turned into HTTP in one place."""
+"""The exceptions of the service. `ingress/problems.py` turns them into HTTP answers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 
 
 class InsetError(Exception):
-    """An error that the person who sent the request should read.
+    """An error whose message is for the client that sent the request.
 
     Attributes:
-        status: the HTTP status it becomes.
-        title: the kind of problem, the same for every instance (RFC 9457 `title`).
+        status: the HTTP status of the answer.
+        title: the kind of error, the same for every instance (RFC 9457 `title`).
         detail: what is wrong this time, and what to do (RFC 9457 `detail`).
     """
 
@@ -28,7 +28,7 @@ class BadParameter(InsetError):
 
 
 class UnknownSequence(BadParameter):
-    """A search must know a change that the store has never made, or no longer has."""
+    """A search must know a change that the store does not have (yet, or after a restore)."""
 
 
 class UnknownId(InsetError):
@@ -62,7 +62,7 @@ class CorruptRecord(InsetError):
 
 
 class Unavailable(InsetError):
-    """The service can't answer now but will: the answer carries Retry-After."""
+    """The service can't answer now, but will later: the answer has Retry-After."""
 
     status = 503
     title = "Temporarily unavailable"
@@ -74,15 +74,15 @@ class StoreFull(InsetError):
 
 
 class StartupError(Exception):
-    """The service can't start as it is configured. One sentence says why and what to do."""
+    """The service can't start with this configuration. The message says why and what to do."""
 
 
 class ModelUnavailable(StartupError):
-    """A named model is neither on this machine nor to be had from anywhere we know."""
+    """A configured model is neither on this machine nor can it be downloaded."""
 
 
 class EncoderMismatch(StartupError):
-    """The store holds vectors of another encoder than the one configured."""
+    """The store holds vectors of another encoder than the configured one."""
 
 
 class StoreUnusable(StartupError):
@@ -96,14 +96,14 @@ def first_line(error: BaseException) -> str:
 
 
 def keep_answers_out_of_the_log() -> None:
-    """Let Ray Serve log only the exceptions that are not answers.
+    """Keep each `InsetError` out of Ray Serve's log.
 
-    It logs each exception that leaves a replica, with its stack. An `InsetError` is an answer: the
-    client gets it, and a photo that does not exist is no event for the terminal.
+    Serve logs every exception that leaves a replica, with its stack. But an `InsetError` is an
+    answer that the client gets, and an unknown id is not worth a log entry.
     """
-    logging.getLogger("ray.serve").addFilter(_is_no_answer)
+    logging.getLogger("ray.serve").addFilter(_is_not_an_answer)
 
 
-def _is_no_answer(record: logging.LogRecord) -> bool:
+def _is_not_an_answer(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, InsetError)

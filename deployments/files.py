@@ -1,4 +1,4 @@
-"""Files that are on disk whole or not at all: written beside, synced, then put in place."""
+"""Write files that are never left half written, and sync them to disk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
-    """Open a new file beside `file`; at the end of the block it takes its place, durably.
+    """Open a new file beside `file`, which it durably replaces at the end of the block.
 
-    If the block fails, the new file is removed and `file` stays as it was. What a killed process
-    left behind is overwritten.
+    If the block fails, the new file is removed and `file` is not changed. A file that a killed
+    process has left behind is overwritten.
 
     Raises:
         OSError: the file can't be written.
@@ -34,7 +34,7 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Make files durable, or the entries of folders: a new file is lost without its entry."""
+    """Sync files or folders to disk. A new file is only durable with its folder's entry."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The two ways through the deployments: a photo is indexed, a query is searched.
+"""The two ways through the deployments: indexing a photo, and searching by a query.
 
 index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
 search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► matches
@@ -25,10 +25,10 @@ from deployments.records import Match, MatchedChunk, Metadata, RankedPhoto, Reco
 
 
 class IndexFlow:
-    """From the bytes of a photo to its record in the store.
+    """The way from a photo's bytes to its record in the store.
 
     Args:
-        segmenter, encoder, store: the deployments on the way, in order.
+        segmenter, encoder, store: the deployments, in the order of the calls.
     """
 
     def __init__(
@@ -48,13 +48,17 @@ class IndexFlow:
         confidence_threshold: float | None,
         metadata: Metadata,
     ) -> Stored:
-        """Store a photo, unless these very bytes are stored already; then it is on disk.
+        """Store a photo unless the same bytes are stored under this id already.
+
+        When this returns, the photo is on disk.
 
         Args:
             data: an encoded image.
             id: a valid id.
-            sha256: of `data`, hexadecimal.
-            confidence_threshold: of the detector, for this photo; None for the configured one.
+            sha256: SHA-256 of `data`, hexadecimal.
+            filename: the client's name for the photo.
+            confidence_threshold: the detector's for this photo; None for the configured one.
+            metadata: checked metadata.
 
         Raises:
             IdTaken, TooLarge, NotAnImage, BrokenImage, CorruptRecord, StoreFull
@@ -63,14 +67,14 @@ class IndexFlow:
         if known is not None:
             return Stored(known, created=False)
         segmenter, encoder = self._by_reference
-        # The answers are passed on unawaited: crops and vectors go from replica to replica.
+        # The answers are not awaited, so crops and vectors go from replica to replica.
         segmented = segmenter.segment.remote(data, confidence_threshold)
         encoded = encoder.encode_photo.remote(segmented)
         return await self.store.put.remote(id, data, filename, encoded, metadata)
 
     @cached_property
     def _by_reference(self) -> tuple[SegmenterHandle, EncoderHandle]:
-        """Crops are large: they go through shared memory, whatever goes by gRPC otherwise."""
+        """Handles that send large arguments (the crops) through shared memory, not by gRPC."""
         return (
             self.segmenter.options(_by_reference=True),
             self.encoder.options(_by_reference=True),
@@ -78,10 +82,10 @@ class IndexFlow:
 
 
 class SearchFlow:
-    """From a query to the photos that match it.
+    """The way from a query to the photos that match it.
 
     Args:
-        encoder, chunk_index, store: the deployments on the way, in order.
+        encoder, chunk_index, store: the deployments, in the order of the calls.
     """
 
     def __init__(
@@ -93,18 +97,18 @@ class SearchFlow:
         self._last = 0
 
     def remember(self, sequence: int) -> None:
-        """Let all later searches know the changes up to this one."""
+        """Make all later searches know the changes up to this one."""
         self._last = max(self._last, sequence)
 
     async def run(self, query: Query, options: SearchOptions, min_sequence: int) -> list[Match]:
-        """Find the photos that contain a query, nearest first, each once.
+        """Find the photos that match a query, nearest first, each once.
 
         Args:
-            min_sequence: the answer must know the store's changes up to this one.
+            min_sequence: the search must know the store's changes up to this one.
 
         Raises:
             BadParameter, UnknownId, TooLarge, NotAnImage, BrokenImage, CorruptRecord
-            UnknownSequence: `min_sequence` has not happened.
+            UnknownSequence: the store has no change `min_sequence`.
         """
         vector = self._encode(query)
         sequence = max(min_sequence, self._last)
@@ -118,9 +122,9 @@ class SearchFlow:
                 continue
             found, newer = await self.store.records.remote([photo.id for photo in ranked])
             records = [None if json is None else Record.model_validate_json(json) for json in found]
-            # A photo that was deleted or replaced since it was ranked makes room for another one:
-            # rank again. A photo that is missing although nothing has changed is damaged. The log
-            # says so, and the other photos are still worth having.
+            # If a photo was deleted or replaced since the ranking, rank again, so that another one
+            # takes its place. If a record is missing although nothing has changed, it is damaged.
+            # The store has logged that, and the other photos are still returned.
             if newer <= known or all(record and record.sequence <= known for record in records):
                 return _matches(ranked, records)
             sequence = newer
@@ -137,9 +141,9 @@ class SearchFlow:
         return self.encoder.encode_query.remote(picture, query.box)
 
     async def _forget(self) -> int:
-        """Forget the changes that the store no longer has: it was restored to an older state.
+        """Forget changes that the store no longer has, because an older backup was restored.
 
-        What has been done through here since then is among the changes that it has now.
+        Changes made through this replica since then are among those that the store has now.
         """
         _, last = await self.store.records.remote([])
         self._last = min(self._last, last)

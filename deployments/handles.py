@@ -1,8 +1,8 @@
-"""How deployments call each other: what each of them answers, as types.
+"""The types of the Ray handles by which deployments call each other.
 
-A deployment gets a Ray handle of another one. Its class is behind the handle, often in a process
-that has loaded what this one should not load (torch, LMDB), so the types are here and not there.
-A test holds each of them against the class of its deployment.
+A handle's type is declared here and not beside its deployment, because importing the deployment
+would load what the caller should not load (torch, LMDB). A test compares each type with the class
+of its deployment.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ H = TypeVar("H", bound="Handle")
 
 
 class Response(Protocol[T_co]):
-    """The answer to a call: await it, or pass it on as an argument of the next call.
+    """The answer to a call: await it, or pass it on as an argument of another call.
 
-    What is passed on goes from replica to replica, and not through the process in between.
+    An answer that is passed on goes from replica to replica, not through the process in between.
     """
 
     def __await__(self) -> Generator[Any, None, T_co]: ...
 
 
-# An argument, or the answer that will be one.
+# An argument, or the answer to another call in its place.
 Later: TypeAlias = T_co | Response[T_co]
 
 
@@ -51,7 +51,7 @@ class Method(Protocol[P, T_co]):
 
 
 class Handle(Protocol):
-    """What every deployment answers."""
+    """The methods that every deployment has."""
 
     ping: Method[[], None]
 

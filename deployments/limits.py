@@ -1,4 +1,4 @@
-"""How large pictures may be: what is refused before it is decoded, and thumbnails."""
+"""How large images may be that are decoded, and how large thumbnails are."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """Attributes:
-    max_bytes: size of the encoded image.
-    max_pixels: width times height. A decoded image takes three bytes a pixel.
+    """What is refused before it is decoded.
+
+    Attributes:
+        max_bytes: largest size of an encoded image, bytes.
+        max_pixels: largest width times height. A decoded image takes three bytes a pixel.
     """
 
     max_bytes: int = 32 * 2**20
     max_pixels: int = 64_000_000
 
 
-THUMBNAIL_SIDE = 320  # pixels, of the longest side
+THUMBNAIL_SIDE = 320  # longest side, pixels
 THUMBNAIL_BYTES = 20_000
-# Encoded 12 times as fast as WebP, which takes 30 % less for the same likeness (SSIM 0.92): 0.3 ms
-# and 15 kB for a photo of COCO128.
+# A photo of COCO128 takes 0.3 ms and 15 kB. WebP of the same quality (SSIM 0.92) is 30 % smaller,
+# but takes 12 times as long to encode.
 THUMBNAIL_TYPE = "image/jpeg"

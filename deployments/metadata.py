@@ -1,8 +1,8 @@
-"""What clients say about their photos, and searches among those of which something is true.
+"""Metadata of photos, and filters on it.
 
-Metadata is a flat JSON object, as `{"camera": "Canon EOS", "year": 2024, "flash": false}`. A filter
-is a list of conditions `NAME OP VALUE`, as `year>=2020`, all of which must hold. `Filter.matches`
-says what that means for one photo; `chunk_index/columns.py` finds the same for all photos at once.
+Metadata is a flat JSON object like `{"camera": "Canon EOS", "year": 2024, "flash": false}`. A
+filter is a list of conditions `NAME OP VALUE`, like `year>=2020`, all of which must hold.
+`Filter.matches` defines this for one photo; `chunk_index/columns.py` computes it for all photos.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_KEYS = 64
 MAX_TEXT = 1000
 MAX_CONDITIONS = 16
 MAX_CONDITION = 2000
-# Integers beyond it are no longer exact as float64, which is how they are compared.
+# Numbers are compared as float64, in which larger integers are not exact.
 MAX_INTEGER = 2**53
 
 KEY_PATTERN = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"
@@ -43,49 +43,49 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 _KEY = re.compile(KEY_PATTERN)
 _CONDITION = re.compile(rf"\s*({KEY_PATTERN})\s*(=|!=|<=?|>=?)\s*(.*?)\s*", re.DOTALL)
 _JSON_VALUE = re.compile(r'".*|true|false|-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?', re.DOTALL)
-# What begins like this was meant to be something else: year==2020, year=>2020, camera='Canon'.
+# An unquoted value that begins like this is a mistake: year==2020, year=>2020, camera='Canon'.
 _MISTAKEN = tuple("=<>'")
 
 
 def parse_metadata(text: str) -> Metadata:
-    """Return the metadata that a JSON text stands for.
+    """Parse metadata from a JSON text.
 
     Raises:
-        BadParameter: no JSON object, a key twice, or not as `check_metadata` wants it.
+        BadParameter: it is not a JSON object, has a key twice, or is refused by `check_metadata`.
     """
     try:
         return check_metadata(
             json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=float)
         )
-    except (ValueError, RecursionError):  # it may also nest too deeply, or have too long a number
+    except (ValueError, RecursionError):  # also if it nests too deeply or has too long a number
         raise BadParameter(
-            f'The metadata {_quote(text)} is no JSON: send an object like {{"year": 2024}}.'
+            f'The metadata {_quote(text)} is not JSON: send an object like {{"year": 2024}}.'
         ) from None
 
 
 def check_metadata(metadata: Mapping[str, Value]) -> Metadata:
-    """Return a copy of the metadata.
+    """Check metadata, and return a copy.
 
     Raises:
-        BadParameter: it is no mapping; more than 64 keys; a key that isn't 1 to 64 ASCII letters,
-            digits, `_`, `.` and `-`, beginning with a letter or `_`; or a value that isn't a
-            string of at most 1000 characters, an integer within 2**53, a finite number or a
-            boolean.
+        BadParameter: it is not a mapping; has more than 64 keys; has a key that isn't 1 to 64
+            ASCII letters, digits, `_`, `.` and `-`, beginning with a letter or `_`; or has a value
+            that isn't a string of at most 1000 characters, an integer within 2**53, a finite
+            number or a boolean.
     """
     if not isinstance(metadata, Mapping):
         raise BadParameter(
-            f'The metadata {_quote(metadata)} is no object: send one like {{"year": 2024}}.'
+            f'The metadata {_quote(metadata)} is not an object: send one like {{"year": 2024}}.'
         )
     if len(metadata) > MAX_KEYS:
         raise BadParameter(
-            f"The metadata has {len(metadata)} keys, and {MAX_KEYS} are accepted: leave out those "
-            "that no search filters by."
+            f"The metadata has {len(metadata)} keys, but at most {MAX_KEYS} are accepted: leave "
+            "out keys that no search filters by."
         )
     for key, value in metadata.items():
         if not (isinstance(key, str) and _KEY.fullmatch(key)):
             raise BadParameter(
-                f"{_quote(key)} can't be a key of metadata: use 1 to 64 ASCII letters, digits, "
-                "'_', '.' and '-', beginning with a letter or '_'."
+                f"{_quote(key)} is not a valid key of metadata: use 1 to 64 ASCII letters, "
+                "digits, '_', '.' and '-', beginning with a letter or '_'."
             )
         _check_value(value, f"The metadata's {key!r}")
     return dict(metadata)
@@ -95,20 +95,20 @@ def _check_value(value: Any, what: str) -> None:
     if type(value) not in KINDS:
         raise BadParameter(
             f"{what} must be a string, a number, true or false, not {type(value).__name__}: leave "
-            "out what there is none of, and spread lists and objects over several keys."
+            "out keys without a value, and spread lists and objects over several keys."
         )
     if isinstance(value, str):
         if len(value) > MAX_TEXT:
             raise BadParameter(f"{what} has {len(value):,} characters: shorten it to {MAX_TEXT:,}.")
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise BadParameter(
-                f"{what} is {_quote(value)}, which has half of a surrogate pair: send valid "
+                f"{what} is {_quote(value)}, which contains half of a surrogate pair: send valid "
                 "Unicode."
             )
     elif isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise BadParameter(
-                f"{what} is beyond 2**53, where numbers are no longer exact: send it as a string."
+                f"{what} is beyond 2**53, where numbers are not exact: send it as a string."
             )
     elif not isfinite(value):
         raise BadParameter(f"{what} is {value}: send a finite number, or leave it out.")
@@ -130,12 +130,12 @@ def _quote(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must be true of one key. `Filter` says when it is.
+    """A condition on the value of one key, see `Filter`.
 
     Attributes:
         name: the key.
         operator: a key of `OPERATORS`; `=` or `!=` if the value is a boolean.
-        kind: what the value is. It makes conditions on true and on 1 unequal, as they should be.
+        kind: the kind of the value. Because of it, conditions on true and on 1 are not equal.
         value: what the photo's value is compared with.
     """
 
@@ -145,7 +145,7 @@ class Condition:
     value: Value
 
     def holds(self, value: Value) -> bool:
-        """Whether a value of a photo satisfies it."""
+        """Return whether a photo's value satisfies the condition."""
         return KINDS[type(value)] == self.kind and OPERATORS[self.operator](value, self.value)
 
 
@@ -153,37 +153,36 @@ class Condition:
 class Filter:
     """Conditions on the metadata of a photo, all of which must hold.
 
-    A condition holds only for a photo that has the key, with a value of the same kind (string,
-    number or boolean) as the condition's; also one with `!=`. So `year!=2020` doesn't hold for a
-    photo without a year, nor for one whose year is the string "2020". Numbers are ordered as
-    numbers, strings by code point (so dates as 2024-05-31 are ordered in time); booleans are not
-    ordered, and true is not 1.
+    A condition, even with `!=`, holds only for photos that have the key, with a value of the same
+    kind (string, number or boolean). So `year!=2020` doesn't hold for a photo without a year, nor
+    for one whose year is the string "2020". Numbers are ordered by value, strings by code point (so
+    dates like 2024-05-31 are ordered by time). Booleans are not ordered, and true is not 1.
     """
 
     conditions: tuple[Condition, ...]
 
     @classmethod
     def parse(cls, conditions: Sequence[str]) -> Filter:
-        """Read conditions, each `NAME OP VALUE` with `=`, `!=`, `<`, `<=`, `>` or `>=`.
+        """Parse conditions, each `NAME OP VALUE` with `=`, `!=`, `<`, `<=`, `>` or `>=`.
 
-        VALUE is true, false, a number as in JSON, or a JSON string in double quotes. Anything else
-        is a string as it stands (`camera=Canon EOS`), without the spaces around it.
+        VALUE is true, false, a JSON number, or a JSON string in double quotes. Anything else is a
+        string without quotes (`camera=Canon EOS`); spaces around it are dropped.
 
         Args:
             conditions: at most 16, each of at most 2000 characters.
 
         Raises:
-            BadParameter: something isn't a condition, or there are too many.
+            BadParameter: one is not a condition, or there are too many.
         """
         if len(conditions) > MAX_CONDITIONS:
             raise BadParameter(
-                f"There are {len(conditions)} filters, and {MAX_CONDITIONS} are accepted: leave "
-                "some out."
+                f"There are {len(conditions)} filters, but at most {MAX_CONDITIONS} are accepted: "
+                "leave some out."
             )
         return cls(tuple(map(_parse_condition, conditions)))
 
     def matches(self, metadata: Metadata) -> bool:
-        """Whether all conditions hold for a photo with this metadata."""
+        """Return whether all conditions hold for a photo with this metadata."""
         return all(
             condition.name in metadata and condition.holds(metadata[condition.name])
             for condition in self.conditions
@@ -197,7 +196,7 @@ def _parse_condition(text: str) -> Condition:
     parts = _CONDITION.fullmatch(text)
     if parts is None:
         raise BadParameter(
-            f"{what} is no condition: write a key, one of = != < <= > >=, and a value, as in "
+            f"{what} is not a condition: write a key, one of = != < <= > >=, and a value, as in "
             "year>=2020."
         )
     name, comparison, written = parts.groups()
@@ -205,8 +204,8 @@ def _parse_condition(text: str) -> Condition:
     _check_value(value, f"The value of the filter {_quote(text)}")
     if isinstance(value, bool) and comparison not in ("=", "!="):
         raise BadParameter(
-            f"{what} orders booleans: write {name}={written} or {name}!={written}, or "
-            f'{name}{comparison}"{written}" if it is a string.'
+            f"{what} can't order booleans: write {name}={written} or {name}!={written}, "
+            f'or {name}{comparison}"{written}" if it is a string.'
         )
     return Condition(name, comparison, KINDS[type(value)], value)
 
@@ -218,7 +217,7 @@ def _parse_value(written: str, what: str) -> Value:
             return value
         except ValueError:
             raise BadParameter(
-                f"{what} has a value in quotes that is no JSON string: end it with a double "
+                f"{what} has a value in quotes that is not a JSON string: end it with a double "
                 'quote, and write \\" and \\\\ within, as in title="A \\"big\\" day".'
             ) from None
     if not written or written.startswith(_MISTAKEN):

@@ -1,4 +1,4 @@
-"""What a search looks for, and what its answer should hold: checked once, for every client."""
+"""The query and the options of a search, checked once for HTTP and for Ray handles."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from deployments.records import check_id
 
 MAX_LIMIT = 1000  # photos, or chunks of a photo, in one answer
 DEFAULT_LIMIT = 10
-DEFAULT_CHUNKS = 5  # a photo has about forty chunks: too many for every match to carry
-MAX_DISTANCE = 2.0  # of two opposite vectors
+DEFAULT_CHUNKS = 5  # a photo has about forty chunks, which is too many for each match
+MAX_DISTANCE = 2.0  # cosine distance of two opposite vectors
 
 Corners = tuple[float, float, float, float]
 
@@ -24,13 +24,13 @@ class Query:
 
     Args:
         data: the bytes of an encoded image.
-        text: what to look for, where the encoder has a text tower.
+        text: what to look for, if the encoder takes text.
         id: a stored photo.
-        box: x1, y1, x2, y2 in pixels: look for this part of the picture only.
+        box: x1, y1, x2, y2 in pixels: search by this part of the image only.
 
     Raises:
-        BadParameter: none or several of them; an id that can't be one; a box that is empty, or of a
-            text.
+        BadParameter: none or several of them are given; the id is not valid; the box is empty, or
+            given with a text.
     """
 
     data: bytes | None = None
@@ -41,33 +41,33 @@ class Query:
     def __post_init__(self) -> None:
         if sum(one is not None for one in (self.data, self.text, self.id)) != 1:
             raise BadParameter(
-                "Send exactly one query: an image as the body, ?text=, or ?id= of a stored image."
+                "Send exactly one query: an image as the body, ?text=, or ?id= of a stored photo."
             )
         if self.id is not None:
             check_id(self.id)
         if self.box is None:
             return
         if self.text is not None:
-            raise BadParameter("A box is a part of a picture: it does not go with ?text=.")
+            raise BadParameter("A box is a part of an image: leave it out, or don't send ?text=.")
         x1, y1, x2, y2 = self.box
         if not (x1 < x2 and y1 < y2 and all(map(isfinite, self.box))):
             raise BadParameter(
-                f"box {self.box} is empty: it is x1, y1, x2, y2 with x1 < x2, y1 < y2."
+                f"box {self.box} is empty: send x1, y1, x2, y2 with x1 < x2 and y1 < y2."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """What the answer to a search should hold.
+    """The options of a search.
 
     Args:
-        limit: how many photos at most, 1 to 1000.
+        limit: most photos in the answer, 1 to 1000.
         max_distance: chunks beyond this cosine distance don't count, 0 to 2.
-        max_chunks: how many chunks of each photo at most, the nearest, 1 to 1000.
-        filter: photos that don't match it don't count towards the limit.
+        max_chunks: most chunks of each photo in the answer, nearest first, 1 to 1000.
+        filter: photos that don't match it are left out, and don't count towards the limit.
 
     Raises:
-        BadParameter: a number outside its range.
+        BadParameter: a number is out of its range.
     """
 
     limit: int = DEFAULT_LIMIT
@@ -82,7 +82,7 @@ class SearchOptions:
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Check that a parameter lies between two numbers, or is one of them.
+    """Check that a parameter is in a range, bounds included.
 
     Raises:
         BadParameter
@@ -92,7 +92,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def parse_filter(conditions: str | Sequence[str]) -> Filter | None:
-    """Return the filter that one condition or several stand for; None for no condition.
+    """Parse one or several conditions into a filter; return None if there are none.
 
     Raises:
         BadParameter: see `Filter.parse`.

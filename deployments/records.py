@@ -1,4 +1,4 @@
-"""What travels between the boxes, what the store keeps, and what the service answers."""
+"""The types that deployments exchange, that the store keeps, and that the service answers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Distance = Annotated[
 Source = Annotated[
     Literal["detection", "tile", "whole"],
     Field(
-        description="`detection`: an object the detector found; `tile`: one of the overlapping "
-        "parts of the photo, whatever they show; `whole`: the whole picture"
+        description="`detection`: an object that the detector found; `tile`: one of the "
+        "overlapping tiles of the photo; `whole`: the whole photo"
     ),
 ]
 
-# What a client says about a photo, and what searches can be filtered by.
+# What a client stores with a photo, and what searches can filter by.
 Metadata = dict[str, StrictBool | StrictInt | StrictFloat | StrictStr]
 
 
@@ -41,24 +41,24 @@ class Chunk(BaseModel):
     box: Box
     source: Source
     confidence: float | None = Field(
-        default=None, description="the detector's confidence, 0 to 1; null unless it is a detection"
+        default=None, description="the detector's confidence, 0 to 1; null for other sources"
     )
     label: str | None = Field(
-        default=None, description="the detector's class name; null unless it is a detection"
+        default=None, description="the detector's class name; null for other sources"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentedPhoto:
-    """A decoded photo as the segmenter leaves it.
+    """What the segmenter makes of a photo.
 
     Attributes:
         width, height: size of the upright photo, pixels.
-        media_type: what the bytes really are, e.g. `image/jpeg`.
-        animated: it has more frames; only the first one is looked at.
-        chunks: the detections, most confident first, the tiles, then the whole picture.
+        media_type: the type that the decoder found, e.g. `image/jpeg`.
+        animated: it has several frames; only the first one is used.
+        chunks: the detections, most confident first, then the tiles, then the whole photo.
         crops: uint8 `[len(chunks), s, s, 3]`, RGB, one for each chunk.
-        thumbnail: encoded, see `thumbnails.make_thumbnail`.
+        thumbnail: an encoded image, see `segmenter.thumbnails.make_thumbnail`.
     """
 
     width: int
@@ -72,7 +72,7 @@ class SegmentedPhoto:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPhoto:
-    """A photo ready to be stored: `SegmentedPhoto` with vectors in the place of the crops.
+    """A photo ready to be stored: a `SegmentedPhoto` with vectors instead of crops.
 
     Attributes:
         vectors: float32 `[len(chunks), d]`, L2-normalised.
@@ -88,30 +88,30 @@ class EncodedPhoto:
 
 
 class Record(BaseModel):
-    """All that is known of a stored photo, but for its bytes and vectors."""
+    """What the store knows about a photo besides its bytes and vectors."""
 
     id: str
-    filename: str | None = Field(description="as the client named it; never used as a path")
-    media_type: str = Field(description="what the bytes are, whatever the client said they were")
+    filename: str | None = Field(description="the client's name for it; never used as a path")
+    media_type: str = Field(description="the type of the bytes, as the decoder found it")
     bytes: int = Field(description="size of the original, bytes")
     sha256: str = Field(description="SHA-256 of the original, hexadecimal")
     width: int
     height: int
-    animated: bool = Field(description="it has more frames; only the first one was indexed")
+    animated: bool = Field(description="it has several frames; only the first one was indexed")
     indexed_at: str = Field(description="UTC, ISO 8601")
     sequence: int = Field(description="the store's sequence number of this change")
-    metadata: Metadata = Field(default={}, description="as the client gave it")
+    metadata: Metadata = Field(default={}, description="as the client sent it")
     chunks: list[Chunk]
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderIdentity:
-    """Which encoder made a vector: vectors of two encoders can't be compared.
+    """The encoder that made a vector. Vectors of two encoders can't be compared.
 
     Attributes:
-        name: hub name or folder, for people.
+        name: hub name or folder, for display.
         dimension: length of a vector.
-        digest: SHA-256 of the weights file, hexadecimal; what decides.
+        digest: SHA-256 of the weights file, hexadecimal; it identifies the encoder.
     """
 
     name: str
@@ -121,12 +121,12 @@ class EncoderIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happened to a photo.
+    """A put or a deletion of a photo.
 
     Attributes:
         sequence: sequence number of the change.
-        vectors: float16 `[n, d]`, read-only, in the place of all this photo had before; None if
-            the photo was removed.
+        vectors: float16 `[n, d]`, read-only; they replace all earlier vectors of this photo. None
+            if the photo was removed.
         metadata: empty if the photo was removed.
     """
 
@@ -138,13 +138,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a follower of the store's log has come. The store makes it; the follower returns it.
+    """A follower's position in the store's log. The store makes it, and the follower returns it.
 
     Attributes:
-        history: which life of the store the numbers belong to: restoring a backup begins another.
-        sequence: the changes up to this one are known.
-        base: the store's last change when the follower began with nothing. Whatever was removed up
-            to then it has never heard of, so it needs no word of those removals.
+        history: the history that the numbers belong to. Restoring a backup begins a new one.
+        sequence: the follower knows the changes up to this one.
+        base: the store's last change when the follower began with nothing. It never knew photos
+            that were removed up to then, so it doesn't need those deletions.
     """
 
     history: str
@@ -157,10 +157,10 @@ class Changes:
     """The next changes for a follower of the store's log.
 
     Attributes:
-        anew: they begin with nothing: the follower must forget all it knows before it applies
-            them, for it comes from another history, or from before the log was cut.
+        anew: they begin with nothing. The follower must forget all that it knows before it applies
+            them, because it comes from another history or needs changes that were cut.
         changes: in the order of their sequence numbers.
-        position: where the follower is once it has applied them.
+        position: where the follower is after it has applied them.
         last: the store's last change.
     """
 
@@ -172,13 +172,13 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """What one query found: photos, each with all of its chunks.
+    """The photos nearest to a query, each with all of its chunks.
 
     Attributes:
-        photos: ids of the photos that own the nearest chunks, in no order.
+        photos: ids of the photos that have the nearest chunks, in any order.
         distances: for each photo the cosine distances of all its chunks, float64 `[n]`, in the
             order of its record.
-        horizon: no chunk of any other photo is nearer than this; infinite when there is no other.
+        horizon: no chunk of any other photo is nearer than this; infinite if there are no others.
     """
 
     photos: list[str]
@@ -192,9 +192,9 @@ class RankedPhoto:
 
     Attributes:
         id: the photo.
-        distance: its chunks' cosine distances, aggregated.
-        chunks: (number in the record, distance) of its matching chunks, nearest first, or of as
-            many of them as were asked for.
+        distance: the aggregated cosine distance of its chunks.
+        chunks: (number in the record, distance) of its matching chunks, nearest first, at most as
+            many as the search asked for.
     """
 
     id: str
@@ -207,7 +207,7 @@ class Stored:
     """The answer to a put.
 
     Attributes:
-        created: False if the same bytes were already there under this id; nothing was written.
+        created: False if the same bytes were already stored under this id; nothing was written.
     """
 
     record: Record
@@ -215,15 +215,15 @@ class Stored:
 
 
 class IndexedImage(Record):
-    """What became of an image sent to be indexed."""
+    """The record of an image that was sent to be indexed."""
 
     status: Literal["created", "exists"] = Field(
-        description="`exists`: these very bytes were already stored under this id"
+        description="`exists`: the same bytes were already stored under this id"
     )
 
 
 class MatchedChunk(BaseModel):
-    """A part of a photo that resembles the query."""
+    """A chunk of a match that is near the query."""
 
     box: Box
     source: Source
@@ -232,7 +232,7 @@ class MatchedChunk(BaseModel):
 
 
 class Match(BaseModel):
-    """A photo that answers a query; `box`, `source` and `label` are its nearest chunk's."""
+    """A photo that answers a query. `box`, `source` and `label` are those of its nearest chunk."""
 
     id: str
     distance: Distance
@@ -252,16 +252,17 @@ class IndexState(BaseModel):
     """What one replica of the chunk index has loaded."""
 
     engine: Literal["exact", "approximate"] = Field(
-        description="`exact` compares with every vector, `approximate` walks a graph where there "
-        "are many"
+        description="`exact` compares every vector, `approximate` walks a graph if there are many"
     )
     photos: int
     chunks: int
-    sequence: int = Field(description="the store's last change that it has seen")
-    digest: str = Field(description="what all ids and vectors amount to, for `scripts/store.py`")
-    waiting: int = Field(description="chunks that are compared one by one, for now")
+    sequence: int = Field(description="the store's last change that it knows")
+    digest: str = Field(description="hash of all ids and vectors, for `scripts/store.py verify`")
+    waiting: int = Field(description="chunks that are compared one by one until they are linked")
     removed: int = Field(description="chunks of removed photos that still take memory")
-    snapshot: int | None = Field(description="the last change in its snapshot; null: it has none")
+    snapshot: int | None = Field(
+        description="the last change in its snapshot; null if it has no snapshot"
+    )
 
 
 class StoreState(BaseModel):
@@ -269,7 +270,7 @@ class StoreState(BaseModel):
 
     photos: int
     chunks: int
-    sequence: int = Field(description="number of the last change; 0 if there was none")
+    sequence: int = Field(description="sequence number of the last change; 0 if there was none")
     original_bytes: int = Field(description="size of all originals, bytes")
     used_bytes: int = Field(description="size of all content on disk, bytes")
     map_bytes: int = Field(description="size of the memory map, bytes; it grows when it is full")
@@ -279,7 +280,7 @@ class EncoderState(BaseModel):
     name: str
     dimension: int
     digest: str = Field(description="SHA-256 of the weights file")
-    text: bool = Field(description="`/search?text=` works")
+    text: bool = Field(description="whether `/search?text=` works")
 
 
 class Stats(BaseModel):
@@ -292,23 +293,23 @@ class Stats(BaseModel):
 
 
 def check_id(id: str) -> str:
-    """Return the id.
+    """Return the id if it is valid.
 
     Raises:
-        BadParameter: it can't be the id of a photo.
+        BadParameter: it is not valid.
     """
     if not re.fullmatch(ID_PATTERN[1:-1], id):
         raise BadParameter(
-            f"{id[:60]!r} can't be an id: use 1 to 200 ASCII letters, digits, '.', '_', '~' and "
-            "'-', beginning with a letter or a digit."
+            f"{id[:60]!r} is not a valid id: use 1 to 200 ASCII letters, digits, '.', '_', '~' "
+            "and '-', beginning with a letter or a digit."
         )
     return id
 
 
 def content_hash(id: str, vectors: np.ndarray) -> int:
-    """A number for what an index holds of a photo, from 0 to 2**64 - 1.
+    """Return a hash of what an index holds of a photo, from 0 to 2**64 - 1.
 
-    Their sum modulo 2**64 over all photos tells whether two indexes hold the same.
+    Two indexes hold the same if the sums of the hashes over all photos agree modulo 2**64.
 
     Args:
         vectors: float `[n, d]`; rounded to float16, as they are stored.

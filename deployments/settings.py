@@ -1,4 +1,4 @@
-"""Every knob of `serve_config.yaml`, validated once, at the door."""
+"""The options of `serve_config.yaml`, validated once at the start."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
-def _different(scales: tuple[int, ...]) -> tuple[int, ...]:
+def _check_distinct(scales: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(scales)) < len(scales):
-        raise ValueError("each scale may be there once")
+        raise ValueError("a scale is given twice")
     return scales
 
 
 Scales = Annotated[
     tuple[Annotated[int, Field(ge=2, le=16)], ...],
     Field(max_length=4),
-    AfterValidator(_different),
+    AfterValidator(_check_distinct),
 ]
 
-# How often Serve asks each replica whether it is well. It finds out then that one has died.
+# How often Serve checks the health of each replica, seconds. This is how it notices dead ones.
 HEALTH_CHECK_S = 2
 
 
@@ -45,7 +45,7 @@ class Section(BaseModel):
 
 
 class NetworkSection(Section):
-    """What the sections of both networks have."""
+    """Options that the sections of both networks have."""
 
     backend: Literal["torch", "openvino"] = "torch"
     device: Device = "auto"
@@ -55,7 +55,7 @@ class NetworkSection(Section):
     batch_wait_ms: float = Field(0, ge=0, le=10_000)
 
     @model_validator(mode="after")
-    def _goes_together(self) -> NetworkSection:
+    def _check_backend(self) -> NetworkSection:
         if self.backend == "openvino" and self.device.startswith("cuda"):
             raise ValueError(
                 "backend openvino computes on the CPU: device must be auto or cpu, not "
@@ -76,7 +76,7 @@ class SegmenterSettings(NetworkSection):
     min_tile_contrast: float = Field(0, ge=0, le=128)
 
     @model_validator(mode="after")
-    def _has_room_for_its_tiles(self) -> SegmenterSettings:
+    def _check_max_tiles(self) -> SegmenterSettings:
         fewest = fewest_tiles(self.tiles)
         if self.max_tiles < fewest:
             raise ValueError(
@@ -110,18 +110,18 @@ class StoreSettings(Section):
 class LimitSettings(Section):
     max_image_bytes: int = Field(ImageLimits().max_bytes, ge=1)
     max_request_bytes: int = Field(256 * 2**20, ge=1)
-    # Pillow itself refuses images beyond this.
+    # Pillow refuses larger images.
     max_pixels: int = Field(ImageLimits().max_pixels, ge=1, le=178_956_970)
     timeout_s: float = Field(60, gt=0)
 
     @property
     def image(self) -> ImageLimits:
-        """What the decoder refuses."""
+        """The limits that the decoder enforces."""
         return ImageLimits(self.max_image_bytes, self.max_pixels)
 
 
 class Settings(Section):
-    """The `args` of the application; an unknown key or a wrong value is an error that names it."""
+    """The `args` of the application. An unknown key or a wrong value is an error that names it."""
 
     segmenter: SegmenterSettings = SegmenterSettings()
     encoder: EncoderSettings = EncoderSettings()
@@ -132,15 +132,15 @@ class Settings(Section):
 
     @classmethod
     def parse(cls, args: dict[str, Any], root: Path) -> Settings:
-        """Validate the arguments of the application.
+        """Validate the arguments of the application, and make its paths absolute.
 
         Args:
             args: as in `serve_config.yaml`.
-            root: what relative paths are relative to, whatever folder a replica runs in. A model
-                that isn't a path there stays a name.
+            root: the folder that relative paths start from, whichever folder a replica runs in. A
+                model that isn't a path there stays a name.
 
         Raises:
-            StartupError: one sentence for each key that is unknown or wrong.
+            StartupError: a key is unknown or wrong; the message has a sentence for each.
         """
         try:
             settings = cls.model_validate(args)
@@ -148,8 +148,8 @@ class Settings(Section):
             raise StartupError(
                 "serve_config.yaml, args: " + "; ".join(map(_sentence, error.errors()))
             ) from None
-        detector = _located(root, settings.segmenter.model_name_or_path)
-        encoder = _located(root, settings.encoder.pretrained_model_name_or_path)
+        detector = _locate(root, settings.segmenter.model_name_or_path)
+        encoder = _locate(root, settings.encoder.pretrained_model_name_or_path)
         path = root / Path(settings.store.path).expanduser()
         snapshots = root / Path(settings.chunk_index.path or path / "index").expanduser()
         return settings.model_copy(
@@ -165,23 +165,23 @@ class Settings(Section):
 
 
 def display_name(model: str) -> str:
-    """Return a model's name for people: of a path its last two parts, other names as they are."""
+    """Return a model's name for display: the last two parts of a path, other names unchanged."""
     path = Path(model)
     return "/".join(path.parts[-2:]) if path.is_absolute() else model
 
 
-def _located(root: Path, name: str) -> str:
+def _locate(root: Path, name: str) -> str:
     path = root / Path(name).expanduser()
     return str(path) if path.exists() else name
 
 
-def _sentence(problem: ErrorDetails) -> str:
-    where = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "value_error" and len(problem["loc"]) == 1:  # of a section as a whole
-        return f"{where}: {problem['ctx']['error']}"
-    if problem["type"] == "extra_forbidden":
+def _sentence(error: ErrorDetails) -> str:
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "value_error" and len(error["loc"]) == 1:  # of a whole section
+        return f"{where}: {error['ctx']['error']}"
+    if error["type"] == "extra_forbidden":
         section = Settings
-        for name in problem["loc"][:-1]:
+        for name in error["loc"][:-1]:
             section = type(section.model_fields[str(name)].default)
         return f"{where} is not an option (there are: {', '.join(section.model_fields)})"
-    return f"{where} = {problem['input']!r} is wrong: {problem['msg']}"
+    return f"{where} = {error['input']!r} is wrong: {error['msg']}"

@@ -1,4 +1,4 @@
-"""Ending `serve run` with one sentence when the service can't start as it is configured."""
+"""End `serve run` with one sentence if the service can't start with its configuration."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 from deployments.errors import StartupError
 
-# Until what a worker prints has reached the terminal of `serve run`.
+# Time for a worker's output to reach the terminal of `serve run`.
 PRINTING_S = 2
-# More than `serve run` takes to end, and this process with it.
+# Longer than `serve run` needs to end, and to end this process.
 ENDING_S = 20
 
 
@@ -22,8 +22,8 @@ ENDING_S = 20
 def ending_serve_run(kind: type[StartupError] = StartupError) -> Iterator[None]:
     """Print an error of this kind, and end the `serve run` that waits for this application.
 
-    `serve run CONFIG` itself would wait for ever for an application that can't be built. A cluster
-    that was started otherwise (`ray start`) goes on, and `serve status` shows the error.
+    Otherwise `serve run CONFIG` would wait forever for an application that can't be built. A
+    cluster that was started with `ray start` keeps running, and `serve status` shows the error.
     """
     try:
         yield
@@ -33,12 +33,12 @@ def ending_serve_run(kind: type[StartupError] = StartupError) -> Iterator[None]:
         if driver is not None:
             time.sleep(PRINTING_S)
             os.kill(driver, signal.SIGTERM if _ignores_interrupts(driver) else signal.SIGINT)
-            time.sleep(ENDING_S)  # or Ray would print the stack below, several times
+            time.sleep(ENDING_S)  # otherwise Ray would print the stack several times
         raise
 
 
 def _ignores_interrupts(process: int) -> bool:
-    """Whether SIGINT means nothing to it, as in the background of a shell's script (`&`)."""
+    """Return whether a process ignores SIGINT, like a background job (`&`) of a shell script."""
     listing = ["ps", "-o", "ignored=", "-p", str(process)]
     mask = subprocess.run(listing, capture_output=True, text=True).stdout
     return bool(int(mask.strip() or "0", 16) & 1 << (signal.SIGINT - 1))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from deployments.errors import CorruptRecord, StartupError, UnknownId
 from deployments.files import replacing
 from deployments.store.access import DATA
-from deployments.store.check import Problem, StoreCheck
+from deployments.store.check import Damage, StoreCheck
 from deployments.store.copies import backup, compact, restore
 from deployments.store.format import FORMAT
 from deployments.store.reader import StoreReader
@@ -137,7 +137,7 @@ def read_index_state(url: str) -> tuple[int, str]:
 
 
 def report(check: StoreCheck, digest: str | None) -> int:
-    """Check a store, print each problem as a line, and then a sentence.
+    """Check a store, print a line for each thing that is wrong, and then a sentence.
 
     Args:
         digest: of the running index; None if it isn't compared.
@@ -147,10 +147,10 @@ def report(check: StoreCheck, digest: str | None) -> int:
     """
     damaged: set[str] = set()
     count = 0
-    for problem in find_problems(check):
+    for damage in find_damage(check):
         with tqdm.external_write_mode(sys.stdout):
-            print(problem.id or "-", problem.part, problem.what, sep="\t")
-        damaged.add(problem.id)
+            print(damage.id or "-", damage.part, damage.what, sep="\t")
+        damaged.add(damage.id)
         count += 1
     compared = ""
     if digest is not None and int(digest, 16) != check.digest:
@@ -172,13 +172,13 @@ def report(check: StoreCheck, digest: str | None) -> int:
     return 0
 
 
-def find_problems(check: StoreCheck) -> Iterator[Problem]:
+def find_damage(check: StoreCheck) -> Iterator[Damage]:
     """Yield all that is wrong with a store, with progress bars."""
-    for found in bar(check.photo_problems(), check.photos, "photo"):
+    for found in bar(check.photo_damage(), check.photos, "photo"):
         yield from found
-    for found in bar(check.log_problems(), check.log_entries, "entry"):
+    for found in bar(check.log_damage(), check.log_entries, "entry"):
         yield from found
-    yield from check.other_problems()
+    yield from check.other_damage()
 
 
 def back_up(arguments: argparse.Namespace) -> int:

@@ -1,1 +1,1 @@
-"""The ingress: HTTP and Ray handles in front of the other deployments."""
+"""The ingress: it answers HTTP and Ray handles, and calls the other deployments."""

@@ -1,4 +1,4 @@
-"""The routes: HTTP in, HTTP out, and the description of both at /openapi.json."""
+"""The HTTP routes, and their description at /openapi.json."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.metadata import parse_metadata
 from deployments.records import IndexedImage, Record, Stats
 
-# How many images of one multipart request are on their way at the same time.
+# How many images of one multipart request are indexed at the same time.
 PARTS_IN_FLIGHT = 16
 SEQUENCE_HEADER = "Inset-Sequence"
 
@@ -41,14 +41,14 @@ router = APIRouter()
 
 
 def build_app(inset: Inset) -> ASGIApp:
-    """Return the ASGI application that answers for a service."""
+    """Return the ASGI application of a service."""
     app = FastAPI(
         title="Inset",
         version="1",
         summary="Give it a small picture: it finds the photos that contain it, and shows where.",
-        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's documentation pages load scripts from other servers
         redoc_url=None,
-        routes=router.routes,  # `include_router` would hide them from the 405 that lists methods
+        routes=router.routes,  # a 405 lists their methods; `include_router` would hide them
     )
     app.state.inset = inset
     add_page(app)
@@ -59,7 +59,7 @@ def build_app(inset: Inset) -> ASGIApp:
 
 
 class HeadAsGet:
-    """ASGI middleware: answer HEAD as GET; the server in front leaves the body out."""
+    """ASGI middleware: answer HEAD like GET. The server in front drops the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -75,7 +75,7 @@ async def _inset(request: Request) -> Inset:
     return inset
 
 
-Service = Annotated[Inset, Depends(_inset)]
+Injected = Annotated[Inset, Depends(_inset)]
 
 
 @router.post(
@@ -85,18 +85,18 @@ Service = Annotated[Inset, Depends(_inset)]
     openapi_extra=describe_body(
         {
             "file": {"type": "array", "items": BINARY, "minItems": 1},
-            "metadata": {**METADATA_SCHEMA, "description": "in the place of ?metadata="},
+            "metadata": {**METADATA_SCHEMA, "description": "instead of ?metadata="},
         },
         required=True,
     ),
 )
 async def index(
-    request: Request, parameters: Annotated[IndexParameters, Query()], inset: Service
+    request: Request, parameters: Annotated[IndexParameters, Query()], inset: Injected
 ) -> IndexAnswer:
     """Store one image (raw body) or several (multipart parts `file`).
 
-    Of several parts, one that is bad is answered with `status: failed` and the others are
-    kept; when all are bad, the answer is the error of the first.
+    If some of several parts are bad, their answers have `status: failed`, and the others are
+    stored. If all are bad, the answer is the error of the first.
     """
     images, fields = await read_images(
         request, inset.limits.max_image_bytes, fields=frozenset({"metadata"})
@@ -104,7 +104,7 @@ async def index(
     if parameters.id is not None and len(images) > 1:
         raise BadParameter("?id= names one photo: send one image with it.")
     if parameters.metadata is not None and "metadata" in fields:
-        raise BadParameter("There is metadata in the URL and in the body: send it once.")
+        raise BadParameter("There is metadata in both the URL and the body: send it once.")
     given = fields.get("metadata", parameters.metadata)
     metadata = None if given is None else parse_metadata(given)
     gate = asyncio.Semaphore(PARTS_IN_FLIGHT)
@@ -142,9 +142,9 @@ async def index(
     openapi_extra=describe_body({"file": BINARY}, required=False),
 )
 async def search(
-    request: Request, parameters: Annotated[SearchParameters, Query()], inset: Service
+    request: Request, parameters: Annotated[SearchParameters, Query()], inset: Injected
 ) -> SearchAnswer:
-    """Find the photos that contain a picture: the body, `?text=`, or `?id=` of a stored one."""
+    """Find the photos that match a query: an image in the body, `?text=`, or a photo's `?id=`."""
     query = parameters.model_dump()
     if parameters.box is not None:
         query["box"] = tuple(map(float, parameters.box.split(",")))
@@ -158,8 +158,8 @@ async def search(
 
 
 @router.get("/images", responses=describe_problems(400))
-async def list_images(parameters: Annotated[ListParameters, Query()], inset: Service) -> Listing:
-    """List what is stored, in the order of the ids."""
+async def list_images(parameters: Annotated[ListParameters, Query()], inset: Injected) -> Listing:
+    """List the records of the stored photos, in the order of their ids."""
     records = await inset.list(parameters.after, parameters.limit)
     more = len(records) == parameters.limit
     following = f"/images?after={records[-1].id}&limit={parameters.limit}" if more else None
@@ -171,17 +171,17 @@ async def list_images(parameters: Annotated[ListParameters, Query()], inset: Ser
     response_class=Response,
     responses={
         200: {
-            "description": "The original, as it was sent",
+            "description": "The original bytes",
             "content": {"image/*": {"schema": BINARY}},
         },
         304: {"description": "Unchanged"},
         **describe_problems(400, 404),
     },
 )
-async def get_image(id: Id, request: Request, inset: Service) -> Response:
-    """Return the original bytes."""
+async def get_image(id: Id, request: Request, inset: Injected) -> Response:
+    """Return the original bytes of a photo."""
     record, data = await inset.get(id)
-    return _picture(request, data, record.media_type, record.sha256)
+    return _answer_image(request, data, record.media_type, record.sha256)
 
 
 @router.get(
@@ -189,27 +189,27 @@ async def get_image(id: Id, request: Request, inset: Service) -> Response:
     response_class=Response,
     responses={
         200: {
-            "description": f"At most {THUMBNAIL_BYTES:,} bytes, and {THUMBNAIL_SIDE} pixels "
-            "wide and high",
+            "description": f"At most {THUMBNAIL_BYTES:,} bytes, and at most {THUMBNAIL_SIDE} "
+            "pixels wide and high",
             "content": {THUMBNAIL_TYPE: {"schema": BINARY}},
         },
         304: {"description": "Unchanged"},
         **describe_problems(400, 404, 413, 415, 422),
     },
 )
-async def get_thumbnail(id: Id, request: Request, inset: Service) -> Response:
-    """Return a small picture of a photo, upright, in the proportions of its width and height.
+async def get_thumbnail(id: Id, request: Request, inset: Injected) -> Response:
+    """Return a thumbnail of a photo, upright, in the proportions of the photo.
 
-    Of a photo that an older version stored it is made now; should the original be beyond
-    today's limits, the answer says so.
+    If an older version stored the photo without one, it is made now. If the original then
+    exceeds the current limits, the answer is an error.
     """
     data = await inset.thumbnail(id)
-    return _picture(request, data, THUMBNAIL_TYPE, hashlib.sha256(data).hexdigest())
+    return _answer_image(request, data, THUMBNAIL_TYPE, hashlib.sha256(data).hexdigest())
 
 
 @router.get("/images/{id}/record", responses=describe_problems(400, 404))
-async def get_record(id: Id, inset: Service) -> Record:
-    """Return what is known of a photo."""
+async def get_record(id: Id, inset: Injected) -> Record:
+    """Return the record of a photo."""
     return await inset.record(id)
 
 
@@ -231,31 +231,31 @@ async def get_record(id: Id, inset: Service) -> Record:
         **describe_problems(400, 404, 507),
     },
 )
-async def delete_image(id: Id, inset: Service) -> Response:
-    """Remove a photo everywhere: no search that starts after the answer finds it."""
+async def delete_image(id: Id, inset: Injected) -> Response:
+    """Remove a photo. No search that starts after the answer finds it."""
     sequence = await inset.delete(id)
     return Response(status_code=204, headers={SEQUENCE_HEADER: str(sequence)})
 
 
 @router.get("/healthz", responses=describe_problems())
-async def health(inset: Service) -> Health:
-    """Say whether photos can be indexed and found."""
+async def health(inset: Injected) -> Health:
+    """Check that every deployment answers, so that photos can be indexed and found."""
     await inset.check()
     return Health()
 
 
 @router.get("/stats", responses=describe_problems())
-async def stats(inset: Service) -> Stats:
+async def stats(inset: Injected) -> Stats:
     """Return counts, model names and sequence numbers."""
     return await inset.stats()
 
 
-def _picture(request: Request, data: bytes, media_type: str, digest: str) -> Response:
-    """Answer the bytes of a picture, or that the client has them already."""
+def _answer_image(request: Request, data: bytes, media_type: str, digest: str) -> Response:
+    """Return an answer with the bytes of an image, or a 304 if the client has them already."""
     headers = {
         "ETag": f'"{digest}"',
         "Cache-Control": "no-cache",
-        # The type is what the decoder found, so no browser has to guess.
+        # The media type is the one that the decoder found, so browsers need not guess.
         "X-Content-Type-Options": "nosniff",
     }
     tags = request.headers.get("if-none-match", "")

@@ -1,4 +1,4 @@
-"""Request bodies: one image, or several parts, read within limits."""
+"""Read request bodies within limits: one image, or several parts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAX_PARTS = 1000
 
 
 class BodyLimit:
-    """ASGI middleware: stop reading a request once its body is over the limit.
+    """ASGI middleware: stop reading a request when its body exceeds the limit.
 
     Args:
-        app: what answers the requests.
+        app: the application that answers the requests.
         max_bytes: the limit.
     """
 
@@ -48,8 +48,8 @@ class SentImage:
     """An image in a request.
 
     Attributes:
-        filename: as the client named it.
-        read: returns the bytes. Raises TooLarge.
+        filename: the client's name for it.
+        read: returns the bytes; raises TooLarge.
     """
 
     filename: str | None
@@ -65,16 +65,16 @@ def has_body(request: Request) -> bool:
 async def read_images(
     request: Request, max_bytes: int, fields: frozenset[str] = frozenset()
 ) -> tuple[list[SentImage], dict[str, str]]:
-    """Return the image in the body or those in its parts, and the texts of other parts by name.
+    """Return the images in a body, and the texts of its other parts by name.
 
     Args:
-        max_bytes: of one image.
-        fields: names of parts that may be there besides `file`.
+        max_bytes: largest size of one image.
+        fields: names of the parts that are allowed besides `file`.
 
     Raises:
-        BadParameter: parts that are missing, broken, unknown or there twice.
+        BadParameter: a part is missing, broken, unknown or sent twice.
         NotAnImage: the body is neither an image nor multipart.
-        TooLarge
+        TooLarge: the image in a body that is not multipart is too large.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type.startswith("image/"):
@@ -91,14 +91,14 @@ async def read_images(
             "named file."
         )
     form = await _parse_form(request)
-    strangers = {name for name in form if name not in fields | {"file"}}
-    if strangers:
+    unknown = {name for name in form if name not in fields | {"file"}}
+    if unknown:
         raise BadParameter(
-            f"There are parts named {', '.join(sorted(map(repr, strangers)))}: name each 'file'."
+            f"There are parts named {', '.join(sorted(map(repr, unknown)))}: name each 'file'."
         )
     images = [_sent_image(part, max_bytes) for part in form.getlist("file")]
     if not images:
-        raise BadParameter("There is no part named 'file' in the body.")
+        raise BadParameter("There is no part named 'file' in the body: send one for each image.")
     return images, {name: _read_field(form, name) for name in fields & form.keys()}
 
 
@@ -112,7 +112,9 @@ async def _parse_form(request: Request) -> FormData:
     except MultiPartException as error:
         raise BadParameter(f"The multipart body can't be read: {error.message}") from None
     if not parser.ended:
-        raise BadParameter("The multipart body ends early: its last boundary is missing.")
+        raise BadParameter(
+            "The multipart body ends early: its last boundary is missing. Send it again."
+        )
     return form
 
 
@@ -126,7 +128,7 @@ def _read_field(form: FormData, name: str) -> str:
 
 
 class _Multipart(MultiPartParser):
-    """Starlette's parser, which by itself drops a part that is cut off, and says nothing."""
+    """Starlette's parser, which drops a truncated part silently; this one notices."""
 
     ended = False
 

@@ -1,4 +1,4 @@
-"""The ingress as a deployment: HTTP from Serve's proxy, and the same operations for Ray handles."""
+"""The Ingress deployment: HTTP from Serve's proxy, and the same operations for Ray handles."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from deployments.settings import HEALTH_CHECK_S
 )
 @serve.ingress()
 class IngressDeployment(Inset):
-    """The service on Ray Serve."""
+    """`Inset` on Ray Serve."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         keep_answers_out_of_the_log()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Return what answers HTTP; Serve calls this in each replica (private; seen in 2.60)."""
+        """Return the application; Serve calls this in each replica (private; seen in 2.60)."""
         return build_app(self)

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: every answer that is none of what was asked for."""
+"""Turn every error into an RFC 9457 problem."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Problem(BaseModel):
 
     @classmethod
     def of(cls, error: InsetError) -> Problem:
-        """Return an error of ours as a problem."""
+        """Return an error as a problem."""
         return cls(title=error.title, status=error.status, detail=error.detail)
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of a route's problems; each route also has 500 and 503."""
+    """Return the OpenAPI description of a route's problems; each route also has 500 and 503."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
@@ -46,11 +46,11 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Let an application answer every error as a problem."""
+    """Let an application answer every error with a problem."""
     app.exception_handler(InsetError)(_answer_error)
     app.exception_handler(RequestValidationError)(_answer_bad_parameter)
     app.exception_handler(HTTPException)(_answer_http_exception)
-    app.exception_handler(Exception)(_answer_unforeseen)
+    app.exception_handler(Exception)(_answer_unexpected)
 
 
 def _respond(problem: Problem) -> Response:
@@ -68,11 +68,11 @@ async def _answer_error(request: Request, error: InsetError) -> Response:
 
 
 async def _answer_bad_parameter(request: Request, error: RequestValidationError) -> Response:
-    def sentence(problem: dict[str, Any]) -> str:
-        name = problem["loc"][-1]
-        if problem["type"] == "extra_forbidden":
+    def sentence(found: dict[str, Any]) -> str:
+        name = found["loc"][-1]
+        if found["type"] == "extra_forbidden":
             return f"there is no parameter {name}"
-        return f"{name}={problem['input']}: {problem['msg']}"
+        return f"{name}={found['input']}: {found['msg']}"
 
     detail = "; ".join(map(sentence, error.errors())) + ". See /openapi.json."
     return _respond(Problem.of(BadParameter(detail)))
@@ -88,19 +88,19 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Resp
     response = _respond(Problem(title=title, status=error.status_code, detail=detail))
     response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        # Starlette names those of the first route of this path only.
+        # Starlette lists only the methods of the first route with this path.
         routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
         response.headers["Allow"] = ", ".join(sorted({m for r in routes for m in r.methods}))
     return response
 
 
-async def _answer_unforeseen(request: Request, error: Exception) -> Response:
-    logger.error("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
+async def _answer_unexpected(request: Request, error: Exception) -> Response:
+    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
     return _respond(
         Problem(
             title=InsetError.title,
             status=InsetError.status,
-            detail=f"This should not happen ({type(error).__name__}); the log of the service "
-            "says more.",
+            detail=f"This should not happen ({type(error).__name__}). The service's log has the "
+            "details.",
         )
     )

@@ -1,4 +1,4 @@
-"""What requests and answers look like: parsed by these types, and described from them."""
+"""The types of requests and answers. They parse the requests and make the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deployments.metadata import (
 from deployments.query import DEFAULT_CHUNKS, DEFAULT_LIMIT, MAX_DISTANCE, MAX_LIMIT
 from deployments.records import ID_PATTERN, IndexedImage, Match, Record
 
-# What JSON Schema can say of metadata and filters; `metadata` itself says what is wrong with one.
+# Metadata and filters as far as JSON Schema can describe them; `metadata.py` checks them fully.
 METADATA_SCHEMA = {
     "type": "string",
     "contentMediaType": "application/json",
@@ -40,7 +40,7 @@ Id = Annotated[str, Path(pattern=ID_PATTERN, description="id of a stored photo")
 
 
 class FailedImage(BaseModel):
-    """One part of several that could not be indexed."""
+    """A part of a multipart request that could not be indexed."""
 
     status: Literal["failed"] = "failed"
     filename: str | None
@@ -56,10 +56,10 @@ class SearchAnswer(BaseModel):
 
 
 class Listing(BaseModel):
-    """Records, and where the next ones are."""
+    """Records, and the path of the next ones."""
 
     images: list[Record] = Field(description="in the order of their ids")
-    next: str | None = Field(description="path of the next page; null on the last one")
+    next: str | None = Field(description="path of the next records; null if there are none")
 
 
 class Health(BaseModel):
@@ -72,30 +72,32 @@ class Parameters(BaseModel):
 
 class IndexParameters(Parameters):
     id: str | None = Field(
-        None, pattern=ID_PATTERN, description="the photo's id; else the SHA-256 of its bytes"
+        None, pattern=ID_PATTERN, description="the photo's id; by default the SHA-256 of its bytes"
     )
     filename: str | None = Field(
-        None, max_length=1000, description="kept with a raw body; parts bring their own"
+        None,
+        max_length=1000,
+        description="the photo's filename if the body is raw; parts have their own",
     )
     confidence_threshold: float | None = Field(
         None, ge=0, le=1, description="for these photos instead of the configured one"
     )
     metadata: Annotated[str | None, WithJsonSchema(METADATA_SCHEMA)] = Field(
         None,
-        description="what searches can filter these photos by: a flat JSON object of strings, "
+        description="what searches can filter these photos by: a flat JSON object with strings, "
         "numbers and booleans",
     )
 
 
 class SearchParameters(Parameters):
-    text: str | None = Field(None, min_length=1, max_length=1000, description="search by words")
+    text: str | None = Field(None, min_length=1, max_length=1000, description="search by text")
     id: str | None = Field(None, pattern=ID_PATTERN, description="search by a stored photo")
     box: str | None = Field(
         None,
         pattern=r"^-?\d{1,6}(\.\d+)?(,-?\d{1,6}(\.\d+)?){3}$",
-        description="x1,y1,x2,y2 in pixels: search by this part of the picture only",
+        description="x1,y1,x2,y2 in pixels: search by this part of the image only",
     )
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="how many photos at most")
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="most photos in the answer")
     max_distance: float = Field(
         MAX_DISTANCE,
         ge=0,
@@ -106,34 +108,33 @@ class SearchParameters(Parameters):
         DEFAULT_CHUNKS,
         ge=1,
         le=MAX_LIMIT,
-        description="how many chunks of each photo at most, the nearest",
+        description="most chunks of each photo in the answer; the nearest are returned",
     )
     min_sequence: int = Field(
         0,
         ge=0,
         lt=2**63,
-        description="the answer must know the store's changes up to this one (`sequence`)",
+        description="the search must know the store's changes up to this `sequence`",
     )
     filter: Annotated[list[str], WithJsonSchema(FILTER_SCHEMA)] = Field(
         [],
-        description="only photos with such metadata: `NAME OP VALUE` with `=`, `!=`, `<`, `<=`, "
-        '`>` or `>=`, as `year>=2020`, `flash=true`, `camera=Canon EOS` or `lot="007"`. Of '
-        "several, all must hold; none holds for a photo without that key, or with a value of "
-        "another type",
+        description="find only photos whose metadata satisfies this condition: `NAME OP VALUE` "
+        "with `=`, `!=`, `<`, `<=`, `>` or `>=`, for example `year>=2020`, `flash=true`, "
+        '`camera=Canon EOS` or `lot="007"`. Several conditions must all hold. A condition does '
+        "not hold for a photo that lacks the key or has a value of another type",
     )
 
 
 class ListParameters(Parameters):
-    after: str | None = Field(
-        None, pattern=ID_PATTERN, description="the last id of the page before"
-    )
-    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="length of the page")
+    after: str | None = Field(None, pattern=ID_PATTERN, description="list the ids after this one")
+    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="most records in the answer")
 
 
 BINARY = {"type": "string", "format": "binary"}
 
 
 def describe_body(parts: dict[str, Any], *, required: bool) -> dict[str, Any]:
+    """Return the OpenAPI description of a body: an image, or these parts."""
     form = {"type": "object", "properties": parts, "required": ["file"]}
     return {
         "requestBody": {
@@ -147,9 +148,9 @@ def describe_body(parts: dict[str, Any], *, required: bool) -> dict[str, Any]:
 
 
 def describe_errors_as_problems(description: dict[str, Any]) -> dict[str, Any]:
-    """Return the OpenAPI description with our errors in it.
+    """Replace FastAPI's errors in an OpenAPI description by problems.
 
-    FastAPI says that a wrong parameter is a 422. Here it is a 400, and a problem like the others.
+    FastAPI describes a wrong parameter as a 422. Here it is a 400, and a problem.
     """
     schemas = description["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema()

@@ -1,4 +1,4 @@
-"""The service: what clients can ask for, by HTTP and by Ray handles."""
+"""The operations of the service, for HTTP and for Ray handles."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from deployments.settings import LimitSettings
 
 logger = logging.getLogger(__name__)
 
-# Inside of `Inset`, `list` is its method.
+# Inside `Inset`, `list` is a method.
 Matches = list[Match]
 Records = list[Record]
 Deployments = list[Handle]
 
 
 class Inset:
-    """Index, search, get and delete, by HTTP and by Ray handles: the same operations.
+    """The operations of the service: index, search, get, delete and others.
 
-    Errors are those of `deployments.errors`, whichever replica raised them.
+    All errors are those of `deployments.errors`, whichever replica raised them.
 
     Args:
-        index_flow: the way of a photo.
-        search_flow: the way of a query.
-        encoder: what `/stats` says of the encoder.
-        detector: what `/stats` says of the detector.
+        index_flow: indexes photos.
+        search_flow: answers queries.
+        encoder: what `/stats` reports about the encoder.
+        detector: what `/stats` reports about the detector.
         limits: how large a request may be, and how long it may take.
     """
 
@@ -75,16 +75,16 @@ class Inset:
         confidence_threshold: float | None = None,
         metadata: Mapping[str, Value] | None = None,
     ) -> IndexedImage:
-        """Store a photo so that searches find it; when this returns it is on disk.
+        """Store a photo so that searches find it. When this returns, it is on disk.
 
         Args:
-            data: an encoded image, any format Pillow reads.
-            id: the photo's id; the SHA-256 of the bytes unless given.
-            filename: kept with the photo, for people.
-            confidence_threshold: for this photo instead of the segmenter's own, 0 to 1.
-            metadata: what searches can filter by: strings, numbers and booleans by key, as
-                `deployments.metadata.check_metadata` says. A photo that is stored already keeps
-                what it has.
+            data: an encoded image, in any format that Pillow reads.
+            id: the photo's id; by default the SHA-256 of the bytes.
+            filename: kept in the record, for display.
+            confidence_threshold: for this photo instead of the configured one, 0 to 1.
+            metadata: what searches can filter by: strings, numbers and booleans by key, see
+                `deployments.metadata.check_metadata`. A photo that is stored already keeps its
+                metadata.
 
         Raises:
             BadParameter, IdTaken, TooLarge, NotAnImage, BrokenImage, StoreFull, Unavailable
@@ -93,7 +93,7 @@ class Inset:
             check_range("confidence_threshold", confidence_threshold, 0, 1)
         checked = check_metadata({} if metadata is None else metadata)
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-        async with self._patience():
+        async with self._answering():
             stored = await self.index_flow.run(
                 data,
                 id=digest if id is None else check_id(id),
@@ -118,27 +118,29 @@ class Inset:
         min_sequence: int = 0,
         filter: str | Sequence[str] = (),
     ) -> Matches:
-        """Find the photos that contain a picture, nearest first, each once.
+        """Find the photos that match a query, nearest first, each once.
+
+        Give exactly one of `data`, `text` and `id`.
 
         Args:
-            data: the picture, encoded; or
-            text: what to look for, where the encoder has a text tower; or
-            id: a stored photo.
-            box: x1, y1, x2, y2: look for this part of the picture only, pixels.
+            data: the query, an encoded image.
+            text: what to look for, if the encoder takes text.
+            id: search by this stored photo.
+            box: x1, y1, x2, y2 in pixels: search by this part of the image only.
             limit, max_distance, max_chunks: see `query.SearchOptions`.
-            min_sequence: the answer must know the store's changes up to this one. What was
-                changed through this replica of the ingress it knows anyway.
-            filter: a condition on the metadata, as `year>=2020`, or several, all of which must
-                hold; `deployments.metadata.Filter` says more. Photos of which they aren't true
-                don't count towards the limit.
+            min_sequence: the search must know the store's changes up to this one. It always knows
+                the changes made through this replica of the ingress.
+            filter: one or several conditions on the metadata, for example `year>=2020`, all of
+                which must hold; see `deployments.metadata.Filter`. Other photos don't count
+                towards the limit.
 
         Raises:
             BadParameter, UnknownId, TooLarge, NotAnImage, BrokenImage, Unavailable
-            UnknownSequence: `min_sequence` has not happened.
+            UnknownSequence: the store has no change `min_sequence`.
         """
         query = Query(data, text, id, box)
         options = SearchOptions(limit, max_distance, max_chunks, parse_filter(filter))
-        async with self._patience():
+        async with self._answering():
             return await self.search_flow.run(query, options, min_sequence)
 
     async def get(self, id: str) -> tuple[Record, bytes]:
@@ -147,21 +149,21 @@ class Inset:
         Raises:
             BadParameter, UnknownId, CorruptRecord, Unavailable
         """
-        async with self._patience():
+        async with self._answering():
             return await self.store.get.remote(check_id(id))
 
     async def thumbnail(self, id: str) -> bytes:
-        """Return a small picture of a photo, see `segmenter.thumbnails.make_thumbnail`.
+        """Return a photo's thumbnail, see `segmenter.thumbnails.make_thumbnail`.
 
-        It was made when the photo was indexed; where a version without thumbnails has done that, it
-        is made now, and kept if there is room.
+        If the photo was indexed by a version without thumbnails, the thumbnail is made now, and
+        stored if there is room.
 
         Raises:
             BadParameter, UnknownId, CorruptRecord, Unavailable
-            TooLarge, NotAnImage, BrokenImage: it had to be made now, and the original, which was
-                accepted once, can't be decoded under the limits of today.
+            TooLarge, NotAnImage, BrokenImage: it had to be made now, but the original can't be
+                decoded under the current limits.
         """
-        async with self._patience():
+        async with self._answering():
             thumbnail = await self.store.thumbnail.remote(check_id(id))
             if thumbnail is None:
                 record, original = await self.store.get.remote(id)
@@ -170,42 +172,42 @@ class Inset:
                     await self.store.keep_thumbnail.remote(id, record.sha256, thumbnail)
                 except StoreFull as error:
                     logger.warning(
-                        "the thumbnail of %r isn't kept, so it is made again next time: %s",
+                        "the thumbnail of %r can't be stored and will be made again: %s",
                         id,
                         error.detail,
                     )
         return thumbnail
 
     async def record(self, id: str) -> Record:
-        """Return what is known of a photo.
+        """Return the record of a photo.
 
         Raises:
             BadParameter, UnknownId, CorruptRecord, Unavailable
         """
-        async with self._patience():
+        async with self._answering():
             return await self.store.record.remote(check_id(id))
 
     async def list(self, after: str | None = None, limit: int = 100) -> Records:
         """Return records in the order of their ids.
 
         Args:
-            after: return those of the ids after this one.
-            limit: how many records at most, 1 to 1000.
+            after: return the records of the ids after this one.
+            limit: the most records to return, 1 to 1000.
 
         Raises:
             BadParameter, Unavailable
         """
         check_range("limit", limit, 1, MAX_LIMIT)
-        async with self._patience():
+        async with self._answering():
             return await self.store.records_after.remote(after, limit)
 
     async def delete(self, id: str) -> int:
-        """Remove a photo everywhere; returns the sequence number of the change.
+        """Remove a photo; return the sequence number of the change.
 
         Raises:
             BadParameter, UnknownId, StoreFull, Unavailable
         """
-        async with self._patience():
+        async with self._answering():
             sequence = await self.store.delete.remote(check_id(id))
         self.search_flow.remember(sequence)
         return sequence
@@ -216,7 +218,7 @@ class Inset:
         Raises:
             Unavailable
         """
-        async with self._patience():
+        async with self._answering():
             store, chunk_index = await asyncio.gather(
                 self.store.stats.remote(), self.search_flow.chunk_index.stats.remote()
             )
@@ -225,7 +227,7 @@ class Inset:
         )
 
     async def check(self) -> None:
-        """Return when every deployment answers.
+        """Check that every deployment answers.
 
         Raises:
             Unavailable
@@ -237,12 +239,16 @@ class Inset:
             self.search_flow.chunk_index,
             self.store,
         ]
-        async with self._patience():
+        async with self._answering():
             await asyncio.gather(*(deployment.ping.remote() for deployment in deployments))
 
     @asynccontextmanager
-    async def _patience(self) -> AsyncIterator[None]:
-        """Answer within the time limit, in words, when a deployment is overloaded or gone."""
+    async def _answering(self) -> AsyncIterator[None]:
+        """Apply the time limit, and turn Ray's errors about busy or dead replicas into ours.
+
+        Raises:
+            Unavailable
+        """
         try:
             async with asyncio.timeout(self.limits.timeout_s):
                 yield
@@ -255,5 +261,5 @@ class Inset:
             raise Unavailable(
                 "The queue is full. Try again, with fewer requests at once."
             ) from None
-        except (RayActorError, RayServeException):  # a replica died, or one that it waited for
+        except (RayActorError, RayServeException):  # a replica in the chain of calls died
             raise Unavailable("A part of the service is being restarted. Try again.") from None

@@ -1,4 +1,4 @@
-"""The page at `/`: the files in `page/`, with ETags, and headers that keep it to itself."""
+"""Serve the page at `/` and its files, with ETags and strict security headers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from starlette.staticfiles import StaticFiles
 
 FOLDER = Path(__file__).with_name("page")
 HEADERS = {
-    # Nothing inline and nothing from elsewhere. Pictures dropped on the page are shown from blobs.
+    # No inline code and nothing from other origins. Images dropped on the page are shown as blobs.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # ask each time; the ETag makes the answer a short one
+    "Cache-Control": "no-cache",  # revalidate each time; with the ETag that is a short answer
 }
 
 
 class _Files(StaticFiles):
-    """The files of the page by their names; the page itself where the route has no name."""
+    """The page's files by name; the route without a name serves `index.html`."""
 
     def get_path(self, scope: Any) -> str:
         return str(scope["path_params"].get("name", "index.html"))
@@ -35,7 +35,7 @@ class _Files(StaticFiles):
 
 
 def add_page(app: FastAPI) -> None:
-    """Let an application serve the page at `/`, and its files below `/page/`."""
+    """Let an application serve the page at `/` and its files below `/page/`."""
     files = GZipMiddleware(_Files(directory=FOLDER))
     for path in ("/", "/page/{name}"):
         app.router.routes.append(Route(path, files, methods=["GET"], include_in_schema=False))

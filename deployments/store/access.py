@@ -1,4 +1,4 @@
-"""Who may touch the files of a store: one owner, readers beside it, none while they are moved."""
+"""Locks on a store's files: one owner, many readers, and nobody else while they are replaced."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from deployments.errors import StoreFull, StoreUnusable
 
 DATA = "data.mdb"  # LMDB's name for the file
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-MAX_READERS = 1024  # transactions at a time; who comes first decides for all
+MAX_READERS = 1024  # concurrent read transactions; the first process to open a store sets it
 
 
 class MapGate:
-    """Many readers of the map, or one thread that moves it. A mover waiting holds back new readers.
+    """A lock on the memory map: many readers, or one thread that resizes it.
 
-    Not reentrant: a thread inside must not enter again.
+    A thread that waits to resize it holds back new readers. Not reentrant.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class MapGate:
 
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Say in one sentence that a store can't be opened.
+    """Turn the errors of opening a store into one that says what to do.
 
     Raises:
         StoreUnusable
@@ -73,7 +73,7 @@ def opening(path: Path) -> Iterator[None]:
     except (lmdb.Error, OSError, StoreFull) as error:
         raise StoreUnusable(
             f"The store in {path} can't be opened ({error}). Check that the folder is a store, "
-            "readable and writable, and that its disk is neither full nor broken."
+            "readable and writable, and that its disk is neither full nor damaged."
         ) from error
 
 
@@ -91,7 +91,7 @@ def require_store(path: Path) -> None:
 
 
 def make_folder(path: Path) -> list[Path]:
-    """Make a folder and what is missing above it; return what was made."""
+    """Make a folder and its missing parents; return the folders that were made."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     return missing
@@ -100,8 +100,11 @@ def make_folder(path: Path) -> list[Path]:
 def take_ownership(path: Path, timeout_s: float) -> int:
     """Lock the folder for this process; return the descriptor that holds the lock.
 
-    The kernel lets go of the lock when the process ends, however it ends. The process id in the
-    file is for people.
+    The kernel releases the lock when the process ends, however it ends. The process id in the
+    file is only for error messages.
+
+    Raises:
+        StoreUnusable: another process still has the lock after `timeout_s`.
     """
     descriptor = os.open(path / "owner.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -115,16 +118,17 @@ def take_ownership(path: Path, timeout_s: float) -> int:
 
 
 def hold_files(path: Path, *, alone: bool) -> int:
-    """Lock the files of a store in place, for a reader, or `alone`, to replace them.
+    """Lock the files of a store, to read them or, if `alone`, to replace them.
 
-    LMDB's readers and writers must all see the same file. Owners needn't ask: who replaces the
-    files owns the store as well. The lock is on the folder itself, so that reading makes no file.
+    LMDB's readers and writers must all see the same file. The owner needs no such lock, because
+    only an owner replaces the files. The lock is on the folder itself, so that reading makes no
+    file.
 
     Returns:
         The descriptor that holds the lock.
 
     Raises:
-        StoreUnusable: a reader is there, or somebody who replaces the files.
+        StoreUnusable: another process replaces the files, or, if `alone`, reads them.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -1,4 +1,4 @@
-"""Whether a store is what it should be: every value, and how they fit together."""
+"""Check a whole store: every value, and whether the values agree with each other."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ NORM_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Damage:
     """Something wrong in a store.
 
     Attributes:
-        id: the photo; empty where it is none's.
+        id: the photo; empty if no single photo is concerned.
         part: `record`, `original`, `vectors`, `boxes`, `thumbnail`, `log` or `totals`.
-        what: a sentence.
+        what: what is wrong with this part.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Problem:
 
 
 class StoreCheck:
-    """One look at all of a store, in one snapshot, in bounded memory.
+    """A check of a whole store, in one snapshot and in bounded memory.
 
     Args:
         reader: the store.
@@ -55,9 +55,9 @@ class StoreCheck:
 
     Attributes:
         sequence: the last change in the snapshot.
-        photos: how many there are.
-        log_entries: how many there are.
-        digest: sum modulo 2**64 of `content_hash` over the photos seen so far.
+        photos: number of photos.
+        log_entries: number of log entries.
+        digest: sum modulo 2**64 of `content_hash` over the photos checked so far.
     """
 
     def __init__(self, reader: StoreReader, txn: lmdb.Transaction[bytes]) -> None:
@@ -70,11 +70,11 @@ class StoreCheck:
         self.digest = 0
         self._found = Totals()
 
-    def photo_problems(self) -> Iterator[list[Problem]]:
-        """Check each photo; what is wrong with it, one list for each photo, in id order."""
+    def photo_damage(self) -> Iterator[list[Damage]]:
+        """Check each photo, in id order; yield a list for each, empty if nothing is wrong."""
         for key, value in self._txn.cursor(db=self._dbs.records):
             id = key.decode(errors="replace")
-            problems = []
+            damage = []
             data = self._txn.get(key, db=self._dbs.originals)
             vectors = self._txn.get(key, db=self._dbs.vectors)
             thumbnail = self._txn.get(key, db=self._dbs.thumbnails)
@@ -83,36 +83,37 @@ class StoreCheck:
             try:
                 record = decode_record(id, value)
             except CorruptRecord:
-                problems.append(Problem(id, "record", "its checksum is wrong"))
+                damage.append(Damage(id, "record", "its checksum is wrong"))
             else:
-                problems += self._check_original(record, data)
-                problems += self._check_vectors(record, vectors)
-                problems += self._check_boxes(record)
+                damage += self._check_original(record, data)
+                damage += self._check_vectors(record, vectors)
+                damage += self._check_boxes(record)
                 if self._txn.get(sequence_key(record.sequence), db=self._dbs.log) != PUT + key:
                     what = f"has no entry for the put with the sequence number {record.sequence}"
-                    problems.append(Problem(id, "log", what))
-            # To have none is no problem.
+                    damage.append(Damage(id, "log", what))
+            # A photo of an older format may lack a thumbnail.
             if thumbnail is not None and not is_intact(id, thumbnail):
-                what = "its checksum is wrong; when it is asked for it is made anew"
-                problems.append(Problem(id, "thumbnail", what))
-            yield problems
+                what = "its checksum is wrong; the service makes a new one on the next request"
+                damage.append(Damage(id, "thumbnail", what))
+            yield damage
 
-    def log_problems(self) -> Iterator[list[Problem]]:
-        """Check each log entry; what is wrong with it, one list for each entry, in order."""
+    def log_damage(self) -> Iterator[list[Damage]]:
+        """Check each log entry, in order; yield a list for each, empty if nothing is wrong."""
         cut = read_meta(self._txn, self._dbs.meta, "cut")
         for key, entry in self._txn.cursor(db=self._dbs.log):
             sequence, id = sequence_of(key), entry[1:].decode(errors="replace")
             if entry[:1] == PUT:
                 yield self._check_put(sequence, id)
             elif entry[:1] != DELETE:
-                yield [Problem(id, "log", f"entry {sequence} is no put and no deletion")]
+                yield [Damage(id, "log", f"entry {sequence} is neither a put nor a deletion")]
             elif sequence <= cut:
-                yield [Problem(id, "log", f"deletion {sequence} is left from before the cut {cut}")]
+                what = f"deletion {sequence} is still there, although the log was cut at {cut}"
+                yield [Damage(id, "log", what)]
             else:
                 yield []
 
-    def other_problems(self) -> Iterator[Problem]:
-        """What has no record; and totals that aren't those of the photos checked before."""
+    def other_damage(self) -> Iterator[Damage]:
+        """Find values without a record, and totals that differ from the photos checked before."""
         for part, db in (
             ("original", self._dbs.originals),
             ("vectors", self._dbs.vectors),
@@ -122,45 +123,46 @@ class StoreCheck:
             for key in cursor.iternext(keys=True, values=False):
                 if self._txn.get(key, db=self._dbs.records) is None:
                     id = key.decode(errors="replace")
-                    yield Problem(id, part, "belongs to no photo")
+                    yield Damage(id, part, "belongs to no photo")
         totals = read_totals(self._txn, self._dbs.meta)
         if totals != self._found:
-            yield Problem("", "totals", f"they say {totals}, but there are {self._found}")
+            yield Damage("", "totals", f"they say {totals}, but there are {self._found}")
 
-    def _check_original(self, record: Record, data: bytes | None) -> Iterator[Problem]:
+    def _check_original(self, record: Record, data: bytes | None) -> Iterator[Damage]:
         if data is None:
-            yield Problem(record.id, "original", "is missing")
+            yield Damage(record.id, "original", "is missing")
         elif hashlib.sha256(data).hexdigest() != record.sha256 or len(data) != record.bytes:
-            yield Problem(record.id, "original", "isn't what was sent: its SHA-256 is wrong")
+            yield Damage(record.id, "original", "isn't what was sent: its SHA-256 is wrong")
 
-    def _check_vectors(self, record: Record, value: bytes | None) -> Iterator[Problem]:
+    def _check_vectors(self, record: Record, value: bytes | None) -> Iterator[Damage]:
         try:
             vectors = decode_vectors(record, value, self._dimension)
         except CorruptRecord:
             what = "are missing" if value is None else "their checksum or their size is wrong"
-            yield Problem(record.id, "vectors", what)
+            yield Damage(record.id, "vectors", what)
             return
         self.digest = (self.digest + content_hash(record.id, vectors)) % 2**64
         norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
         if not (abs(norms - 1) <= NORM_TOLERANCE).all():  # also if one isn't finite
-            yield Problem(record.id, "vectors", f"their norms aren't 1: {norms.round(3).tolist()}")
+            yield Damage(record.id, "vectors", f"their norms aren't 1: {norms.round(3).tolist()}")
 
-    def _check_boxes(self, record: Record) -> Iterator[Problem]:
+    def _check_boxes(self, record: Record) -> Iterator[Damage]:
         for number, chunk in enumerate(record.chunks):
             x1, y1, x2, y2 = chunk.box
             if not (0 <= x1 < x2 <= record.width and 0 <= y1 < y2 <= record.height):
                 size = f"{record.width} x {record.height}"
-                what = f"chunk {number}: {x1},{y1},{x2},{y2} isn't within the picture, {size}"
-                yield Problem(record.id, "boxes", what)
+                what = f"chunk {number}: {x1},{y1},{x2},{y2} isn't within the photo, {size}"
+                yield Damage(record.id, "boxes", what)
 
-    def _check_put(self, sequence: int, id: str) -> list[Problem]:
+    def _check_put(self, sequence: int, id: str) -> list[Damage]:
         value = self._txn.get(id.encode(), db=self._dbs.records)
         if value is None:
-            return [Problem(id, "log", f"put {sequence} is of a photo that isn't there")]
+            return [Damage(id, "log", f"put {sequence} is of a photo that isn't stored")]
         try:
             record = decode_record(id, value)
         except CorruptRecord:
-            return []  # what is wrong is said of the record
+            return []  # reported with the record
         if record.sequence != sequence:
-            return [Problem(id, "log", f"put {sequence} isn't the photo's, {record.sequence} is")]
+            what = f"put {sequence} isn't the photo's: its record says {record.sequence}"
+            return [Damage(id, "log", what)]
         return []

@@ -1,4 +1,4 @@
-"""Whole stores as files: backing up, restoring, and giving free space back to the disk."""
+"""Back up, restore and compact whole stores."""
 
 from __future__ import annotations
 
@@ -33,21 +33,20 @@ from deployments.store.format import (
 from deployments.store.reader import StoreReader
 
 COPY_BYTES = 2**20
-# Room for the few pages that a restored store gets to change.
+# Room for the few pages that `restore` changes.
 RESTORE_BYTES = 2**20
 
-# Told how many bytes more were copied.
+# Called with the number of bytes copied since the last call.
 Progress = Callable[[int], object]
 
 
 def backup(reader: StoreReader, file: Path, progress: Progress) -> None:
-    """Copy a store, without its free pages, into one file; the file is there whole or not at all.
+    """Copy a store, without its free pages, into one file, which is never left half written.
 
-    The store may be in use. It is copied as of one moment; what is deleted meanwhile gives no
-    space back before the copy is done.
+    The store may be in use. The copy is one snapshot; deletions free no space until it is done.
 
     Args:
-        file: replaced if it is there.
+        file: replaced if it exists.
 
     Raises:
         OSError: the file can't be written.
@@ -58,17 +57,17 @@ def backup(reader: StoreReader, file: Path, progress: Progress) -> None:
 
 
 def restore(file: Path, path: Path, progress: Progress) -> None:
-    """Make a store from a backup; it is there whole or not at all.
+    """Make a store from a backup. A failure leaves no half-made store.
 
-    It begins a history of its own: whoever followed the store that was backed up begins anew.
+    It begins a new history, so followers of the store that was backed up load everything again.
 
     Args:
-        file: made by `backup`. One of an older format is upgraded; the file stays as it is.
+        file: made by `backup`. The store, but not the file, is upgraded from an older format.
         path: the folder; made if it is missing.
 
     Raises:
-        StoreUnusable: the file is no backup, or incomplete; or the folder holds a store already, or
-            is in use.
+        StoreUnusable: the file is not a backup, or incomplete; or the folder holds a store
+            already, or is in use.
         OSError: the folder can't be written.
     """
     _check_backup(file)
@@ -77,7 +76,7 @@ def restore(file: Path, path: Path, progress: Progress) -> None:
     try:
         if (path / DATA).exists():
             raise StoreUnusable(
-                f"There is a store in {path} already, and a backup is not restored over it: move "
+                f"There is a store in {path} already, and restoring does not overwrite it: move "
                 "that folder away, or give another one."
             )
         with replacing(path / DATA) as target, file.open("rb") as source:
@@ -94,14 +93,15 @@ def restore(file: Path, path: Path, progress: Progress) -> None:
 def compact(path: Path, progress: Progress) -> tuple[int, int]:
     """Give the free pages of a store back to the disk. No process may have it open.
 
-    The store is copied beside itself, and the copy takes its place in one step: whatever happens,
-    one of the two is there, and whole.
+    The store is copied to a new file, which then replaces the old one in one step. So there is a
+    complete store at any time.
 
     Returns:
         Size of the file before and after, bytes.
 
     Raises:
-        StoreUnusable: no store, in use, or damaged; or its disk has no room for the copy.
+        StoreUnusable: there is no store, or it is in use or damaged, or its disk has no room for
+            the copy.
         OSError: its folder can't be written.
     """
     require_store(path)
@@ -129,7 +129,7 @@ def compact(path: Path, progress: Progress) -> tuple[int, int]:
 def _copy_compacted(copy_to: Callable[[int], None], target: BinaryIO, progress: Progress) -> None:
     """Write what LMDB copies to a descriptor into a file.
 
-    It comes through a pipe: LMDB's copying can't be interrupted, but it ends when nobody reads.
+    LMDB's copying can't be interrupted, but it ends when nobody reads. So it goes through a pipe.
     """
     reading, writing = os.pipe()
     errors: list[lmdb.Error] = []
@@ -159,7 +159,7 @@ def _copy_compacted(copy_to: Callable[[int], None], target: BinaryIO, progress: 
 def _opening_file(
     file: Path, *, readonly: bool = False, map_size: int = 0
 ) -> Iterator[lmdb.Environment]:
-    """A store in a file of its own, that no other process has open."""
+    """Open a store that is a single file and that no other process has open."""
     try:
         with lmdb.open(
             str(file),
@@ -184,10 +184,10 @@ def _check_backup(file: Path) -> None:
         with env.begin() as txn:
             page_bytes = txn.stat()["psize"]
         complete = (env.info()["last_pgno"] + 1) * page_bytes
-        # To read beyond the end of a mapped file would kill this process.
+        # Reading beyond the end of a mapped file would kill this process.
         if size < complete:
             raise StoreUnusable(
-                f"The backup {file} is incomplete ({size:,} of {complete:,} bytes): give another."
+                f"The backup {file} is incomplete ({size:,} of {complete:,} bytes): use another."
             )
         _require_format(env, file)
 
@@ -208,13 +208,13 @@ def _begin_anew(file: Path) -> None:
 
 
 def _require_room(env: lmdb.Environment, path: Path) -> None:
-    """The copy is no larger than what the store has ever used."""
+    """Check that the disk has room for a copy: at most as much as the store has ever used."""
     with env.begin() as txn:
         needed = (env.info()["last_pgno"] + 1) * txn.stat()["psize"]
     free = shutil.disk_usage(path).free
     if free < needed:
         raise StoreUnusable(
             f"Compacting the store in {path} may need {needed:,} bytes on its disk for a while, "
-            f"and {free:,} are free: free some space. If that can't be had, back the store up "
-            "to another disk, move the store away, and restore the backup."
+            f"but only {free:,} are free: free some space. Or back the store up to another disk, "
+            "move the store away, and restore the backup."
         )

@@ -1,4 +1,4 @@
-"""The store as a deployment: writers share transactions, and followers read the log."""
+"""The Store deployment: writers share transactions, and followers read the log."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from deployments.store.store import Operation, Put, Store
 
 logger = logging.getLogger(__name__)
 
-# Most requests in one transaction: larger groups were measured to be slower for each of them.
+# Most requests in one transaction. Larger groups were measured to make each request slower.
 GROUP_SIZE = 16
-# Vectors in one answer to a replica of the chunk index that loads or follows.
+# Size of the vectors in one answer to a follower, bytes.
 CHANGES_BYTES = 16 * 2**20
 
-# Fewer deletions in the log than this aren't worth a cut.
+# The log is cut when it has this many deletions.
 CUT_WORTH = 5000
 
 
@@ -45,7 +45,7 @@ CUT_WORTH = 5000
     ray_actor_options={"num_cpus": 0},
 )
 class StoreDeployment:
-    """A `Store` whose writers share transactions: while one syncs, the next group gathers."""
+    """A `Store` whose writers share transactions: requests that arrive during one form the next."""
 
     def __init__(self, settings: StoreSettings, encoder: EncoderIdentity) -> None:
         keep_answers_out_of_the_log()
@@ -74,7 +74,7 @@ class StoreDeployment:
         return stored
 
     async def delete(self, id: str) -> int:
-        """Remove a photo; returns the sequence number of the change.
+        """Remove a photo; return the sequence number of the change.
 
         Raises:
             UnknownId, StoreFull, CorruptRecord
@@ -83,7 +83,7 @@ class StoreDeployment:
         return sequence
 
     async def keep_thumbnail(self, id: str, sha256: str, data: bytes) -> bool:
-        """Store a thumbnail that was made later; see `KeepThumbnail`. Returns whether it was.
+        """Store a thumbnail that was made later, see `KeepThumbnail`; return whether it was stored.
 
         Raises:
             BadParameter, StoreFull, CorruptRecord
@@ -104,10 +104,10 @@ class StoreDeployment:
         return self.store.record(id)
 
     async def records(self, ids: list[str]) -> tuple[list[bytes | None], int]:
-        """Return records, and the sequence number as of which one that is missing is gone.
+        """Return records as JSON, None for missing ones, and a sequence number read after them.
 
-        They travel as they are stored: the JSON of a photo's forty chunks is read faster than
-        their pickle.
+        They are sent as they are stored, because the JSON of a photo's forty chunks is parsed
+        faster than their pickle is loaded.
         """
         return self.store.records(ids), self.store.sequence
 
@@ -120,7 +120,7 @@ class StoreDeployment:
         return self.store.thumbnail(id)
 
     async def original(self, id: str) -> bytes:
-        """Return the bytes alone: what the encoder needs to search by a stored photo."""
+        """Return the original bytes alone, for the encoder to search by a stored photo."""
         _, data = await self.get(id)
         return data
 
@@ -131,11 +131,11 @@ class StoreDeployment:
     async def changes(
         self, position: Position | None, wait_s: float, follower: str, kept: Position | None
     ) -> Changes:
-        """See `Store.changes`; when there are none, wait for one, but no longer than `wait_s`.
+        """See `Store.changes`; if there are none, wait for one, at most `wait_s` seconds.
 
         Args:
-            follower: a name of the caller that nobody else has.
-            kept: where it would go on if it were restarted; None: it would begin with nothing.
+            follower: a name that only the caller uses.
+            kept: where the caller would go on after a restart; None if it would begin with nothing.
         """
         changes = await asyncio.to_thread(self.store.changes, position, CHANGES_BYTES)
         if not changes.anew and changes.position == position and wait_s > 0:
@@ -146,7 +146,7 @@ class StoreDeployment:
                     )
             changes = await asyncio.to_thread(self.store.changes, position, CHANGES_BYTES)
         known = changes.position if changes.anew else position
-        assert known is not None  # whoever knows nothing begins anew
+        assert known is not None  # without a position the changes begin anew
         self._followers.heard(follower, known, kept)
         floor = self._followers.cut_now()
         if floor is not None:
@@ -158,7 +158,7 @@ class StoreDeployment:
         return self.store.stats()
 
     async def ping(self) -> None:
-        """Answer, to show that it can."""
+        """Answer, to show that the replica is alive."""
 
     async def _apply_one(self, operation: Operation) -> Any:
         result = await self._apply(operation)
@@ -178,5 +178,5 @@ class StoreDeployment:
             if self.store.deletions >= CUT_WORTH:
                 removed = self.store.cut_log(sequence)
                 logger.info("%d deletions were cut from the log", removed)
-        except Exception:  # nothing is lost: the log is longer than it need be
+        except Exception:  # nothing is lost, the log is only longer than necessary
             logger.warning("the log can't be cut, trying again later", exc_info=True)

@@ -1,4 +1,4 @@
-"""Who follows the store's log, and which deletions in it nobody needs any more."""
+"""The followers of the store's log, and which deletions in it none of them needs any more."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from deployments.records import Position
 
-# Who hasn't been heard of for so long is gone. If it comes back it may have to begin anew.
+# A follower that hasn't called for this long is gone. If it comes back, it may have to begin anew.
 FORGET_S = 600
 CUT_EVERY_S = 60
 
 
 @dataclass(frozen=True, slots=True)
 class _Follower:
-    """What is known of a follower.
+    """What is known about a follower.
 
     Attributes:
         needs_after: it needs the deletions after this change.
-        heard_at: on the clock, seconds.
+        heard_at: time of its last call on the clock, seconds.
     """
 
     needs_after: int
@@ -27,16 +27,16 @@ class _Follower:
 
 
 class Followers:
-    """The followers of one store's log. Not safe to use from several threads.
+    """The followers of one store's log. Not thread-safe.
 
     Args:
-        clock: seconds that never go back.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._followers: dict[str, _Follower] = {}
-        # By then everybody who followed the log before the store was started has been heard.
+        # By then, all who followed the log before the store was started have called again.
         self._next_cut = clock() + FORGET_S
 
     def heard(self, name: str, known: Position, kept: Position | None) -> None:
@@ -44,8 +44,8 @@ class Followers:
 
         Args:
             known: where it goes on, in the history of this store.
-            kept: where it would go on if it were restarted. From another history, or from None, it
-                would begin with nothing, and need no word of any deletion.
+            kept: where it would go on after a restart. With None, or a position in another
+                history, it would begin with nothing and need no deletions.
         """
         positions = [known]
         if kept is not None and kept.history == known.history:
@@ -54,9 +54,10 @@ class Followers:
         self._followers[name] = _Follower(needs_after, self._clock())
 
     def cut_now(self) -> int | None:
-        """The change up to which nobody needs the deletions, if it is time to cut them, else None.
+        """Return the change up to which no follower needs deletions, if it is time for a cut.
 
-        It is time `FORGET_S` after the start, and then every `CUT_EVERY_S`.
+        The first time is `FORGET_S` after the start, then every `CUT_EVERY_S`. Otherwise, or
+        without followers, return None.
         """
         now = self._clock()
         if now < self._next_cut:

@@ -1,22 +1,21 @@
-"""What lies where in a store, and how one transaction changes it.
+"""The format of a store, and how one transaction changes it.
 
-Named databases, and what they hold:
+A store has these named databases:
 
     meta       "format", "encoder", "history",        JSON
                "totals", "cut"
     originals  id                                     the bytes as they were sent
     records    id                                     checksum, `Record` as JSON
     vectors    id                                     checksum, float16 [chunks, d], little-endian
-    thumbnails id                                     checksum, the bytes of a picture
+    thumbnails id                                     checksum, the bytes of a JPEG
     log        sequence number, 8 bytes big-endian    operation (1 byte), id
 
-The log has one entry for each stored photo, and one for each deletion after the change "cut";
-deleting a photo takes away the entry that put it. Its last key is the store's sequence number, so
-the last entry is never cut.
+The log has one entry for each stored photo, and one for each deletion after the change "cut".
+Deleting a photo removes the entry of its put. The last key is the store's sequence number, so the
+last entry is never cut.
 
-A photo may lack a thumbnail, until it is asked for: one that was put into a store of format 2 or 1.
-These have no thumbnails at all; one of format 1 has neither a history nor a cut, and its records
-have no metadata.
+A store of format 1 or 2 has no thumbnails, so its photos lack them until a client asks for them. A
+store of format 1 has neither a history nor a cut, and its records have no metadata.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ class KeepThumbnail:
     """Store the thumbnail of a photo that was stored without one.
 
     Attributes:
-        sha256: of the original that it was made from. Where another one is stored now, or none, the
-            thumbnail isn't.
+        sha256: of the original that it was made from. If the id has another original by now, or
+            none, the thumbnail is not stored.
     """
 
     id: str
@@ -77,7 +76,7 @@ class PreparedPut:
     """A checked `Put`.
 
     Attributes:
-        record: complete but for its sequence number.
+        record: complete except for its sequence number.
         vectors: float16 `[n, d]`, little-endian, as bytes.
     """
 
@@ -92,7 +91,7 @@ Result = Stored | int | bool | InsetError
 
 
 class Databases(NamedTuple):
-    """LMDB's named databases, by their names."""
+    """LMDB's named databases."""
 
     meta: lmdb._Database
     originals: lmdb._Database
@@ -104,7 +103,7 @@ class Databases(NamedTuple):
 
 @dataclass(slots=True)
 class Totals:
-    """What LMDB doesn't count itself: chunks, and the size of all originals in bytes."""
+    """What LMDB doesn't count: chunks, and the size of all originals in bytes."""
 
     chunks: int = 0
     original_bytes: int = 0
@@ -113,8 +112,8 @@ class Totals:
 class Writer:
     """The operations of one write transaction.
 
-    An operation finds out what may be wrong with it before it writes anything, so one that
-    raises an InsetError leaves no trace in the transaction.
+    An operation checks everything before it writes anything, so an operation that raises an
+    InsetError leaves no trace in the transaction.
     """
 
     def __init__(self, txn: lmdb.Transaction[bytes], dbs: Databases, dimension: int) -> None:
@@ -125,6 +124,7 @@ class Writer:
         self._sequence = last_sequence(txn, self._dbs.log)
 
     def carry_out(self, operations: Sequence[Prepared]) -> list[Result]:
+        """Carry out operations in order; return the result of each, or the error that it met."""
         before = self._sequence
         results = [self._result(operation) for operation in operations]
         if self._sequence != before:
@@ -163,7 +163,7 @@ class Writer:
         return Stored(record, created=True)
 
     def _delete(self, id: str) -> int:
-        """Remove a photo, damaged or not: so nothing here relies on what the values say."""
+        """Remove a photo. It may be damaged, so this doesn't rely on what the values say."""
         key = id.encode()
         value = self._txn.pop(key, db=self._dbs.records)
         if value is None:
@@ -177,9 +177,9 @@ class Writer:
         return self._log(DELETE, key)
 
     def _keep_thumbnail(self, kept: KeepThumbnail) -> bool:
-        """Return whether it is that of the photo that is stored now, and so was written.
+        """Write a thumbnail if it belongs to the photo that is stored now; return whether it does.
 
-        It is no change that anybody follows: it has no entry in the log.
+        This makes no log entry, because the chunk index needs no thumbnails.
         """
         id, key = kept.id, kept.id.encode()
         value = self._txn.get(key, db=self._dbs.records)
@@ -189,7 +189,7 @@ class Writer:
         return True
 
     def _forget_put(self, id: str, value: bytes) -> None:
-        """Take the put out of the log, also if the record is too damaged to say where it is."""
+        """Remove the put from the log, even if the record is damaged and can't say where it is."""
         try:
             keys = [sequence_key(decode_record(id, value).sequence)]
         except CorruptRecord:
@@ -205,24 +205,24 @@ class Writer:
 
 
 def open_databases(env: lmdb.Environment, txn: lmdb.Transaction[bytes] | None = None) -> Databases:
-    """Open the databases; a write transaction makes those that are missing."""
+    """Open the databases; given a write transaction, make those that are missing."""
     names = [name.encode() for name in Databases._fields]
     create = txn is not None
     return Databases(*(env.open_db(name, txn=txn, create=create) for name in names))
 
 
 def make_store(txn: lmdb.Transaction[bytes], dbs: Databases, encoder: EncoderIdentity) -> None:
-    """Write what an empty store holds."""
+    """Make an empty store."""
     write_meta(txn, dbs.meta, "encoder", asdict(encoder))
     _begin_log(txn, dbs)
     write_meta(txn, dbs.meta, "format", FORMAT)
 
 
 def upgrade_store(txn: lmdb.Transaction[bytes], dbs: Databases, found: int) -> None:
-    """Bring a store of an older format to this one.
+    """Upgrade a store of an older format to this one.
 
-    The photos stay as they are: records of format 1 read as without metadata, and thumbnails are
-    made when they are asked for.
+    The photos stay as they are. Records of format 1 are read as having no metadata, and thumbnails
+    are made on request.
     """
     if found == 1:
         _begin_log(txn, dbs)
@@ -230,7 +230,7 @@ def upgrade_store(txn: lmdb.Transaction[bytes], dbs: Databases, found: int) -> N
 
 
 def begin_history(txn: lmdb.Transaction[bytes], dbs: Databases) -> None:
-    """Make it a store of its own, whose sequence numbers mean nothing to those who knew another."""
+    """Begin a new history, so that followers don't apply the sequence numbers of another one."""
     write_meta(txn, dbs.meta, "history", uuid.uuid4().hex)
 
 
@@ -240,10 +240,11 @@ def _begin_log(txn: lmdb.Transaction[bytes], dbs: Databases) -> None:
 
 
 def read_format(env: lmdb.Environment, path: Path) -> int | None:
-    """Return the format of the store in an environment; None if there is nothing in it yet.
+    """Return the format of the store in an environment; None if the environment is empty.
 
     Raises:
-        StoreUnusable: something else is in it, or a store of a format that this version can't read.
+        StoreUnusable: it holds something else, or a store of a format that this version can't
+            read.
     """
     with env.begin() as txn:
         if not txn.stat()["entries"]:
@@ -262,7 +263,7 @@ def read_format(env: lmdb.Environment, path: Path) -> int | None:
         )
     if found not in READABLE_FORMATS:
         raise StoreUnusable(
-            f"The store in {path} has format {found}, this version reads format {FORMAT}: "
+            f"The store in {path} has format {found}, but this version reads format {FORMAT}: "
             "use the version that wrote it, or index into a new folder."
         )
     return found
@@ -286,10 +287,10 @@ def read_encoder(txn: lmdb.Transaction[bytes], meta: lmdb._Database) -> EncoderI
 def cut_log(
     txn: lmdb.Transaction[bytes], dbs: Databases, sequence: int, most: int
 ) -> tuple[int, bool]:
-    """Remove the deletions up to a change from the log; look at no more than `most` entries.
+    """Remove the deletions up to a change from the log, looking at `most` entries at most.
 
     Returns:
-        How many were removed, and whether there is more to look at.
+        How many were removed, and whether there are more entries to look at.
     """
     cut = reached = read_meta(txn, dbs.meta, "cut")
     end = min(sequence, last_sequence(txn, dbs.log) - 1)
@@ -297,13 +298,13 @@ def cut_log(
     cursor.set_range(sequence_key(cut + 1))
     removed = 0
     for _ in range(most):
-        # The last entry is never cut, so there is always one under the cursor here.
+        # The last entry is never cut, so the cursor is always at an entry here.
         if reached >= end or sequence_of(cursor.key()) > end:
             reached = max(cut, end)
             break
         reached = sequence_of(cursor.key())
         if cursor.value()[:1] == DELETE:
-            cursor.delete()  # and go to the next
+            cursor.delete()  # moves the cursor to the next entry
             removed += 1
         else:
             cursor.next()
@@ -334,7 +335,7 @@ def read_totals(txn: lmdb.Transaction[bytes], meta: lmdb._Database) -> Totals:
 
 
 def _checksum(id: str, payload: bytes | memoryview) -> bytes:
-    """The id is part of it, so that a value filed under another id is found out too."""
+    """Return a checksum that includes the id, so that a value under a wrong id is detected."""
     digest = hashlib.blake2b(id.encode() + b"\0", digest_size=CHECKSUM_BYTES)
     digest.update(payload)
     return digest.digest()
@@ -354,7 +355,7 @@ def decode_or_log(id: str, value: bytes | None) -> Record | None:
 
 
 def json_or_log(id: str, value: bytes | None) -> bytes | None:
-    """Return a record's JSON; None if there is none, or, which is logged, none that is intact."""
+    """Return a record's JSON; None if it is missing, or damaged, which is logged."""
     try:
         return None if value is None else _record_json(id, value)
     except CorruptRecord as error:
@@ -371,7 +372,7 @@ def _record_json(id: str, value: bytes | None) -> bytes:
 
 
 def thumbnail_or_log(id: str, value: bytes | None) -> bytes | None:
-    """Return a thumbnail; None if there is none, or, which is logged, none that is intact."""
+    """Return a thumbnail; None if it is missing, or damaged, which is logged."""
     if value is not None and not is_intact(id, value):
         logger.error("The stored thumbnail of the photo %r is damaged: check the disk.", id)
         return None
@@ -379,7 +380,7 @@ def thumbnail_or_log(id: str, value: bytes | None) -> bytes | None:
 
 
 def decode_vectors(record: Record, value: bytes | None, dimension: int) -> np.ndarray:
-    """Return float16 `[chunks, dimension]`, read-only.
+    """Return a photo's vectors, float16 `[chunks, dimension]`, read-only.
 
     Raises:
         CorruptRecord
@@ -393,15 +394,15 @@ def decode_vectors(record: Record, value: bytes | None, dimension: int) -> np.nd
 
 
 def count_chunks(value: bytes, dimension: int) -> int:
-    """How many vectors a stored value holds, damaged or not."""
+    """Return how many vectors a stored value holds, whether or not it is damaged."""
     return max(0, len(value) - CHECKSUM_BYTES) // (dimension * VECTOR_DTYPE.itemsize)
 
 
 def require_same_content(stored: Record, sha256: str) -> Record:
-    """Return the record of an id that is asked for with some content.
+    """Return the stored record if it has this content.
 
     Raises:
-        IdTaken: it is not the content that is stored.
+        IdTaken: it has other content.
     """
     if stored.sha256 != sha256:
         raise IdTaken(

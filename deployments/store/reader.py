@@ -1,4 +1,4 @@
-"""Reading a store: by its owner, and by tools in other processes while it is in use."""
+"""Read a store: in the process that owns it, and in other processes while it is in use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lmdb
-import numpy as np
 
 from deployments.errors import CorruptRecord, StoreUnusable
 from deployments.records import Change, Changes, EncoderIdentity, Position, Record, StoreState
@@ -49,25 +48,25 @@ from deployments.store.format import (
 
 logger = logging.getLogger(__name__)
 
-# What a change costs in `StoreReader.changes` besides its vectors, so that deletions count as well.
+# Bytes that `StoreReader.changes` counts for a change besides its vectors, so that deletions count.
 CHANGE_OVERHEAD = 256
-# How many ids are read at a time where all of them are.
+# Ids that `StoreReader.ids` reads in one transaction.
 IDS_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class StoreDetails:
-    """What people who keep a store want to know besides its counts.
+    """What the operator of a store wants to know besides `StoreState`.
 
     Attributes:
-        file_bytes: size of its file on disk, bytes.
-        free_bytes: size of the pages in it that hold nothing; they are used again.
-        thumbnails: how many photos have one; the others get theirs when it is asked for.
+        file_bytes: size of the file on disk, bytes.
+        free_bytes: size of the empty pages in the file, bytes; writers use them again.
+        thumbnails: number of photos that have one; the others get theirs on request.
         thumbnail_bytes: size of the pages that hold them, bytes.
         log_entries: one for each photo, and one for each deletion since the log was cut.
         cut: deletions up to this change are no longer in the log.
-        oldest, newest: when the photos that are stored were indexed, UTC, ISO 8601; None if there
-            are none, or the record that says so is damaged.
+        oldest, newest: when the first and the last of the stored photos were indexed, UTC, ISO
+            8601; None if there are none, or that photo's record is damaged.
     """
 
     file_bytes: int
@@ -81,18 +80,17 @@ class StoreDetails:
 
 
 class StoreReader:
-    """A store to read, also while another process owns it. Every method may be called from any
-    thread.
+    """Read access to a store, also while another process owns it. All methods are thread-safe.
 
-    Reads run beside each other and beside the one writer, each on its own snapshot.
+    Reads run in parallel with each other and with the writer, each on its own snapshot.
 
     Args:
         path: folder of the store.
 
     Attributes:
-        encoder: what made the vectors.
-        history: which life of the store its sequence numbers belong to.
-        dbs: LMDB's databases, for `reading`.
+        encoder: the encoder that made the vectors.
+        history: the history that its sequence numbers belong to, see `records.Position`.
+        dbs: LMDB's databases, for use with `reading`.
 
     Raises:
         StoreUnusable: not a store, of another format, unreadable, or being compacted.
@@ -127,8 +125,8 @@ class StoreReader:
         found = read_format(self._env, self.path)
         if found != FORMAT:
             raise StoreUnusable(
-                f"The store in {self.path} has format {found}, this version reads format {FORMAT}: "
-                "start the service once, which upgrades it."
+                f"The store in {self.path} has format {found}, but this version reads format "
+                f"{FORMAT}: start the service once, which upgrades it."
             )
         self.dbs = open_databases(self._env)
         with self.reading() as txn:
@@ -136,11 +134,11 @@ class StoreReader:
             self.history = read_meta(txn, self.dbs.meta, "history")
 
     def close(self) -> None:
-        """Wait for what is running, then let go of the files."""
+        """Wait for running calls, then close and unlock the files."""
         with self._map_gate.exclusive():
             if self._opened is not None:
                 self._opened.close()
-            # Lock files are not unlinked: a process already waiting for one would lock nothing.
+            # Lock files are not deleted: a process that waits for one would lock a deleted file.
             while self._locks:
                 os.close(self._locks.pop())
 
@@ -151,9 +149,9 @@ class StoreReader:
 
     @contextmanager
     def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
-        """One snapshot. As long as it is open, no space that it uses is used again by writers.
+        """Open a snapshot. While it is open, writers can't use its space again.
 
-        Not reentrant: a thread that reads must call no other method of the store.
+        Not reentrant: a thread that has it open must not call other methods of the store.
         """
         while True:
             with self._map_gate.shared():
@@ -165,12 +163,12 @@ class StoreReader:
                     with transaction as txn:
                         yield txn
                     return
-            # The owner has enlarged the map. Ours may follow when nobody reads.
+            # The owner has enlarged the map. Ours can follow only while no thread reads.
             with self._map_gate.exclusive():
                 self._env.set_mapsize(0)
 
     def record(self, id: str) -> Record:
-        """What is known of a photo.
+        """Return the record of a photo.
 
         Raises:
             BadParameter, UnknownId, CorruptRecord
@@ -181,21 +179,24 @@ class StoreReader:
         return decode_record(id, value)
 
     def find(self, id: str, sha256: str) -> Record | None:
-        """The record if this content is stored under this id; None if the id is free.
+        """Return the record if this content is stored under this id; None if the id is free.
 
         Raises:
             BadParameter, CorruptRecord
-            IdTaken: other content is stored under it.
+            IdTaken: other content is stored under this id.
         """
         with self.reading() as txn:
             value = txn.get(key_of(id), db=self.dbs.records)
         return None if value is None else require_same_content(decode_record(id, value), sha256)
 
     def records(self, ids: Sequence[str]) -> list[bytes | None]:
-        """The records of many photos as of one moment, as JSON.
+        """Return the records of many photos in one snapshot, as JSON.
 
-        None for a photo that is gone. Also for one whose record is damaged, which is logged: it
-        must not take away the answer about the others.
+        The record of a deleted photo is None. So is a damaged record, which is logged: the others
+        are still returned.
+
+        Raises:
+            BadParameter
         """
         keys = [key_of(id) for id in ids]
         with self.reading() as txn:
@@ -203,11 +204,11 @@ class StoreReader:
         return [json_or_log(id, value) for id, value in zip(ids, values, strict=True)]
 
     def original(self, id: str) -> tuple[Record, bytes]:
-        """A photo's record and its bytes as they were sent.
+        """Return a photo's record and the original bytes.
 
         Raises:
             BadParameter, UnknownId
-            CorruptRecord: the bytes are not those that were sent.
+            CorruptRecord: the record is damaged, or the bytes are not those that were sent.
         """
         key = key_of(id)
         with self.reading() as txn:
@@ -219,9 +220,9 @@ class StoreReader:
         return record, data
 
     def thumbnail(self, id: str) -> bytes | None:
-        """A photo's thumbnail; None if it was stored without one.
+        """Return a photo's thumbnail; None if it has none.
 
-        Also if it is damaged, which is logged: the original is there to make another.
+        Return None also if it is damaged, which is logged: another can be made of the original.
 
         Raises:
             BadParameter, UnknownId
@@ -234,25 +235,14 @@ class StoreReader:
             raise unknown(id)
         return thumbnail_or_log(id, value)
 
-    def vectors(self, id: str) -> np.ndarray:
-        """A photo's vectors, float16 `[n, d]`, read-only; n is the number of its chunks.
-
-        Raises:
-            BadParameter, UnknownId, CorruptRecord
-        """
-        key = key_of(id)
-        with self.reading() as txn:
-            value = txn.get(key, db=self.dbs.records)
-            vectors = txn.get(key, db=self.dbs.vectors)
-        return decode_vectors(decode_record(id, value), vectors, self.encoder.dimension)
-
     def records_after(self, after: str | None, limit: int) -> list[Record]:
-        """At most `limit` records in id order (ASCII), of the ids greater than `after`.
+        """Return at most `limit` records in id order (ASCII), of the ids greater than `after`.
 
-        A damaged record is left out, and logged. Fewer than `limit` records: there are no more.
+        Damaged records are left out and logged. If fewer than `limit` are returned, there are no
+        more.
 
         Raises:
-            BadParameter: `after` is no id.
+            BadParameter: `after` is not a valid id.
         """
         start = b"" if after is None else key_of(after) + b"\0"
         found: list[Record] = []
@@ -267,8 +257,10 @@ class StoreReader:
         return found
 
     def ids(self) -> Iterator[str]:
-        """All ids in order (ASCII), read in portions: a photo put or removed meanwhile may be among
-        them or not.
+        """Yield all ids in order (ASCII).
+
+        They are read in portions, so a photo that is put or removed meanwhile may be among them or
+        not.
         """
         start: bytes | None = b""
         while start is not None:
@@ -283,15 +275,16 @@ class StoreReader:
             start = keys[-1] + b"\0" if more else None
 
     def changes(self, position: Position | None, max_bytes: int) -> Changes:
-        """The net changes after a position in the log, in order.
+        """Return the net changes after a position in the log, in order.
 
-        A photo that has since been removed or replaced is skipped as a put: the later entry says
-        what became of it. So from the beginning on, this is the whole content. A damaged photo
-        comes as removed, and is logged: it must not keep the others from being found.
+        The put of a photo that was removed or replaced later is left out, because a later entry
+        covers it. So the changes from the beginning give the whole content. A damaged photo is
+        returned as a removal, and logged, so that the others can still be found.
 
         Args:
-            position: where the caller is; None: it knows nothing.
-            max_bytes: stop after about so many bytes of vectors, but not before the first change.
+            position: where the caller is; None if it knows nothing.
+            max_bytes: stop after about this many bytes of vectors, but not before the first
+                change.
 
         Returns:
             The next changes. They begin anew if the caller knows nothing, comes from another
@@ -323,7 +316,7 @@ class StoreReader:
         return position.history == self.history and bool(cut <= known <= last)
 
     def _change(self, txn: lmdb.Transaction[bytes], sequence: int, entry: bytes) -> Change | None:
-        """The change that a log entry stands for; None for a put that is no longer true."""
+        """Return the change of a log entry; None for a put that a later entry covers."""
         id = entry[1:].decode()
         if entry[:1] == DELETE:
             return Change(sequence, id, None, {})
@@ -342,7 +335,7 @@ class StoreReader:
         return Change(sequence, id, vectors, record.metadata)
 
     def stats(self) -> StoreState:
-        """Counts and sizes, without a scan."""
+        """Return counts and sizes. This needs no scan."""
         with self.reading() as txn:
             totals = read_totals(txn, self.dbs.meta)
             return StoreState(
@@ -361,11 +354,11 @@ class StoreReader:
             return last_sequence(txn, self.dbs.log)
 
     def details(self) -> StoreDetails:
-        """What `stats` doesn't say; looks for the oldest and the newest photo in the log."""
+        """Return what `stats` leaves out. This searches the log for the oldest and newest photo."""
         with self.reading() as txn:
             main, thumbnails = txn.stat(), txn.stat(self.dbs.thumbnails)
             used = sum(_page_bytes(stat) for stat in (main, *map(txn.stat, self.dbs)))
-            # Two pages say where the newest transaction begins.
+            # LMDB's two meta pages are neither used nor free.
             pages = self._env.info()["last_pgno"] + 1 - 2
             return StoreDetails(
                 file_bytes=(self.path / DATA).stat().st_size,
@@ -379,7 +372,7 @@ class StoreReader:
             )
 
     def _indexed_at(self, txn: lmdb.Transaction[bytes], entries: Iterator[bytes]) -> str | None:
-        """When the first photo put in these log entries was indexed."""
+        """Return when the first photo put in these log entries was indexed."""
         key = next((entry[1:] for entry in entries if entry[:1] == PUT), None)
         if key is None:
             return None
@@ -388,21 +381,21 @@ class StoreReader:
 
     @property
     def deletions(self) -> int:
-        """How many deletions the log holds."""
+        """Number of deletions in the log."""
         with self.reading() as txn:
             entries = txn.stat(self.dbs.log)["entries"]
             return entries - txn.stat(self.dbs.records)["entries"]
 
     def copy_to(self, descriptor: int) -> None:
-        """Write a consistent copy without free pages to a file or pipe, while others go on.
+        """Write a consistent copy without free pages to a file or pipe; writers needn't wait.
 
         Raises:
-            lmdb.Error: it can't be written.
+            lmdb.Error: the copy can't be written.
         """
         with self.reading() as txn:
             self._env.copyfd(descriptor, compact=True, txn=txn)
 
 
 def _page_bytes(stat: lmdb._StatDict) -> int:
-    """Size of the pages of a database, bytes."""
+    """Return the size of the pages of a database, bytes."""
     return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])

@@ -1,8 +1,8 @@
 """The store: the only owner of durable state.
 
-One LMDB environment in one folder, owned by one process. A photo's bytes, record, vectors,
-thumbnail and log entry are committed in one transaction, so after any crash a photo is either all
-there or not at all. `store_format` says what lies where; `store_reader` reads it.
+It is one LMDB environment in one folder, owned by one process. A photo's bytes, record, vectors,
+thumbnail and log entry are committed in one transaction, so after any crash a photo is there
+completely or not at all. `format.py` describes the databases, `reader.py` reads them.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ from deployments.store.reader import StoreReader
 
 T = TypeVar("T")
 
-# Deleting needs a few free pages before it gives any back (LMDB never overwrites a page in use),
-# so what makes room may grow the map by this much beyond `max_bytes`; puts may not.
+# Deleting needs a few free pages before it gives any back (LMDB never overwrites a page in use).
+# So deletions may grow the map by this many bytes beyond `max_bytes`; puts may not.
 RESERVE = 4 * 2**20
 
-# Most log entries that a transaction which cuts the log looks at, and how long writers then go
-# first, seconds.
+# How many log entries one transaction of `cut_log` looks at, and the pause after it that lets other
+# writers go first, seconds.
 CUT_ENTRIES = 10_000
 CUT_PAUSE_S = 0.01
 
@@ -69,7 +69,7 @@ class Put:
     """Store a photo.
 
     Attributes:
-        data: the original, as it was sent.
+        data: the original bytes.
         filename: as the client named it.
         photo: at least one chunk; its vectors are float32 `[len(chunks), d]`, all finite.
         metadata: as the client gave it.
@@ -86,14 +86,14 @@ Operation = Put | Delete | KeepThumbnail
 
 
 class Store(StoreReader):
-    """Photos in LMDB. Every method may be called from any thread.
+    """Photos in LMDB. All methods are thread-safe.
 
     Args:
         path: folder of the store; made if it is missing. A store of an older format is upgraded.
-        encoder: what made the vectors. A new store remembers it, an existing one insists on it.
-        initial_bytes: size of the map to begin with, bytes. It doubles when it is full.
+        encoder: the encoder of the vectors. A new store keeps it, an existing one must have it.
+        initial_bytes: size of a new map, bytes. The map doubles when it is full.
         max_bytes: largest map for puts, bytes; None for as much as the disk holds.
-        lock_timeout_s: how long to wait for another process to let go of the folder, seconds.
+        lock_timeout_s: how long to wait for another process to release the folder, seconds.
 
     Raises:
         StoreUnusable: in use by another process, not a store, of another format, or unreadable.
@@ -117,7 +117,7 @@ class Store(StoreReader):
         super().__init__(path)
 
     def close(self) -> None:
-        """Wait for what is running, then let another process have the store."""
+        """Wait for running calls, then close the store and unlock it for other processes."""
         with self._writing:
             super().close()
 
@@ -126,16 +126,17 @@ class Store(StoreReader):
     def apply(self, operations: Sequence[Operation]) -> list[Result]:
         """Carry out operations in order, in one transaction with one sync to disk.
 
-        An operation sees the effects of those before it. One that fails leaves the others alone.
-        When the whole group doesn't fit, its operations are committed one by one.
+        An operation sees the effects of those before it. If one fails, the others are still
+        carried out. If the whole group doesn't fit, its operations are committed one by one.
 
         Returns:
-            For each operation: `Stored` for a put, the sequence number of a deletion, whether a
-            thumbnail was kept, or the error it met (BadParameter, IdTaken, UnknownId,
-            CorruptRecord, StoreFull). Whatever isn't an error is on disk.
+            For each operation: `Stored` for a put, the sequence number for a deletion, whether a
+            thumbnail was kept, or the error (BadParameter, IdTaken, UnknownId, CorruptRecord,
+            StoreFull). If it isn't an error, the operation is on disk.
 
         Raises:
-            ValueError: a photo without chunks, or with vectors that don't fit; nothing was stored.
+            ValueError: a photo has no chunks, or its vectors have a wrong shape or aren't finite;
+                nothing was stored.
         """
         prepared = [self._prepare(operation) for operation in operations]
         with self._writing:
@@ -147,14 +148,14 @@ class Store(StoreReader):
     def cut_log(self, sequence: int) -> int:
         """Remove the deletions up to a change from the log, a portion at a time.
 
-        Whoever follows the log from before that change must then begin anew. The log's last entry
-        stays, for it says which change was the last.
+        A follower that is not yet at that change must then begin anew. The log's last entry is
+        never removed, because its key is the store's sequence number.
 
         Returns:
             How many were removed.
 
         Raises:
-            StoreFull: a portion doesn't fit on the disk; those before it are removed.
+            StoreFull: the disk has no room for a transaction; earlier portions stay removed.
         """
         removed, more = 0, True
         while more:
@@ -164,11 +165,11 @@ class Store(StoreReader):
                 )
             removed += count
             if more:
-                time.sleep(CUT_PAUSE_S)  # or this thread would have the lock again at once
+                time.sleep(CUT_PAUSE_S)  # otherwise this thread would take the lock again at once
         return removed
 
     def _prepare(self, operation: Operation) -> Prepared:
-        """All that can be done for an operation before the transaction."""
+        """Do all that can be done before the transaction."""
         try:
             check_id(operation.id)
             return self._prepare_put(operation) if isinstance(operation, Put) else operation
@@ -217,15 +218,15 @@ class Store(StoreReader):
         )
 
     def _write(self, change: Callable[[lmdb.Transaction[bytes]], T], added_bytes: int | None) -> T:
-        """One transaction. On a full map: abort, double the map, do it all again.
+        """Run one transaction. If the map is full, abort it, double the map and run it again.
 
         Args:
-            change: writes, and returns what this returns.
-            added_bytes: size of the pictures it adds; None if it adds none: then it may use the
+            change: writes in the transaction; its result is returned.
+            added_bytes: size of the images that it adds. None if it adds none; then it may use the
                 reserve.
 
         Raises:
-            StoreFull: the map may not grow any more, or the disk is full; nothing was written.
+            StoreFull: the map has its largest size, or the disk is full; nothing was written.
         """
         size = self._map_size()
         limit = self._map_limit(adds=added_bytes is not None)
@@ -252,7 +253,7 @@ class Store(StoreReader):
 
     def _is_disk_full(self, error: lmdb.Error, added_bytes: int) -> bool:
         if error.code == errno.EIO:
-            # LMDB's name for a write cut short, which is how a disk that fills up looks as well.
+            # LMDB reports a short write as EIO, and a disk that fills up causes short writes.
             disk = os.statvfs(self.path)
             return disk.f_bavail * disk.f_frsize < 2**20 + added_bytes
         return error.code in DISK_FULL
@@ -260,17 +261,17 @@ class Store(StoreReader):
     # The map
 
     def _map_limit(self, adds: bool) -> int | None:
-        """How large the map may become for a transaction, bytes; None for no limit."""
+        """Return how large the map may become for a transaction, bytes; None for no limit."""
         if self._max_bytes is None or adds:
             return self._max_bytes
-        # A store filled under a larger max_bytes has a map beyond it: that must not bar deleting.
+        # Under an earlier, larger max_bytes the map may have grown beyond it. Deleting must work.
         return max(self._max_bytes, self._map_size()) + RESERVE
 
     def _map_size(self) -> int:
         return self._env.info()["map_size"]
 
     def _grow_map(self, limit: int | None) -> bool:
-        """Double the map, within the limit. False if it is at the limit already."""
+        """Double the map, within the limit; return False if it is at the limit already."""
         size = self._map_size()
         larger = 2 * size if limit is None else min(2 * size, limit)
         if larger <= size:
@@ -279,7 +280,7 @@ class Store(StoreReader):
         return True
 
     def _take_back_reserve(self, size_before: int) -> None:
-        """Undo growth beyond `max_bytes`, which is for deletions; LMDB keeps the pages in use."""
+        """Undo growth beyond `max_bytes`, so that puts can't use it; LMDB keeps pages in use."""
         if self._max_bytes is None:
             return
         size = max(size_before, self._max_bytes)
@@ -287,7 +288,7 @@ class Store(StoreReader):
             self._set_map_size(size)
 
     def _set_map_size(self, size: int) -> None:
-        # LMDB moves the map under the feet of any open transaction, so there must be none.
+        # Resizing moves the map, so there must be no open transaction.
         with self._map_gate.exclusive():
             self._env.set_mapsize(size)
 
@@ -306,7 +307,7 @@ class Store(StoreReader):
         found = read_format(self._env, self.path)
         if found is not None:
             self._check_encoder()
-        # One transaction, so that a crash leaves either no store or a whole one, of one format.
+        # One transaction, so that a crash leaves either no store or a complete one of one format.
         self.dbs = self._write(lambda txn: self._make_or_upgrade(txn, found), added_bytes=None)
         with self.reading() as txn:
             self.encoder = read_encoder(txn, self.dbs.meta)
@@ -325,17 +326,17 @@ class Store(StoreReader):
         meta = self._env.open_db(b"meta", create=False)
         with self._env.begin() as txn:
             stored = read_encoder(txn, meta)
-        # The same weights may lie under another name, e.g. in a local folder.
+        # The same weights may have another name, e.g. of a local folder.
         if replace(stored, name=self._configured.name) != self._configured:
             raise EncoderMismatch(
                 f"The store in {self.path} holds vectors of the encoder {_describe(stored)}, but "
-                f"the encoder configured is {_describe(self._configured)}. Vectors of two encoders "
+                f"the configured encoder is {_describe(self._configured)}. Vectors of two encoders "
                 "can't be compared: configure the old encoder, or index into a new folder."
             )
 
 
 def _printable(filename: str | None) -> str | None:
-    """Lone surrogates, as in file names that aren't UTF-8, can't be written as JSON."""
+    """Replace lone surrogates, which can't be written as JSON; file names may contain them."""
     return None if filename is None else filename.encode("utf-8", "replace").decode()
 
 

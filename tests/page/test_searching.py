@@ -125,7 +125,7 @@ def test_a_rectangle_dragged_on_a_photo_is_a_search_and_a_link(visit, library):
     other.go_back()
     expect(other).to_have_url(address)
     expect_box(other.locator("#query-stage .marked .line"), record, cup, 0.95)
-    other.get_by_role("button", name="Use all of it").click()
+    other.get_by_role("button", name="Use the whole picture").click()
     expect(other).to_have_url(re.compile(r"\?id=\w+$"))
 
     # Back, to the open photo, to the page of all.
@@ -251,7 +251,7 @@ def test_words_are_asked_for_only_where_the_encoder_knows_words(visit, library, 
     stats["encoder"]["text"] = True
     page.route("**/stats", lambda route: route.fulfill(json=stats))
     page.goto("/")
-    page.get_by_label("Or say what it shows").fill("a cup of coffee")
+    page.get_by_label("Or describe it in words").fill("a cup of coffee")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile(r"\?text=a\+cup\+of\+coffee$"))
     detail = client.post("/search", params={"text": "a cup of coffee"}).json()["detail"]

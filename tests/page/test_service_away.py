@@ -32,7 +32,7 @@ def test_the_page_goes_on_by_itself_when_the_service_is_back(visit, library, cli
     page.keyboard.press("Escape")
     drag(page, record, cup, "#query-stage")
     expect(page.locator("#search-problem")).to_contain_text("can't be reached")
-    expect(page.locator("#trouble")).to_contain_text("goes on by itself")
+    expect(page.locator("#trouble")).to_contain_text("This page continues when the service is back")
     expect(page.locator("#state")).to_have_attribute("data-state", "down")
     storing.set_input_files("#add-files", upload(encode(pixels("patient")), "patient.png"))
     expect(storing.locator("#add-pace")).to_have_text("Waiting for the service.")

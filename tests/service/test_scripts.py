@@ -180,4 +180,4 @@ def test_a_mistake_in_metadata_or_in_a_filter_is_told_once(service, tree, query)
     assert outcome.stderr.count("'year' must be a string, a number, true or false") == 1
     outcome = run("search.py", query, *options, "--filter", "year")
     assert (outcome.returncode, outcome.stdout) == (1, "")
-    assert "400: The filter 'year' is no condition" in outcome.stderr
+    assert "400: The filter 'year' is not a condition" in outcome.stderr

@@ -1,7 +1,7 @@
-// The view that stores photos: several requests in flight, progress, and what failed and why.
+// The view that stores photos. It sends several at a time, and shows the progress and the failures.
 
 import { Problem, index } from "./api.js";
-import { forgetPage } from "./browse.js";
+import { forgetListing } from "./browse.js";
 import { card } from "./cards.js";
 import { deletion } from "./deletion.js";
 import { announce, byId, count, make, say } from "./elements.js";
@@ -13,11 +13,11 @@ const IN_FLIGHT = 4;
 const ATTEMPTS = 8;
 const SHOWN_FAILURES = 200;
 const SHOWN_NEW = 24;
-const RECENT = 20; // photos that the rate is taken from
+const RECENT = 20; // photos that the rate is computed from
 const REDRAW_MS = 200;
-const TELL_MS = 15_000;
+const ANNOUNCE_MS = 15_000;
 
-let current = null; // the photos being stored, or those stored last
+let current = null; // the running or the last run
 
 class Run {
   total = 0;
@@ -27,8 +27,8 @@ class Run {
   failures = []; // {file, reason}
   queue = [];
   abort = new AbortController();
-  recent = [performance.now()]; // when the last photos were done
-  told = performance.now();
+  recent = [performance.now()]; // when the latest photos were done
+  announced = performance.now();
   ended = false;
 
   get done() {
@@ -36,7 +36,7 @@ class Run {
   }
 }
 
-/** Store files, beside those that are being stored already. */
+/** Store files; they join a run that has not ended. */
 export async function addFiles({ files, leftOut }) {
   const fresh = !current || current.ended || current.abort.signal.aborted;
   if (fresh) current = new Run();
@@ -61,7 +61,7 @@ async function work(run) {
   }
   clearInterval(redraw);
   run.ended = true;
-  forgetPage();
+  forgetListing();
   forgetResults();
   service.check(); // for its counts
   if (run !== current) return;
@@ -76,7 +76,7 @@ async function worker(run) {
     try {
       const image = await send(file, signal);
       run[image.status === "created" ? "created" : "existed"] += 1;
-      deletion.keep(image.id); // it was sent anew after it was deleted, before that came to pass
+      deletion.keep(image.id); // it may be waiting to be deleted, but was sent again
       if (image.status === "created") showNew(image);
     } catch (problem) {
       if (signal.aborted) return;
@@ -87,7 +87,7 @@ async function worker(run) {
   }
 }
 
-/** Send one file, again and again while the service is busy or away. */
+/** Send one file; try again while the service is busy or away. */
 async function send(file, signal) {
   for (let attempt = 1; ; attempt += 1) {
     try {
@@ -95,7 +95,7 @@ async function send(file, signal) {
     } catch (problem) {
       if (signal.aborted || !problem.passing || attempt === ATTEMPTS) throw problem;
       if (!(await isReadable(file))) {
-        throw new Problem(0, "It can't be read: it was moved or changed, or is no file.", false);
+        throw new Problem(0, "It can't be read: it was moved or changed, or is not a file.", false);
       }
       await service.afterwards(problem, signal);
     }
@@ -124,7 +124,7 @@ function showFailure(file, reason) {
   list.append(make("li", {}, name, " ", reason));
 }
 
-// What is shown of it
+// Progress
 
 function draw() {
   const { total, done, created, existed, leftOut, failures, abort, ended } = current;
@@ -139,22 +139,22 @@ function draw() {
     [failures.length, `${failures.length} failed`],
     [leftOut, `${count(leftOut, "other file")} left out`],
   ];
-  const said = numbers.filter(([number]) => number > 0).map(([, text]) => text);
-  if (ended && total === 0) said.unshift("There was no photo among them");
-  byId("add-numbers").textContent = said.join(" · ");
+  const texts = numbers.filter(([number]) => number > 0).map(([, text]) => text);
+  if (ended && total === 0) texts.unshift("There were no photos");
+  byId("add-numbers").textContent = texts.join(" · ");
   byId("add-pace").textContent = ended || cancelled ? "" : pace();
   byId("add-cancel").hidden = ended || cancelled;
   byId("add-retry").hidden = !ended || failures.length === 0;
   byId("add-failures").hidden = failures.length === 0;
-  const more = failures.length > SHOWN_FAILURES ? `, the first ${SHOWN_FAILURES} of them` : "";
-  byId("add-failures-title").textContent = `What failed${more}`;
-  if (!ended && performance.now() - current.told > TELL_MS) {
-    current.told = performance.now();
+  const more = failures.length > SHOWN_FAILURES ? ` (the first ${SHOWN_FAILURES})` : "";
+  byId("add-failures-title").textContent = `Failed files${more}`;
+  if (!ended && performance.now() - current.announced > ANNOUNCE_MS) {
+    current.announced = performance.now();
     announce(`${done} of ${total} photos. ${pace()}`);
   }
 }
 
-/** Rate and time left, from the photos that were done last. */
+/** Return the rate and the time left, computed from the latest photos. */
 function pace() {
   if (service.ready === false) return "Waiting for the service.";
   const { recent, total, done } = current;
@@ -179,7 +179,7 @@ export function startAdd() {
     addFiles(filesOfFolder(target.files));
     target.value = "";
   });
-  // Phones choose no folders.
+  // Phones can't choose folders.
   byId("add-folder-label").hidden = !("webkitdirectory" in HTMLInputElement.prototype);
   byId("add-cancel").addEventListener("click", () => current.abort.abort());
   byId("add-retry").addEventListener("click", () => {

@@ -1,19 +1,19 @@
-// The service's HTTP interface, and nothing that it does not describe at /openapi.json.
+// Calls to the service. They use its HTTP interface only as /openapi.json describes it.
 
-const TIMEOUT_MS = 130_000; // longer than the service's own, so that it says what was wrong
+const TIMEOUT_MS = 130_000; // longer than the service's own timeout, so that its error arrives
 
-/** Fires "trouble" when the service didn't answer as it does when it is well. */
+/** Fires "trouble" when a request failed because the service is busy or away. */
 export const connection = new EventTarget();
 
-// The last change of the store made from here: searches must know of it.
+// The last change that this page made in the store. Searches must know it.
 let sequence = 0;
 
-/** A request that failed; the message is a sentence for people. */
+/** A request that failed; the message is for the user. */
 export class Problem extends Error {
   /**
    * @param {number} status the HTTP status; 0 if there was no answer
-   * @param {boolean} passing worth another try
-   * @param {number} retryAfter seconds to wait before it
+   * @param {boolean} passing whether it is worth another try
+   * @param {number} retryAfter seconds to wait before that
    */
   constructor(status, detail, passing, retryAfter = 1) {
     super(detail);
@@ -29,17 +29,17 @@ async function request(path, { timeout = TIMEOUT_MS, signal, ...options } = {}) 
     return response.status === 204 ? response.headers : await response.json();
   } catch (error) {
     if (signal?.aborted) throw error;
-    const failure = error instanceof Problem ? error : silence(error, timeout);
+    const failure = error instanceof Problem ? error : noAnswer(error, timeout);
     if (failure.passing) connection.dispatchEvent(new Event("trouble"));
     throw failure;
   }
 }
 
-function silence(error, timeout) {
+function noAnswer(error, timeout) {
   const sentence =
     error.name === "TimeoutError"
       ? `The service did not answer within ${timeout / 1000} s.`
-      : "The service can't be reached: it was stopped, or the network is gone.";
+      : "The service can't be reached: it was stopped, or the network is down.";
   return new Problem(0, sentence, true);
 }
 
@@ -51,7 +51,7 @@ async function problem(response) {
     const { detail } = await response.json();
     return new Problem(status, detail, passing, retryAfter);
   }
-  // Not the service's own words: what is in front of it says that it is not there (yet).
+  // This is not the service's answer: the proxy in front of it reports that it isn't running (yet).
   const passing = [404, 500, 502, 503, 504].includes(status);
   return new Problem(
     status,
@@ -61,18 +61,18 @@ async function problem(response) {
   );
 }
 
-/** Paths of a stored photo. */
+/** Return the path of a stored photo, or of its thumbnail. */
 export const original = (id) => `images/${encodeURIComponent(id)}`;
 export const thumbnail = (id) => `${original(id)}/thumbnail`;
 
 function body(blob) {
-  // The service looks at the bytes, not at this; but it wants to hear of an image.
+  // The service takes the format from the bytes, but it requires the type of an image.
   const type = blob.type.startsWith("image/") ? blob.type : "image/unknown";
   return { method: "POST", body: blob, headers: { "Content-Type": type } };
 }
 
 /**
- * Search by a picture, a stored photo, or words.
+ * Search by a picture, a stored photo or a text.
  * @param {{blob?: Blob, id?: string, text?: string, box?: number[]}} query
  * @returns {Promise<object[]>} matches, nearest first
  */
@@ -87,7 +87,7 @@ export async function search(query, { limit, maxDistance, signal }) {
   return (await request(`search?${parameters}`, { ...options, signal })).matches;
 }
 
-/** Store a photo; returns its record, with the status "created" or "exists". */
+/** Store a photo; return its record, with the status "created" or "exists". */
 export async function index(file, signal) {
   const parameters = new URLSearchParams({ filename: file.name });
   const answer = await request(`index?${parameters}`, { ...body(file), signal });
@@ -96,27 +96,27 @@ export async function index(file, signal) {
   return image;
 }
 
-/** Remove a photo, also when the page goes away meanwhile. */
+/** Remove a photo, even if the page is closed meanwhile. */
 export async function remove(id) {
   const headers = await request(original(id), { method: "DELETE", keepalive: true });
   sequence = Math.max(sequence, Number(headers.get("Inset-Sequence")));
 }
 
-/** Forget which changes were made: a service may come back with an older store. */
+/** Forget the changes that were made: the service may come back with an older store. */
 export function forgetChanges() {
   sequence = 0;
 }
 
 export const record = (id, signal) => request(`${original(id)}/record`, { signal });
 
-/** A page of records, and whether there is another. */
+/** Return the next records, and whether there are more. */
 export async function list(after, limit, signal) {
   const parameters = new URLSearchParams({ limit, ...(after && { after }) });
   const { images, next } = await request(`images?${parameters}`, { signal });
   return { images, more: next !== null };
 }
 
-/** What `/stats` says of a service that `/healthz` says is ready. */
+/** Return the answer of `/stats`, once `/healthz` reports that the service is ready. */
 export async function state() {
   await request("healthz", { timeout: 10_000 });
   return request("stats", { timeout: 10_000 });

@@ -1,11 +1,11 @@
-// Boxes over a photo: SVG whose unit is the photo's pixel, whatever size the photo is shown at.
+// Boxes over a photo: an SVG whose unit is a pixel of the photo, at any size on the screen.
 
 import { makeSvg } from "./elements.js";
 
 /**
  * Make the SVG that lies over a photo.
  * @param {number} width of the upright photo, pixels
- * @param {number} height
+ * @param {number} height of the upright photo, pixels
  */
 export function overlay(width, height) {
   const viewBox = `0 0 ${width} ${height}`;
@@ -13,7 +13,7 @@ export function overlay(width, height) {
 }
 
 /**
- * Draw boxes into an overlay, in the place of those it has; the last ones come on top.
+ * Replace the boxes of an overlay; the last ones are on top.
  * @param {SVGElement} svg
  * @param {{box: number[], kind: string}[]} boxes `kind` is a class of style.css: best, match,
  *     detection, tile or whole
@@ -22,14 +22,14 @@ export function drawBoxes(svg, boxes) {
   svg.replaceChildren(
     ...boxes.map(({ box: [x1, y1, x2, y2], kind }) => {
       const place = { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
-      // A dark line beneath a light one is seen on any photo.
+      // A light line on a dark one is visible on any photo.
       const lines = ["casing", "line"].map((line) => makeSvg("rect", { ...place, class: line }));
       return makeSvg("g", { class: `box ${kind}` }, ...lines);
     }),
   );
 }
 
-/** The boxes of a match: the nearest strong and on top, the others thin. */
+/** Return the boxes of a match. The nearest is strong and on top, the others are thin. */
 export function matchBoxes(chunks) {
   return chunks
     .map(({ box }, rank) => ({ box, kind: rank === 0 ? "best" : "match" }))

@@ -1,4 +1,4 @@
-// The view of all stored photos, page by page.
+// The view of all stored photos, a portion at a time.
 
 import { list } from "./api.js";
 import { card, showCards } from "./cards.js";
@@ -7,13 +7,13 @@ import { announce, byId, count, isPlainClick, say } from "./elements.js";
 import { address, go, route } from "./route.js";
 import { service } from "./service.js";
 
-const PAGE = 40;
+const AT_A_TIME = 40;
 
-let page = null; // {images, more}
+let listing = null; // {images, more}
 let shownAfter = null;
 let asking = null;
 
-/** Ids of the photos on this page, in order. */
+/** Return the ids of the photos shown, in order. */
 export const browseOrder = () => shown().map(({ id }) => id);
 
 /** Show a route in this view. */
@@ -23,8 +23,8 @@ export function showBrowse(next) {
   ask();
 }
 
-/** Ask again when the view is next shown: what is stored has changed. */
-export function forgetPage() {
+/** Fetch the records again when the view is shown next, because they have changed. */
+export function forgetListing() {
   shownAfter = null;
 }
 
@@ -34,10 +34,10 @@ async function ask() {
   const { signal } = asking;
   byId("browse-grid").setAttribute("aria-busy", "true");
   try {
-    page = await list(shownAfter, PAGE, signal);
+    listing = await list(shownAfter, AT_A_TIME, signal);
     say(byId("browse-problem"), null);
     render();
-    announce(count(page.images.length, "photo"));
+    announce(count(listing.images.length, "photo"));
   } catch (problem) {
     if (signal.aborted) return;
     say(byId("browse-problem"), problem.message);
@@ -47,7 +47,7 @@ async function ask() {
   }
 }
 
-const shown = () => (page?.images ?? []).filter(({ id }) => !deletion.isHidden(id));
+const shown = () => (listing?.images ?? []).filter(({ id }) => !deletion.isHidden(id));
 
 function render() {
   const present = new Map([...byId("browse-grid").children].map((item) => [item.dataset.id, item]));
@@ -64,27 +64,27 @@ function renderPages() {
   const { after, trail = [] } = route;
   byId("browse-first").hidden = !after;
   byId("browse-previous").hidden = trail.length === 0;
-  byId("browse-next").hidden = !page.more;
-  byId("browse-pages").hidden = !after && !page.more;
+  byId("browse-next").hidden = !listing.more;
+  byId("browse-pages").hidden = !after && !listing.more;
   byId("browse-next").href = address(following());
   byId("browse-previous").href = address(preceding());
 }
 
 function following() {
   const { after, trail = [] } = route;
-  return { view: "browse", after: page?.images.at(-1)?.id, trail: [...trail, after ?? ""] };
+  return { view: "browse", after: listing?.images.at(-1)?.id, trail: [...trail, after ?? ""] };
 }
 
-/** The list only goes forward, so the pages that led here are remembered. */
+/** Return the route back. The service only lists forward, so the route remembers the way here. */
 function preceding() {
   const { trail = [] } = route;
   return { view: "browse", after: trail.at(-1) || undefined, trail: trail.slice(0, -1) };
 }
 
 function renderCount() {
-  if (!service.stats || !page) return;
+  if (!service.stats || !listing) return;
   const { photos } = service.stats.store;
-  const empty = page.images.length === 0 && !route.after;
+  const empty = listing.images.length === 0 && !route.after;
   byId("browse-count").textContent = empty ? "Nothing is stored yet." : count(photos, "photo");
 }
 
@@ -103,9 +103,9 @@ export function startBrowse() {
   }
   service.addEventListener("state", renderCount);
   deletion.addEventListener("change", () => {
-    if (page) render();
+    if (listing) render();
   });
   deletion.addEventListener("deleted", ({ detail }) => {
-    if (page) page.images = page.images.filter(({ id }) => id !== detail);
+    if (listing) listing.images = listing.images.filter(({ id }) => id !== detail);
   });
 }

@@ -5,17 +5,17 @@ import { drawBoxes, matchBoxes, overlay } from "./boxes.js";
 import { byId, isPlainClick, make } from "./elements.js";
 import { address, go, route } from "./route.js";
 
-/** What a photo is called. */
+/** Return the name of a photo for display. */
 export const nameOf = ({ filename, id }) => filename || `photo ${id.slice(0, 12)}`;
 
-/** Cosine distance to similarity, 1 for the same. */
+/** Return the similarity of a cosine distance, 1 for the same direction. */
 export const similarity = (distance) => (1 - distance).toFixed(3);
 
 /**
  * Make a card, which is a list item.
  * @param {{id: string, filename: ?string, width: number, height: number}} photo
  * @param {{chunks?: object[], onDelete?: function()}} more the matching chunks, nearest first; and
- *     what the button for deleting does, if there should be one
+ *     what the delete button does, if there should be one
  */
 export function card(photo, { chunks = [], onDelete } = {}) {
   const { id, width, height } = photo;
@@ -63,7 +63,7 @@ export function card(photo, { chunks = [], onDelete } = {}) {
   return make("li", { class: "card", "data-id": id }, link, caption);
 }
 
-/** Show in a list just these cards; the keyboard's place among them stays, or moves to the next. */
+/** Show these cards in a grid. If the focused card goes, the next one gets the focus. */
 export function showCards(grid, cards) {
   const element = document.activeElement;
   const focused = grid.contains(element);
@@ -74,7 +74,7 @@ export function showCards(grid, cards) {
   (grid.contains(element) ? element : next).focus({ preventScroll: true });
 }
 
-/** Try again to show the pictures that could not be loaded. */
+/** Load the images again that could not be loaded. */
 export function reloadFailedImages() {
   for (const image of document.querySelectorAll("img[data-failed]")) {
     delete image.dataset.failed;
@@ -82,7 +82,7 @@ export function reloadFailedImages() {
   }
 }
 
-// Errors of images don't bubble, but they can be caught on the way down.
+// Errors of images don't bubble, but they can be captured.
 document.addEventListener(
   "error",
   ({ target }) => {

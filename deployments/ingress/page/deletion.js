@@ -1,7 +1,8 @@
-// Deleting photos, with some seconds to think better of it: only then the service is told.
+// Deletes photos. They are hidden at once, and deleted some seconds later, unless the user undoes
+// it.
 //
-// Fires "change" when photos are hidden or shown again, and "deleted" (`detail`: the id) when one
-// is gone for good.
+// Fires "change" when photos are hidden or shown again, and "deleted" (`detail`: the id) when the
+// service has deleted one.
 
 import { remove } from "./api.js";
 import { nameOf } from "./cards.js";
@@ -11,12 +12,12 @@ import { service } from "./service.js";
 const SECONDS = 5;
 const ATTEMPTS = 5;
 
-const waiting = new Map(); // photos by id, until the time is over
-const leaving = new Map(); // until the service has answered
+const waiting = new Map(); // photos by id that can still be kept
+const leaving = new Map(); // photos by id that the service is asked to delete
 let timer = 0;
 
 class Deletion extends EventTarget {
-  /** Whether a photo is not to be shown. */
+  /** Return whether a photo is hidden. */
   isHidden(id) {
     return waiting.has(id) || leaving.has(id);
   }
@@ -25,7 +26,7 @@ class Deletion extends EventTarget {
   delete(photo) {
     waiting.set(photo.id, photo);
     changed();
-    tell("Undo with the button, or Ctrl+Z.");
+    showToast("Undo with the button, or Ctrl+Z.");
     wait();
   }
 
@@ -33,7 +34,7 @@ class Deletion extends EventTarget {
   keep(id) {
     if (!waiting.delete(id)) return;
     changed();
-    tell("");
+    showToast("");
   }
 }
 
@@ -43,7 +44,7 @@ function changed() {
   deletion.dispatchEvent(new Event("change"));
 }
 
-function tell(more) {
+function showToast(more) {
   const photos = [...waiting.values()];
   const what = photos.length === 1 ? nameOf(photos[0]) : count(photos.length, "photo");
   say(byId("toast-text"), photos.length ? `Deleted ${what}.` : null);
@@ -84,14 +85,14 @@ async function commit() {
   service.check(); // for its counts
 }
 
-/** Delete one photo; returns a sentence if that failed. */
+/** Delete one photo; return a message if that failed. */
 async function erase(photo) {
   for (let attempt = 1; ; attempt += 1) {
     try {
       await remove(photo.id);
       break;
     } catch (problem) {
-      if (problem.status === 404 && !problem.passing) break; // somebody else was faster
+      if (problem.status === 404 && !problem.passing) break; // another client has deleted it
       if (!problem.passing || attempt === ATTEMPTS) {
         leaving.delete(photo.id);
         return `${nameOf(photo)} was not deleted: ${problem.message}`;
@@ -104,7 +105,7 @@ async function erase(photo) {
   return null;
 }
 
-/** Wire the message with its buttons. */
+/** Wire the toast and its buttons. */
 export function startDeletion() {
   const toast = byId("toast");
   byId("toast-undo").addEventListener("click", undo);
@@ -112,7 +113,7 @@ export function startDeletion() {
     if (waiting.size) commit();
     else toast.hidden = true;
   });
-  // Time stands still while somebody is at the buttons.
+  // The timer stops while the pointer or the focus is on the buttons.
   for (const name of ["pointerenter", "focusin"]) {
     toast.addEventListener(name, () => clearTimeout(timer));
   }

@@ -1,19 +1,19 @@
-// Making elements. What is given as text stays text: nothing here parses HTML.
+// Functions that make and fill elements. Texts are never parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** The element with this id, which index.html has. */
+/** Return the element of index.html with this id. */
 export const byId = (id) => document.getElementById(id);
 
 /**
  * Make an element.
- * Of its attributes, functions become listeners, true and false the attribute or none.
+ * Attributes that are functions become listeners; true sets an attribute, false leaves it out.
  */
 export function make(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-/** The same for SVG. */
+/** Make an SVG element, like `make`. */
 export function makeSvg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
@@ -28,28 +28,28 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** Show an element with a text in it, or hide it if there is none. */
+/** Show an element with a text, or hide it if there is none. */
 export function say(element, text) {
   element.textContent = text ?? "";
   element.hidden = !text;
 }
 
-/** Tell a screen reader; one message takes the place of another. */
+/** Announce a sentence to screen readers; it replaces the one before. */
 export function announce(sentence) {
   setTimeout(() => {
-    // What is outside of an open dialog is not read.
+    // Screen readers ignore what is outside an open dialog.
     const region = byId("viewer").open ? byId("viewer-live") : byId("live");
     region.textContent = "";
     setTimeout(() => (region.textContent = sentence), 50);
   }, 50);
 }
 
-/** A plain click, not one that opens a new tab. */
+/** Return whether a click is a plain one, which doesn't open a new tab. */
 export function isPlainClick(event) {
   return event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
 }
 
-/** How many of what: "1 photo", "1,234 photos". */
+/** Return a number with its noun: "1 photo", "1,234 photos". */
 export function count(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }

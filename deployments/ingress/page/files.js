@@ -1,10 +1,10 @@
-// The files in what was dropped, pasted or chosen; of folders, those that look like photos.
+// Collects files that were dropped or chosen. From folders it takes those that look like photos.
 
-// Formats that the service reads and browsers may not know.
+// Formats that the service reads, some of which browsers don't know.
 const SUFFIXES =
   /\.(avif|bmp|dds|gif|heic|ico|j2k|jfif|jp2|jpe?g|pcx|p[bgnp]m|png|psd|qoi|sgi|tga|tiff?|webp)$/i;
 
-/** Whether a file looks like a photo, by its type or its name. */
+/** Return whether a file looks like a photo, by its type or its name. */
 export const looksLikePhoto = (file) => file.type.startsWith("image/") || SUFFIXES.test(file.name);
 
 /**
@@ -14,7 +14,7 @@ export const looksLikePhoto = (file) => file.type.startsWith("image/") || SUFFIX
  *     like photos
  */
 export async function filesOf(transfer) {
-  // The items are gone as soon as this function waits for anything.
+  // The browser empties the list of items at the first `await`.
   const entries = [...transfer.items]
     .filter((item) => item.kind === "file")
     .map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile())
@@ -24,7 +24,7 @@ export async function filesOf(transfer) {
   return found;
 }
 
-/** The same for a folder that was chosen. */
+/** Collect the files of a folder that was chosen. */
 export function filesOfFolder(list) {
   const files = [...list].filter(looksLikePhoto);
   return { files, leftOut: list.length - files.length };
@@ -33,7 +33,7 @@ export function filesOfFolder(list) {
 async function collect(entry, found, inFolder) {
   if (entry.isDirectory) {
     const reader = entry.createReader();
-    // It gives a hundred at a time, and at last none.
+    // It returns at most a hundred at a time, and none at the end.
     for (;;) {
       const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
       if (some.length === 0) return;

@@ -1,4 +1,4 @@
-// Puts the page together: which view is shown, and what is dropped or pasted anywhere.
+// Starts the page: it shows the view of the route, and takes files that are dropped or pasted.
 
 import { addFiles, startAdd } from "./add.js";
 import { showBrowse, startBrowse } from "./browse.js";
@@ -30,7 +30,7 @@ onRoute((next, moved) => {
   }
 });
 
-// Links to a view don't load the page anew.
+// Links to a view don't reload the page.
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a[data-view]");
   if (!link || !isPlainClick(event)) return;
@@ -45,7 +45,7 @@ byId("query-clear").addEventListener("click", (event) => {
 
 // Dropped and pasted
 
-let depth = 0; // dragenter and dragleave fire for each element on the way
+let depth = 0; // dragenter and dragleave fire for each element under the pointer
 
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
 
@@ -80,7 +80,7 @@ function stopDragging() {
   document.body.classList.remove("dragging");
 }
 
-/** One picture is searched with; under "Browse" and "Add photos" all are stored. */
+/** Search with a file in the search view; store all files in the other views. */
 function take(found) {
   if (route.view === "search") return searchWithOne(found.files);
   if (route.view !== "add") go({ view: "add" });

@@ -1,15 +1,15 @@
-// Marking a part of a photo with a rectangle: by mouse, finger or keyboard.
+// Marks a part of a photo with a rectangle, by mouse, finger or keyboard.
 
 import { announce, makeSvg } from "./elements.js";
 
-const DRAG_PX = 4; // less is a click
-const GRIP_PX = { mouse: 8, pen: 14, touch: 22 }; // how near to an edge it is taken hold of
-const STEP = 1 / 64; // of the longest side, for a press of an arrow key
-const LEAST = 8; // pixels of the photo
+const DRAG_PX = 4; // a shorter drag is a click
+const GRIP_PX = { mouse: 8, pen: 14, touch: 22 }; // how near to an edge a press grips it
+const STEP = 1 / 64; // of the longest side, for one press of an arrow key
+const LEAST = 8; // smallest side of the rectangle, pixels of the photo
 
 /**
- * A rectangle on a photo. Fires "change" when it is another, and "commit" when it was drawn, or
- * asked for by Enter (`detail.asked`); "click" for a press that draws nothing (`detail.point`).
+ * A rectangle on a photo. Fires "change" when it changes, "commit" when it was drawn or confirmed
+ * with Enter (`detail.asked`), and "click" for a press that draws nothing (`detail.point`).
  */
 export class Marker extends EventTarget {
   /** x1, y1, x2, y2 in pixels of the photo; null if nothing is marked. */
@@ -20,11 +20,11 @@ export class Marker extends EventTarget {
   #drag = null;
 
   /**
-   * @param {HTMLElement} surface takes the pointer and the keys
-   * @param {SVGElement} svg the overlay of the photo, that lies exactly over it
-   * @param {{width: number, height: number, touch: boolean}} options size of the photo; whether
-   *     fingers draw too
-   * @param {AbortSignal} signal ends it
+   * @param {HTMLElement} surface receives pointer and key events
+   * @param {SVGElement} svg the overlay, which covers the photo exactly
+   * @param {{width: number, height: number, touch: boolean}} options size of the photo in pixels;
+   *     whether fingers draw too
+   * @param {AbortSignal} signal removes the listeners
    */
   constructor(surface, svg, { width, height, touch }, signal) {
     super();
@@ -39,7 +39,7 @@ export class Marker extends EventTarget {
     listen("keydown", this.#key);
   }
 
-  /** Mark another part, or nothing. */
+  /** Mark a part, or nothing (null). */
   mark(box) {
     const changed = String(box) !== String(this.box);
     this.box = box;
@@ -52,7 +52,7 @@ export class Marker extends EventTarget {
     return [((clientX - left) / width) * this.width, ((clientY - top) / height) * this.height];
   }
 
-  /** Which edges of the rectangle are near: -1, 0 or 1 for x and for y; null if none is. */
+  /** Return which edges are near: -1, 0 or 1 for x and for y; null if none is. */
   #grip(event) {
     if (!this.box) return null;
     const reach = GRIP_PX[event.pointerType] ?? GRIP_PX.mouse;
@@ -61,7 +61,7 @@ export class Marker extends EventTarget {
     const edges = this.#point(event).map((at, axis) => {
       const [low, high] = [this.box[axis], this.box[axis + 2]];
       if (at < low - near[axis] || at > high + near[axis]) return null;
-      // Of a rectangle smaller than the reach, the nearer edge.
+      // Both edges of a small rectangle may be near: take the nearer one.
       const distances = [Math.abs(at - low), Math.abs(at - high)];
       if (Math.min(...distances) > near[axis]) return 0;
       return distances[0] < distances[1] ? -1 : 1;
@@ -71,7 +71,7 @@ export class Marker extends EventTarget {
 
   #press(event) {
     if (this.#drag) {
-      this.#cancel(); // a second finger: it's a pinch
+      this.#cancel(); // a second finger makes it a pinch
       return;
     }
     const draws = event.pointerType !== "touch" || this.touch;
@@ -123,7 +123,7 @@ export class Marker extends EventTarget {
     this.dispatchEvent(new CustomEvent("commit", { detail: { asked } }));
   }
 
-  /** Corners in order, within the photo, whole pixels, and not too small. */
+  /** Order the corners, keep them within the photo, round to pixels, and enforce `LEAST`. */
   #proper(box) {
     const limits = [this.width, this.height];
     const proper = [0, 0, 0, 0];
@@ -154,11 +154,11 @@ export class Marker extends EventTarget {
     } else if (direction && this.box) {
       this.#step(direction, event.shiftKey);
     } else {
-      return; // not ours
+      return;
     }
     event.preventDefault();
     event.stopPropagation();
-    this.#tell();
+    this.#announce();
   }
 
   #middle() {
@@ -172,7 +172,7 @@ export class Marker extends EventTarget {
     direction.forEach((sign, axis) => {
       const size = box[axis + 2] - box[axis];
       if (resize) {
-        // Not through the other edge.
+        // The edge must not pass the other one.
         box[axis + 2] = Math.max(box[axis] + Math.min(LEAST, size), box[axis + 2] + sign * step);
       } else {
         const limit = [this.width, this.height][axis] - size;
@@ -183,7 +183,7 @@ export class Marker extends EventTarget {
     this.mark(this.#proper(box));
   }
 
-  #tell() {
+  #announce() {
     if (!this.box) return announce("Nothing is marked.");
     const [x1, y1, x2, y2] = this.box;
     announce(`Marked: ${x2 - x1} by ${y2 - y1} pixels, ${x1} from the left, ${y1} from the top.`);
@@ -194,7 +194,7 @@ export class Marker extends EventTarget {
     const { width, height } = this;
     const [x1, y1, x2, y2] = this.box;
     const hole = `M0 0H${width}V${height}H0ZM${x1} ${y1}V${y2}H${x2}V${y1}Z`;
-    // Lines of no length with round ends: dots whose size doesn't depend on the photo's.
+    // Lines of length 0 with round ends are dots whose size doesn't depend on the photo's.
     const corners = [x1, x2].flatMap((x) => [y1, y2].map((y) => `M${x} ${y}h0`)).join("");
     const place = { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
     this.layer.replaceChildren(

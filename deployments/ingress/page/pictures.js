@@ -1,13 +1,13 @@
-// Pictures that were dropped, pasted or chosen to search with, while the page is open.
+// Keeps the pictures that were dropped, pasted or chosen to search with, while the page is open.
 
-const KEPT = 20; // so that the back button finds them
+const KEPT = 20; // so many, for the back button
 const pictures = new Map();
 let last = 0;
 
-/** Remember a picture; returns its key. */
+/** Remember a picture; return its key. */
 export function remember(blob) {
   last += 1;
-  const key = `${performance.timeOrigin}/${last}`; // the history outlives the page
+  const key = `${performance.timeOrigin}/${last}`; // unique, because the history outlives the page
   pictures.set(key, { blob, name: blob.name ?? "pasted picture", url: URL.createObjectURL(blob) });
   if (pictures.size > KEPT) {
     const [oldest, { url }] = pictures.entries().next().value;
@@ -17,5 +17,5 @@ export function remember(blob) {
   return key;
 }
 
-/** The picture of a key: `blob`, `name` and `url`; none if the page was loaded anew since. */
+/** Return a picture (`blob`, `name`, `url`); undefined if the page was reloaded since. */
 export const recall = (key) => pictures.get(key);

@@ -1,63 +1,63 @@
-// What is shown, as the address bar has it: views, queries and the open photo.
+// The route: the view, the query and the open photo, as in the address bar.
 //
-// A picture that was dropped can't be in an address. It is in the history's state, by its key
-// among the pictures that this page remembers.
+// A picture that was dropped can't be in an address. Its key in pictures.js is in the history's
+// state.
 
 /**
  * @typedef {object} Route
  * @property {"search"|"browse"|"add"} view
- * @property {string=} text search by words
- * @property {string=} id search by a stored photo
- * @property {string=} picture search by a picture that was dropped, by its key
- * @property {number[]=} box the part of it
+ * @property {string=} text search by this text
+ * @property {string=} id search by this stored photo
+ * @property {string=} picture search by the dropped picture with this key
+ * @property {number[]=} box search by this part of the photo or picture
  * @property {number=} maxDistance
- * @property {string=} after the page of stored photos
- * @property {string[]=} trail the pages before it
- * @property {string=} photo the open photo
- * @property {boolean=} marking the query is open, to mark a part of it
+ * @property {string=} after list the stored photos after this id
+ * @property {string[]=} trail `after` of the routes that led here, for going back
+ * @property {string=} photo id of the open photo
+ * @property {boolean=} marking whether the query is open, to mark a part of it
  */
 
 const listeners = [];
 
-/** The route shown now. */
+/** The current route. */
 export let route = read();
 
-/** Call a function with each route to show, and whether a link led to it. */
+/** Call a function with each new route, and whether `go` led to it. */
 export function onRoute(listener) {
   listeners.push(listener);
 }
 
-/** Show a route: a step that the back button takes back. */
+/** Show a route, as a new entry of the history. */
 export function go(next) {
   history.pushState({ ...hiddenPart(next), steps: steps() + 1 }, "", address(next));
   show(true);
 }
 
-/** Show a route in the place of this one, which the address bar still has. */
+/** Change the current route, but not yet the address bar. */
 export function preview(changes) {
   route = { ...route, ...changes };
   for (const listener of listeners) listener(route, false);
 }
 
-/** Show a route in the place of this one. */
+/** Change the current route and its entry in the history. */
 export function amend(changes) {
   const next = { ...route, ...changes };
   history.replaceState({ ...hiddenPart(next), steps: steps() }, "", address(next));
   show(false);
 }
 
-/** Leave what was opened on top of a route: as the back button does where that leads there. */
+/** Close what was opened on top of a route: go back if the page has history, else change it. */
 export function leave(closed) {
   if (steps() > 0) history.back();
   else amend(closed);
 }
 
-/** Show what the address bar has, first of all. */
+/** Show the route of the address bar, when the page has loaded. */
 export function start() {
   show(false);
 }
 
-/** The address of a route. */
+/** Return the address of a route. */
 export function address({ view, text, id, box, maxDistance, after, photo }) {
   const parameters = new URLSearchParams();
   if (view !== "search") parameters.set("view", view);

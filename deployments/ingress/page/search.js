@@ -1,4 +1,4 @@
-// The search view: the query, which stays beside its results, and the results.
+// The search view: the query, and its results beside it.
 
 import { list, record, search, thumbnail } from "./api.js";
 import { overlay } from "./boxes.js";
@@ -11,19 +11,19 @@ import { address, amend, go, preview, route } from "./route.js";
 import { service } from "./service.js";
 
 const FIRST = 24;
-const MOST = 1000; // as many as the service answers
+const MOST = 1000; // the service's largest limit
 const TO_START_WITH = 12;
 
-/** Fires "change" when there are other results. */
+/** Fires "change" when the results have changed. */
 export const results = new EventTarget();
 
 let query = null; // of the route: {blob, name, url} or {id} or {text}; and box
 let answer = null; // {matches, limit, maxDistance}
-let asking = new AbortController(); // of what is asked for
-let exact = true; // what is left out here is what the service would leave out
-let droppedAt = 0; // when the picture came, milliseconds
+let asking = new AbortController(); // of the request in flight
+let exact = true; // whether the page can apply the threshold as the service would
+let droppedAt = 0; // when the picture was dropped, milliseconds
 let marker = null;
-let stage = new AbortController(); // of the listeners on the query's picture
+let stage = new AbortController(); // of the listeners on the query's image
 
 /** Search with a picture that was dropped, pasted or chosen. */
 export function searchWith(blob) {
@@ -31,26 +31,26 @@ export function searchWith(blob) {
   go({ view: "search", picture: remember(blob), maxDistance: route.maxDistance });
 }
 
-/** Take what was dropped on the search view. */
+/** Search with the file that was dropped on the search view, if it is a single one. */
 export function searchWithOne(files) {
   if (files.length === 1) {
     searchWith(files[0]);
   } else if (files.length > 1) {
-    const sentence = `A search takes one picture, and these are ${files.length} files.`;
+    const sentence = `A search takes one picture, but these are ${files.length} files.`;
     say(byId("search-problem"), `${sentence} To store them, drop them under “Add photos”.`);
   }
 }
 
-/** The match of a photo among the results. */
+/** Return the match of a photo, if it is among the results. */
 export const matchOf = (id) => answer?.matches.find((match) => match.id === id);
 
-/** Ids of the results, in order. */
+/** Return the ids of the results, in order. */
 export const resultOrder = () => shown().map(({ id }) => id);
 
-/** The query, if it is a picture that was dropped. */
+/** Return the query if it is a picture that was dropped, else null. */
 export const queryPicture = () => (query?.blob ? query : null);
 
-/** Whether a route asks for something. */
+/** Return whether a route has a query. */
 const hasQuery = ({ text, id, picture }) => Boolean(text || id || picture);
 
 function key({ text, id, picture, box }) {
@@ -90,7 +90,7 @@ function showQuery(next) {
   const picture = next.picture && recall(next.picture);
   const isSame = picture ? query?.url === picture.url : next.id && query?.id === next.id;
   if (isSame && marker) {
-    // Another part of the same picture: it stays, and so does the keyboard's place in it.
+    // For another part of the same picture the image stays, and so does the focus.
     query.box = next.box;
     marker.mark(next.box ?? null);
     caption();
@@ -104,7 +104,7 @@ function showQuery(next) {
   else if (next.id) query = { id: next.id, box: next.box };
   else if (next.text) query = { text: next.text };
   else if (next.picture) {
-    const sentence = "The picture of this search is gone with the page it was on: drop it again.";
+    const sentence = "The picture of this search is not available any more: drop it again.";
     say(byId("search-problem"), sentence);
   }
   byId("query").hidden = !query;
@@ -132,7 +132,7 @@ async function showStored(id, signal) {
   }
 }
 
-/** Show the query's picture; `size` in pixels, or null where only the browser knows it. */
+/** Show the query's image; `size` in pixels, or null if only the browser knows it. */
 function showPicture(url, size) {
   caption();
   const { signal } = stage;
@@ -149,7 +149,7 @@ function showPicture(url, size) {
   image.addEventListener(
     "error",
     () => {
-      // Of a stored photo this is the thumbnail, which comes when the service does.
+      // For a stored photo this is the thumbnail, which is loaded again when the service is back.
       if (query.blob) byId("query-caption").append(" (this browser can't show it)");
     },
     { signal, once: true },
@@ -175,7 +175,7 @@ function caption() {
   byId("query-whole").hidden = !query.box;
 }
 
-/** Search with a part of the query, or with all of it (null). */
+/** Search with a part of the query, or with the whole query (null). */
 export function searchPart(box) {
   const { text, id, picture, maxDistance } = route;
   if (String(box ?? undefined) === String(route.box)) return;
@@ -190,7 +190,7 @@ async function ask(limit) {
   const { signal } = asking;
   const started = droppedAt || performance.now();
   droppedAt = 0;
-  // All matches are fetched, and those that are too far are left out here: that acts at once.
+  // All matches are fetched, and the distant ones are hidden here, so that the slider acts at once.
   const maxDistance = exact ? 2 : route.maxDistance;
   byId("results").setAttribute("aria-busy", "true");
   try {
@@ -206,7 +206,7 @@ async function ask(limit) {
     results.dispatchEvent(new Event("change"));
   } catch (problem) {
     if (signal.aborted) return;
-    const more = problem.passing ? " The search is repeated as soon as that is over." : "";
+    const more = problem.passing ? " The search is repeated when the service is back." : "";
     say(byId("search-problem"), problem.message + more);
     if (problem.passing) service.afterwards(problem, signal).then(() => ask(limit), () => {});
   } finally {
@@ -215,8 +215,8 @@ async function ask(limit) {
 }
 
 /**
- * Whether a photo's distance is its nearest chunk's, as it is unless the ranker is told otherwise.
- * Only then it stays the same when chunks that are too far don't count.
+ * Return whether a photo's distance is that of its nearest chunk (`ranker.aggregation: min`). Only
+ * then it stays the same when distant chunks don't count.
  */
 const hasNearestDistance = ({ distance, chunks }) => distance === chunks[0].distance;
 
@@ -226,7 +226,7 @@ function filter() {
   renderHead();
 }
 
-/** The matches within the bound, with their chunks within it, without those being deleted. */
+/** Return the matches within the threshold, with their chunks within it, without hidden photos. */
 function shown() {
   const near = ({ distance }) => distance <= route.maxDistance;
   return (answer?.matches ?? [])
@@ -240,7 +240,7 @@ function render() {
     [...byId("results-grid").children].map((item) => [item.dataset.content, item]),
   );
   const cards = shown().map((match) => {
-    // The same card stays, so that nothing flickers and the keyboard keeps its place.
+    // An unchanged card stays, so that nothing flickers and the focus stays.
     const content = JSON.stringify([match.id, match.chunks.length, match.distance]);
     const item = present.get(content) ?? card(match, { chunks: match.chunks });
     item.dataset.content = content;
@@ -256,8 +256,8 @@ function renderHead() {
   byId("results-count").textContent = number ? `${count(number, "photo")}${seconds}` : "No photo";
   byId("results-more").hidden = !answer?.more || number === 0;
   const nothing = answer?.matches.length
-    ? "None is that similar. Move the slider to the left to see more."
-    : "There are no photos to find yet.";
+    ? "No photo is that similar. Move the slider to the left to see more."
+    : "There are no photos to search yet.";
   say(byId("results-none"), answer && number === 0 ? nothing : null);
 }
 
@@ -269,11 +269,11 @@ function announceResults() {
 
 function threshold() {
   const least = Number(byId("threshold").value);
-  // At the very left everything counts, also what has a negative similarity.
+  // At 0 everything counts, also chunks with a negative similarity.
   return { maxDistance: least === 0 ? 2 : Number((1 - least).toFixed(2)) };
 }
 
-// Before there is a query
+// Without a query
 
 async function showStart() {
   asking.abort();
@@ -307,7 +307,7 @@ export function startSearch() {
     const text = byId("words-text").value.trim();
     if (text) go({ view: "search", text, maxDistance: route.maxDistance });
   });
-  // Browsers allow few changes of the address in a second.
+  // Browsers limit changes of the address, so it changes only when the slider is released.
   byId("threshold").addEventListener("input", () => preview(threshold()));
   byId("threshold").addEventListener("change", () => amend(threshold()));
   byId("results-more").addEventListener("click", () => ask(Math.min(MOST, answer.limit + FIRST)));
@@ -327,7 +327,7 @@ export function startSearch() {
   });
 }
 
-/** Ask again when the view is next shown: what is stored has changed. */
+/** Search again when the view is shown next, because the stored photos have changed. */
 export function forgetResults() {
   shownKey = null;
 }

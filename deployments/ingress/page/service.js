@@ -1,4 +1,5 @@
-// How the service is: asked now and then, and shown in a line. "up" fires when it is well again.
+// Polls the state of the service and shows it in a line. Fires "state" after each poll, and "up"
+// when the service is ready again.
 
 import { connection, forgetChanges, state } from "./api.js";
 import { announce, byId, count, say } from "./elements.js";
@@ -8,22 +9,22 @@ const FIRST_MS = 500;
 const LONGEST_MS = 8000;
 
 class Service extends EventTarget {
-  /** What `/stats` said last; null before. */
+  /** The last answer of `/stats`; null before the first. */
   stats = null;
-  /** Whether it answered when it was asked last; null before. */
+  /** Whether the last poll was answered; null before the first. */
   ready = null;
 
   #asking = null;
   #timer = 0;
   #failures = 0;
 
-  /** Ask now; returns when the answer is there. */
+  /** Poll now; return when the answer has arrived. */
   check() {
     this.#asking ??= this.#ask().finally(() => (this.#asking = null));
     return this.#asking;
   }
 
-  /** Return when it is ready, however long that takes, or when the signal aborts. */
+  /** Return when the service is ready, however long that takes, or when the signal aborts. */
   async whenReady(signal) {
     await this.check();
     while (!this.ready && !signal?.aborted) {
@@ -34,7 +35,7 @@ class Service extends EventTarget {
     }
   }
 
-  /** Return when a request that failed in passing is worth another try. */
+  /** Return when a request that failed with a passing problem is worth another try. */
   async afterwards(problem, signal) {
     await new Promise((resolve) => setTimeout(resolve, 1000 * problem.retryAfter));
     signal?.throwIfAborted();
@@ -63,7 +64,7 @@ class Service extends EventTarget {
     this.dispatchEvent(new Event("state"));
     const wait = this.ready ? CALM_MS : Math.min(LONGEST_MS, FIRST_MS * 2 ** (this.#failures - 1));
     this.#timer = setTimeout(() => {
-      if (this.ready && document.hidden) return; // asked again when it is looked at
+      if (this.ready && document.hidden) return; // polled again when the page is visible
       this.check();
     }, wait);
   }
@@ -72,8 +73,9 @@ class Service extends EventTarget {
     byId("state").dataset.state = problem ? "down" : "ready";
     if (problem) {
       byId("state-text").textContent = problem.status === 0 ? "Not reachable" : "Not ready";
-      const text = `${problem.message} This page goes on by itself when it is back.`;
-      if (byId("trouble").textContent !== text) say(byId("trouble"), text); // said aloud, once
+      const text = `${problem.message} This page continues when the service is back.`;
+      // A change makes screen readers read it again.
+      if (byId("trouble").textContent !== text) say(byId("trouble"), text);
       return;
     }
     say(byId("trouble"), null);

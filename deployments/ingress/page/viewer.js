@@ -1,4 +1,4 @@
-// One photo, all of it: zoomed, with its boxes, and with a part marked to search with.
+// The dialog that shows one photo: zoomed, with its boxes, and with a part marked to search with.
 
 import { original, record, thumbnail } from "./api.js";
 import { drawBoxes, overlay } from "./boxes.js";
@@ -19,17 +19,17 @@ const KINDS = {
   whole: "Whole photo",
 };
 
-// What is shown stays so from photo to photo. Chunks are shown when there is no match to show.
+// The kinds of boxes to show, for all photos. Null: objects are shown if no chunk matches.
 const wanted = { match: true, detection: null, tile: false, whole: false };
 
-let opened = null; // what the dialog shows: an id, or "" for the picture that was dropped
+let opened = null; // the id of the photo shown, or "" for the picture that was dropped
 let photo = null; // its record, or the size of a dropped picture
 let chunks = []; // {box, source, label, confidence, distance?}
 let marker = null;
 let zoom = null;
-let page = new AbortController(); // of the listeners for this photo
+let opening = new AbortController(); // of the requests and listeners of this photo
 
-/** Open, change or close the dialog, as a route says. */
+/** Open, change or close the dialog for a route. */
 export function showViewer({ photo: id, marking }) {
   const next = id ?? (marking && queryPicture() ? "" : null);
   if (next === opened) return;
@@ -43,17 +43,17 @@ export function showViewer({ photo: id, marking }) {
 
 function close() {
   opened = photo = null;
-  page.abort();
+  opening.abort();
   byId("viewer").close();
   byId("canvas").replaceChildren();
-  // Where it was opened from may be gone.
+  // The element that the dialog was opened from may be gone.
   if (document.activeElement === document.body) byId("main").focus({ preventScroll: true });
 }
 
 async function open() {
-  page.abort();
-  page = new AbortController();
-  const { signal } = page;
+  opening.abort();
+  opening = new AbortController();
+  const { signal } = opening;
   marker = zoom = photo = null;
   chunks = [];
   byId("canvas").replaceChildren();
@@ -69,7 +69,7 @@ async function open() {
   } catch (problem) {
     if (signal.aborted) return;
     const missing = problem.status === 404 && !problem.passing;
-    byId("viewer-name").textContent = missing ? "This photo isn't here" : "One moment";
+    byId("viewer-name").textContent = missing ? "Photo not found" : "Waiting for the service";
     say(byId("viewer-problem"), problem.message);
     if (problem.passing) service.afterwards(problem, signal).then(open, () => {});
     return;
@@ -77,7 +77,7 @@ async function open() {
   if (!signal.aborted) showPhoto(signal);
 }
 
-/** The picture that was dropped, of which there is no record. */
+/** Show the picture that was dropped. It has no record. */
 function showPicture(signal) {
   const { url, name } = queryPicture();
   byId("viewer-name").replaceChildren(make("bdi", {}, name));
@@ -99,7 +99,7 @@ function showPhoto(signal) {
   byId("viewer-name").replaceChildren(make("bdi", {}, name));
   findMatches();
 
-  // The thumbnail is there at once, the photo comes over it.
+  // The thumbnail is loaded quickly; the photo then replaces it.
   const small = make("img", { src: thumbnail(photo.id), alt: "", draggable: "false" });
   const large = make("img", { alt: name, draggable: "false", hidden: true });
   large.addEventListener(
@@ -115,7 +115,7 @@ function showPhoto(signal) {
     () => {
       small.alt = name;
       const sentence = `This browser can't show the photo itself (${photo.media_type}).`;
-      say(byId("viewer-problem"), `${sentence} Here is its small picture, enlarged.`);
+      say(byId("viewer-problem"), `${sentence} This is its thumbnail, enlarged.`);
     },
     { signal, once: true },
   );
@@ -138,7 +138,7 @@ function lay(images, signal) {
   const boxes = overlay(photo.width, photo.height);
   const marks = overlay(photo.width, photo.height);
   canvas.replaceChildren(...images, boxes, marks);
-  // The marker first: the arrow keys are its own while something is marked.
+  // The marker comes first, because it takes the arrow keys while something is marked.
   marker = new Marker(byId("stage"), marks, { ...photo, touch: true }, signal);
   zoom = new Zoom(byId("stage"), canvas, photo, signal);
   marker.addEventListener("change", showMarked);
@@ -152,7 +152,7 @@ function lay(images, signal) {
 
 // Boxes
 
-/** Whether boxes of a kind are shown. */
+/** Return whether boxes of a kind are shown. */
 function isWanted(kind) {
   if (kind === "detection") return wanted.detection ?? !chunks.some(isMatch);
   return wanted[kind];
@@ -160,7 +160,7 @@ function isWanted(kind) {
 
 const isMatch = ({ distance }) => distance !== undefined && distance <= route.maxDistance;
 
-/** The chunks that are shown, matches first and nearest first. */
+/** Return the chunks that are shown: matches first, nearest first. */
 function shownChunks() {
   const matches = chunks.filter(isMatch).sort((one, other) => one.distance - other.distance);
   const shown = isWanted("match") ? matches : [];
@@ -176,7 +176,7 @@ function drawPhotoBoxes() {
   drawBoxes(boxes, shownChunks().reverse());
 }
 
-/** Mark the smallest box that is shown at a point; nothing where there is none. */
+/** Mark the smallest box shown at a point; nothing if there is none. */
 function choose([x, y]) {
   const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
   const [smallest] = shownChunks()
@@ -265,7 +265,7 @@ function showFacts() {
     Size: `${photo.width} × ${photo.height}`,
     File: `${photo.media_type}, ${kilobytes} kB`,
     Stored: new Date(photo.indexed_at).toLocaleString("en", style),
-    ...(photo.animated && { Animated: "only the first frame can be found" }),
+    ...(photo.animated && { Animated: "only the first frame is indexed" }),
     Id: photo.id,
   };
   const rows = [...Object.entries(facts), ...Object.entries(photo.metadata)];
@@ -277,20 +277,20 @@ function showFacts() {
   );
 }
 
-// What can be done
+// Actions
 
 function searchMarked() {
   if (!marker?.box) return;
   const { box } = marker;
   if (opened === "") {
-    amend({ marking: undefined }); // so that the back button leads to the results, not to this
+    amend({ marking: undefined }); // so that the back button doesn't open this dialog
     searchPart(box);
   } else {
     go({ view: "search", id: opened, box, maxDistance: route.maxDistance });
   }
 }
 
-/** The photos before and after this one, where it was opened from. */
+/** Show the buttons to the previous and next photo of the view that this one was opened from. */
 function showNeighbours() {
   const [before, after] = neighbours();
   byId("viewer-previous").disabled = !before;
@@ -341,7 +341,7 @@ export function startViewer() {
     leaveViewer();
     deletion.delete(doomed);
   });
-  // By a link to an open photo, it may be there before the results are.
+  // With a link to an open photo, the photo may arrive before the results.
   results.addEventListener("change", () => {
     if (!photo?.chunks) return;
     findMatches();
@@ -357,7 +357,7 @@ export function startViewer() {
     leaveViewer();
   });
   byId("viewer").addEventListener("close", () => {
-    if (opened !== null) leaveViewer(); // a browser may close it all the same
+    if (opened !== null) leaveViewer(); // a browser may close it nevertheless
   });
   byId("viewer").addEventListener("keydown", ({ key }) => {
     if (key === "PageUp") turn(0);

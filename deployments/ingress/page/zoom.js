@@ -1,9 +1,9 @@
-// Zooming and moving a photo: by wheel, pinch, drag, buttons and keys.
+// Zooms and moves a photo: by wheel, pinch, drag, buttons and keys.
 
-const FIT_AT_MOST = 4; // a small picture isn't blown up more to fill the place
+const FIT_AT_MOST = 4; // a small photo is enlarged at most so much to fill the stage
 const MOST = 8; // CSS pixels for a pixel of the photo
 const WHEEL = 0.0015;
-const PINCH_WHEEL = 0.01; // two fingers on a touchpad come as a wheel with Ctrl
+const PINCH_WHEEL = 0.01; // browsers report a pinch on a touchpad as a wheel with Ctrl
 const STEP = 1.4;
 const KEY_PX = 60;
 
@@ -19,9 +19,9 @@ export class Zoom {
   #pointers = new Map();
 
   /**
-   * @param {HTMLElement} stage what is seen of the canvas
+   * @param {HTMLElement} stage the visible area
    * @param {HTMLElement} canvas
-   * @param {AbortSignal} signal ends it
+   * @param {AbortSignal} signal removes the listeners
    */
   constructor(stage, canvas, { width, height }, signal) {
     Object.assign(this, { stage, canvas, width, height });
@@ -39,7 +39,7 @@ export class Zoom {
     this.#resize();
   }
 
-  /** Show all of the photo. */
+  /** Show the whole photo. */
   fit() {
     this.#scale = this.#fit;
     this.#place();
@@ -74,7 +74,7 @@ export class Zoom {
     this.#place();
   }
 
-  /** Lay the canvas out. It gets a size, no scale, so that lines stay as thin as they are. */
+  /** Lay the canvas out. It gets a size and no scale, so that lines keep their width. */
   #place() {
     const [width, height] = [this.width * this.#scale, this.height * this.#scale];
     const within = (at, size, room) =>
@@ -107,7 +107,7 @@ export class Zoom {
     if (this.#moves(event)) this.stage.setPointerCapture(event.pointerId);
   }
 
-  /** Whether this pointer moves the photo, and doesn't mark it. */
+  /** Return whether this pointer moves the photo rather than marking it. */
   #moves(event) {
     return this.#pointers.size > 1 || this.dragMoves || (event.buttons & 4) > 0;
   }
@@ -121,7 +121,7 @@ export class Zoom {
     if (others.length === 0) {
       this.#pan(event.clientX - before.clientX, event.clientY - before.clientY);
     } else if (others.length === 1) {
-      // A pinch: the middle of the two moves, and their distance zooms.
+      // A pinch: the middle of the two fingers moves the photo, and their distance zooms.
       const [other] = others;
       const distance = ({ clientX, clientY }) =>
         Math.hypot(clientX - other.clientX, clientY - other.clientY);

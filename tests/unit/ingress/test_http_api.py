@@ -271,11 +271,11 @@ def test_without_metadata_there_is_none(client, service):
 @pytest.mark.parametrize(
     ("parameters", "parts", "sentence"),
     [
-        ({"metadata": '{"year": 2024'}, [FILE], "is no JSON"),
-        ({"metadata": ""}, [FILE], "is no JSON"),
+        ({"metadata": '{"year": 2024'}, [FILE], "is not JSON"),
+        ({"metadata": ""}, [FILE], "is not JSON"),
         ({"metadata": '{"year": null}'}, [FILE], "metadata's 'year' must be a string"),
-        ({}, [FILE, part(b"metadata", b'{"a b": 1}')], "'a b' can't be a key"),
-        ({}, [part(b"metadata", b""), FILE], "is no JSON"),
+        ({}, [FILE, part(b"metadata", b'{"a b": 1}')], "'a b' is not a valid key"),
+        ({}, [part(b"metadata", b""), FILE], "is not JSON"),
         ({"metadata": "{}"}, [FILE, part(b"metadata", b"{}")], "send it once"),
         ({}, [FILE, *[part(b"metadata", b"{}")] * 2], "2 parts named 'metadata': send one"),
         ({}, [FILE, part(b'metadata"; filename="m.json', b"{}")], "send it without one"),

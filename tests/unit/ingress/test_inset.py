@@ -348,5 +348,5 @@ def test_a_full_store_is_no_reason_to_answer_no_thumbnail(tmp_path, store, caplo
     assert answers == [maker.prefix + b"original"] * 2
     assert len(maker.made) == 2
     assert "old" not in kept(store)
-    assert "the thumbnail of 'old' isn't kept" in caplog.text
+    assert "the thumbnail of 'old' can't be stored" in caplog.text
     assert "max_bytes" in caplog.text

@@ -205,7 +205,7 @@ def test_verify_finds_wrong_vectors_and_boxes(folder: Path, run) -> None:
     first, second, _ = out.splitlines()
     assert status == 1
     assert first.startswith("long\tvectors\ttheir norms aren't 1: [1.1")
-    assert second == "outside\tboxes\tchunk 0: 0,0,641,480 isn't within the picture, 640 x 480"
+    assert second == "outside\tboxes\tchunk 0: 0,0,641,480 isn't within the photo, 640 x 480"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -19,6 +20,7 @@ from tests.support.stores import (
     keep,
     put,
     replay,
+    vectors_of,
 )
 
 
@@ -43,8 +45,9 @@ def test_damage_is_found(folder: Path, caplog, database: str, position: int) -> 
     flip(folder, database.encode(), b"bad", position)
     store = Store(folder, ENCODER)
 
-    readers = {"originals": [store.original], "vectors": [store.vectors]}
-    for read in readers.get(database, [store.record, store.original, store.vectors]):
+    vectors = partial(vectors_of, store)
+    readers = {"originals": [store.original], "vectors": [vectors]}
+    for read in readers.get(database, [store.record, store.original, vectors]):
         with pytest.raises(CorruptRecord, match=r"'bad' is damaged: delete the photo"):
             read("bad")
 

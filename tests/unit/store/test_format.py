@@ -29,6 +29,7 @@ from tests.support.stores import (
     metadata,
     photo,
     put,
+    vectors_of,
 )
 
 
@@ -68,7 +69,7 @@ def test_an_old_store_is_upgraded(folder: Path, format: int) -> None:
         for id, data in OLD.items():
             record, original = store.original(id)
             assert (original, record.metadata) == (data, {} if format == 1 else metadata(data))
-            np.testing.assert_array_equal(store.vectors(id), float16(data))
+            np.testing.assert_array_equal(vectors_of(store, id), float16(data))
             assert store.thumbnail(id) is None
         assert_counts(store, OLD)
         assert (store.sequence, store.deletions) == (4, 1)

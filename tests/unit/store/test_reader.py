@@ -13,7 +13,7 @@ from deployments.errors import StoreUnusable
 from deployments.store.reader import StoreReader
 from deployments.store.store import Store
 from tests.support.paths import ROOT
-from tests.support.stores import DIMENSION, ENCODER, put
+from tests.support.stores import DIMENSION, ENCODER, put, vectors_of
 
 READER = """
 import sys
@@ -59,6 +59,6 @@ def test_dimension_is_read_from_the_store(store: Store, folder: Path) -> None:
     store.close()
     reader = StoreReader(folder)
     assert reader.encoder == ENCODER
-    assert reader.vectors("a").shape[1] == DIMENSION
+    assert vectors_of(reader, "a").shape[1] == DIMENSION
     assert list(reader.ids()) == ["a"]
     reader.close()

@@ -217,7 +217,7 @@ def test_a_thumbnail_goes_with_its_photo(store: Store) -> None:
 
 
 def test_unknown(store: Store) -> None:
-    for read in (store.record, store.original, store.vectors, store.thumbnail):
+    for read in (store.record, store.original, store.thumbnail):
         with pytest.raises(UnknownId, match="'nobody'"):
             read("nobody")
     assert store.records(["nobody"]) == [None]
@@ -239,7 +239,7 @@ def test_hostile_id(store: Store, id: str) -> None:
     assert isinstance(bad_put, BadParameter)
     assert isinstance(bad_delete, BadParameter)
     assert isinstance(good, Stored)
-    for read in (store.record, store.original, store.vectors, store.thumbnail):
+    for read in (store.record, store.original, store.thumbnail):
         with pytest.raises(BadParameter):
             read(id)
     with pytest.raises(BadParameter):
@@ -360,7 +360,7 @@ def test_other_format(folder: Path) -> None:
     with env.begin(write=True) as txn:
         txn.put(b"format", b"99", db=meta)
     env.close()
-    with pytest.raises(StoreUnusable, match="has format 99, this version reads format 3"):
+    with pytest.raises(StoreUnusable, match="has format 99, but this version reads format 3"):
         Store(folder, ENCODER)
 
 
