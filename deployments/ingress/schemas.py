@@ -16,7 +16,13 @@ from deployments.metadata import (
     MAX_KEYS,
     MAX_TEXT,
 )
-from deployments.query import DEFAULT_CHUNKS, DEFAULT_LIMIT, MAX_DISTANCE, MAX_LIMIT
+from deployments.query import (
+    DEFAULT_CHUNKS,
+    DEFAULT_LIMIT,
+    DEFAULT_RECORDS,
+    MAX_DISTANCE,
+    MAX_LIMIT,
+)
 from deployments.records import ID_PATTERN, IndexedImage, Match, Record
 
 # Metadata and filters as far as JSON Schema can describe them; `metadata.py` checks them fully.
@@ -127,7 +133,9 @@ class SearchParameters(Parameters):
 
 class ListParameters(Parameters):
     after: str | None = Field(None, pattern=ID_PATTERN, description="list the ids after this one")
-    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="most records in the answer")
+    limit: int = Field(
+        DEFAULT_RECORDS, ge=1, le=MAX_LIMIT, description="most records in the answer"
+    )
 
 
 BINARY = {"type": "string", "format": "binary"}

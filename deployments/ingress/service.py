@@ -18,6 +18,7 @@ from deployments.metadata import Value, check_metadata
 from deployments.query import (
     DEFAULT_CHUNKS,
     DEFAULT_LIMIT,
+    DEFAULT_RECORDS,
     MAX_DISTANCE,
     MAX_LIMIT,
     Corners,
@@ -187,7 +188,7 @@ class Inset:
         async with self._answering():
             return await self.store.record.remote(check_id(id))
 
-    async def list(self, after: str | None = None, limit: int = 100) -> Records:
+    async def list(self, after: str | None = None, limit: int = DEFAULT_RECORDS) -> Records:
         """Return records in the order of their ids.
 
         Args:

@@ -24,8 +24,8 @@ from deployments.records import (
 from deployments.settings import HEALTH_CHECK_S, StoreSettings
 from deployments.startup import ending_serve_run
 from deployments.store.followers import Followers
-from deployments.store.format import Delete, KeepThumbnail, Result
-from deployments.store.store import Operation, Put, Store
+from deployments.store.operations import Delete, KeepThumbnail, Operation, Put, Result
+from deployments.store.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,6 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,14 +32,12 @@ import lmdb
 import numpy as np
 
 from deployments.errors import (
-    BadParameter,
     CorruptRecord,
     IdTaken,
-    InsetError,
     StoreUnusable,
     UnknownId,
 )
-from deployments.records import VECTOR_DTYPE, EncoderIdentity, Record, Stored, check_id
+from deployments.records import VECTOR_DTYPE, EncoderIdentity, Record, check_id
 
 logger = logging.getLogger(__name__)
 
@@ -48,46 +45,6 @@ FORMAT = 3
 READABLE_FORMATS = (1, 2, FORMAT)
 CHECKSUM_BYTES = 16
 PUT, DELETE = b"P", b"D"
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Remove a photo."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeepThumbnail:
-    """Store the thumbnail of a photo that was stored without one.
-
-    Attributes:
-        sha256: of the original that it was made from. If the id has another original by now, or
-            none, the thumbnail is not stored.
-    """
-
-    id: str
-    sha256: str
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedPut:
-    """A checked `Put`.
-
-    Attributes:
-        record: complete except for its sequence number.
-        vectors: float16 `[n, d]`, little-endian, as bytes.
-    """
-
-    record: Record
-    data: bytes
-    vectors: bytes
-    thumbnail: bytes
-
-
-Prepared = PreparedPut | Delete | KeepThumbnail | BadParameter
-Result = Stored | int | bool | InsetError
 
 
 class Databases(NamedTuple):
@@ -107,101 +64,6 @@ class Totals:
 
     chunks: int = 0
     original_bytes: int = 0
-
-
-class Writer:
-    """The operations of one write transaction.
-
-    An operation checks everything before it writes anything, so an operation that raises an
-    InsetError leaves no trace in the transaction.
-    """
-
-    def __init__(self, txn: lmdb.Transaction[bytes], dbs: Databases, dimension: int) -> None:
-        self._txn = txn
-        self._dbs = dbs
-        self._dimension = dimension
-        self._totals = read_totals(txn, dbs.meta)
-        self._sequence = last_sequence(txn, self._dbs.log)
-
-    def carry_out(self, operations: Sequence[Prepared]) -> list[Result]:
-        """Carry out operations in order; return the result of each, or the error that it met."""
-        before = self._sequence
-        results = [self._result(operation) for operation in operations]
-        if self._sequence != before:
-            write_meta(self._txn, self._dbs.meta, "totals", asdict(self._totals))
-        return results
-
-    def _result(self, operation: Prepared) -> Result:
-        try:
-            match operation:
-                case PreparedPut():
-                    return self._put(operation)
-                case Delete():
-                    return self._delete(operation.id)
-                case KeepThumbnail():
-                    return self._keep_thumbnail(operation)
-                case _:
-                    return operation
-        except InsetError as error:
-            return error
-
-    def _put(self, put: PreparedPut) -> Stored:
-        id, key = put.record.id, put.record.id.encode()
-        value = self._txn.get(key, db=self._dbs.records)
-        if value is not None:
-            stored = require_same_content(decode_record(id, value), put.record.sha256)
-            return Stored(stored, created=False)
-        sequence = self._log(PUT, key)
-        record = put.record.model_copy(update={"sequence": sequence})
-        payload = record.model_dump_json().encode()
-        self._txn.put(key, put.data, db=self._dbs.originals)
-        self._txn.put(key, _checksum(id, payload) + payload, db=self._dbs.records)
-        self._txn.put(key, _checksum(id, put.vectors) + put.vectors, db=self._dbs.vectors)
-        self._txn.put(key, _checksum(id, put.thumbnail) + put.thumbnail, db=self._dbs.thumbnails)
-        self._totals.chunks += len(record.chunks)
-        self._totals.original_bytes += len(put.data)
-        return Stored(record, created=True)
-
-    def _delete(self, id: str) -> int:
-        """Remove a photo. It may be damaged, so this doesn't rely on what the values say."""
-        key = id.encode()
-        value = self._txn.pop(key, db=self._dbs.records)
-        if value is None:
-            raise unknown(id)
-        data = self._txn.pop(key, db=self._dbs.originals) or b""
-        vectors = self._txn.pop(key, db=self._dbs.vectors) or b""
-        self._txn.delete(key, db=self._dbs.thumbnails)
-        self._totals.chunks -= count_chunks(vectors, self._dimension)
-        self._totals.original_bytes -= len(data)
-        self._forget_put(id, value)
-        return self._log(DELETE, key)
-
-    def _keep_thumbnail(self, kept: KeepThumbnail) -> bool:
-        """Write a thumbnail if it belongs to the photo that is stored now; return whether it does.
-
-        This makes no log entry, because the chunk index needs no thumbnails.
-        """
-        id, key = kept.id, kept.id.encode()
-        value = self._txn.get(key, db=self._dbs.records)
-        if value is None or decode_record(id, value).sha256 != kept.sha256:
-            return False
-        self._txn.put(key, _checksum(id, kept.data) + kept.data, db=self._dbs.thumbnails)
-        return True
-
-    def _forget_put(self, id: str, value: bytes) -> None:
-        """Remove the put from the log, even if the record is damaged and can't say where it is."""
-        try:
-            keys = [sequence_key(decode_record(id, value).sequence)]
-        except CorruptRecord:
-            entry = PUT + id.encode()
-            keys = [key for key, found in self._txn.cursor(db=self._dbs.log) if found == entry]
-        for key in keys:
-            self._txn.delete(key, db=self._dbs.log)
-
-    def _log(self, operation: bytes, key: bytes) -> int:
-        self._sequence += 1
-        self._txn.put(sequence_key(self._sequence), operation + key, db=self._dbs.log)
-        return self._sequence
 
 
 def open_databases(env: lmdb.Environment, txn: lmdb.Transaction[bytes] | None = None) -> Databases:
@@ -334,7 +196,7 @@ def read_totals(txn: lmdb.Transaction[bytes], meta: lmdb._Database) -> Totals:
     return Totals(**read_meta(txn, meta, "totals", {}))
 
 
-def _checksum(id: str, payload: bytes | memoryview) -> bytes:
+def checksum(id: str, payload: bytes | memoryview) -> bytes:
     """Return a checksum that includes the id, so that a value under a wrong id is detected."""
     digest = hashlib.blake2b(id.encode() + b"\0", digest_size=CHECKSUM_BYTES)
     digest.update(payload)
@@ -342,7 +204,7 @@ def _checksum(id: str, payload: bytes | memoryview) -> bytes:
 
 
 def is_intact(id: str, value: bytes) -> bool:
-    return value[:CHECKSUM_BYTES] == _checksum(id, memoryview(value)[CHECKSUM_BYTES:])
+    return value[:CHECKSUM_BYTES] == checksum(id, memoryview(value)[CHECKSUM_BYTES:])
 
 
 def decode_record(id: str, value: bytes | None) -> Record:

@@ -8,40 +8,25 @@ completely or not at all. `format.py` describes the databases, `reader.py` reads
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import lmdb
-import numpy as np
 
-from deployments.errors import BadParameter, EncoderMismatch, StoreFull
+from deployments.errors import EncoderMismatch, StoreFull
 from deployments.files import sync
-from deployments.metadata import check_metadata
 from deployments.records import (
-    VECTOR_DTYPE,
-    EncodedPhoto,
     EncoderIdentity,
-    Metadata,
-    Record,
-    check_id,
 )
 from deployments.store.access import DISK_FULL, MAX_READERS, make_folder, take_ownership
 from deployments.store.format import (
     FORMAT,
     Databases,
-    Delete,
-    KeepThumbnail,
-    Prepared,
-    PreparedPut,
-    Result,
-    Writer,
     cut_log,
     make_store,
     open_databases,
@@ -49,6 +34,15 @@ from deployments.store.format import (
     read_format,
     read_meta,
     upgrade_store,
+)
+from deployments.store.operations import (
+    KeepThumbnail,
+    Operation,
+    Prepared,
+    PreparedPut,
+    Result,
+    Writer,
+    prepare,
 )
 from deployments.store.reader import StoreReader
 
@@ -62,27 +56,6 @@ RESERVE = 4 * 2**20
 # writers go first, seconds.
 CUT_ENTRIES = 10_000
 CUT_PAUSE_S = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Store a photo.
-
-    Attributes:
-        data: the original bytes.
-        filename: as the client named it.
-        photo: at least one chunk; its vectors are float32 `[len(chunks), d]`, all finite.
-        metadata: as the client gave it.
-    """
-
-    id: str
-    data: bytes
-    filename: str | None
-    photo: EncodedPhoto
-    metadata: Metadata = field(default_factory=dict)
-
-
-Operation = Put | Delete | KeepThumbnail
 
 
 class Store(StoreReader):
@@ -138,7 +111,7 @@ class Store(StoreReader):
             ValueError: a photo has no chunks, or its vectors have a wrong shape or aren't finite;
                 nothing was stored.
         """
-        prepared = [self._prepare(operation) for operation in operations]
+        prepared = [prepare(operation, self.encoder.dimension) for operation in operations]
         with self._writing:
             try:
                 return self._commit(prepared)
@@ -167,41 +140,6 @@ class Store(StoreReader):
             if more:
                 time.sleep(CUT_PAUSE_S)  # otherwise this thread would take the lock again at once
         return removed
-
-    def _prepare(self, operation: Operation) -> Prepared:
-        """Do all that can be done before the transaction."""
-        try:
-            check_id(operation.id)
-            return self._prepare_put(operation) if isinstance(operation, Put) else operation
-        except BadParameter as error:
-            return error
-
-    def _prepare_put(self, put: Put) -> PreparedPut:
-        photo = put.photo
-        expected = (len(photo.chunks), self.encoder.dimension)
-        if not photo.chunks or photo.vectors.shape != expected:
-            raise ValueError(
-                f"photo {put.id!r}: vectors of shape {photo.vectors.shape}, must be {expected} "
-                "with at least one chunk"
-            )
-        vectors = np.ascontiguousarray(photo.vectors, dtype=VECTOR_DTYPE)
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"photo {put.id!r}: a vector is not finite")
-        record = Record(
-            id=put.id,
-            filename=_printable(put.filename),
-            media_type=photo.media_type,
-            bytes=len(put.data),
-            sha256=hashlib.sha256(put.data).hexdigest(),
-            width=photo.width,
-            height=photo.height,
-            animated=photo.animated,
-            indexed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            sequence=0,
-            metadata=check_metadata(put.metadata),
-            chunks=photo.chunks,
-        )
-        return PreparedPut(record, put.data, vectors.tobytes(), photo.thumbnail)
 
     def _commit_alone(self, operation: Prepared) -> Result:
         try:
@@ -333,11 +271,6 @@ class Store(StoreReader):
                 f"the configured encoder is {_describe(self._configured)}. Vectors of two encoders "
                 "can't be compared: configure the old encoder, or index into a new folder."
             )
-
-
-def _printable(filename: str | None) -> str | None:
-    """Replace lone surrogates, which can't be written as JSON; file names may contain them."""
-    return None if filename is None else filename.encode("utf-8", "replace").decode()
 
 
 def _describe(encoder: EncoderIdentity) -> str:

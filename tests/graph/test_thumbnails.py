@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.store.store import Put
+from deployments.store.operations import Put
 from tests.support.graph_in_process import box
 from tests.support.thumbnails import PHOTO, forget_thumbnail, thumbnails
 

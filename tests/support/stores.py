@@ -11,9 +11,10 @@ import lmdb
 import numpy as np
 
 from deployments.records import Change, Chunk, EncodedPhoto, EncoderIdentity, Metadata, Position
-from deployments.store.format import KeepThumbnail, _checksum, decode_record, decode_vectors
+from deployments.store.format import checksum, decode_record, decode_vectors
+from deployments.store.operations import KeepThumbnail, Put
 from deployments.store.reader import StoreReader
-from deployments.store.store import Put, Store
+from deployments.store.store import Store
 
 DIMENSION = 16
 ENCODER = EncoderIdentity("openai/clip-vit-base-patch32", DIMENSION, "ab" * 32)
@@ -166,8 +167,8 @@ def make_old(folder: Path, photos: dict[str, bytes], format: int) -> None:
                     record["metadata"] = metadata(data)
                 payload, rows = json.dumps(record).encode(), float16(data).tobytes()
                 txn.put(key, data, db=originals)
-                txn.put(key, _checksum(id, payload) + payload, db=records)
-                txn.put(key, _checksum(id, rows) + rows, db=vectors)
+                txn.put(key, checksum(id, payload) + payload, db=records)
+                txn.put(key, checksum(id, rows) + rows, db=vectors)
                 txn.put(sequence.to_bytes(8, "big"), b"P" + key, db=log)
 
 

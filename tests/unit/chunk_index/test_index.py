@@ -21,8 +21,8 @@ from deployments.query import SearchOptions
 from deployments.ranker import Ranker
 from deployments.records import Chunk, EncodedPhoto, EncoderIdentity, content_hash
 from deployments.settings import ChunkIndexSettings
-from deployments.store.format import Delete
-from deployments.store.store import Put, Store
+from deployments.store.operations import Delete, Put
+from deployments.store.store import Store
 from tests.support.examples import examples
 
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")

@@ -14,7 +14,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownId, UnknownSequence
 from deployments.metadata import Filter
 from deployments.records import Chunk, EncodedPhoto, RankedPhoto, Record
-from deployments.store.store import Delete, Put
+from deployments.store.operations import Delete, Put
 from tests.support.graph_in_process import HANDLES, OPERATIONS, box, ingress
 from tests.support.paths import ROOT
 from tests.support.thumbnails import PHOTO, forget_thumbnail, thumbnails

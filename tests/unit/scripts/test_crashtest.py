@@ -16,8 +16,8 @@ from crash.kills import ALL, KILLS_PER_RESTART, ROUND, VICTIMS, plan_kills
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.store.format import Delete
-from deployments.store.store import Put, Store
+from deployments.store.operations import Delete, Put
+from deployments.store.store import Store
 from tests.support.stores import ENCODER, put
 
 PROBLEM = {"content-type": "application/problem+json"}

@@ -22,8 +22,9 @@ import pytest
 from deployments.records import content_hash
 from deployments.store import copies as store_copies
 from deployments.store.format import PUT, sequence_key
+from deployments.store.operations import Delete
 from deployments.store.reader import StoreReader
-from deployments.store.store import Delete, Store
+from deployments.store.store import Store
 from tests.support.paths import ROOT
 from tests.support.services import free_port
 from tests.support.stores import (

@@ -10,7 +10,8 @@ import pytest
 
 from deployments.errors import CorruptRecord
 from deployments.records import Stored
-from deployments.store.store import Delete, Store
+from deployments.store.operations import Delete
+from deployments.store.store import Store
 from tests.support.stores import (
     ENCODER,
     assert_counts,

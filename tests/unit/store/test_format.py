@@ -14,8 +14,9 @@ import pytest
 from deployments.errors import StoreUnusable
 from deployments.records import content_hash
 from deployments.store.format import FORMAT
+from deployments.store.operations import Delete
 from deployments.store.reader import StoreReader
-from deployments.store.store import Delete, Store
+from deployments.store.store import Store
 from tests.support.paths import ROOT
 from tests.support.stores import (
     ENCODER,

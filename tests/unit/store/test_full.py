@@ -16,8 +16,8 @@ import pytest
 
 from deployments.errors import StoreFull
 from deployments.records import Stored
-from deployments.store.format import KeepThumbnail
-from deployments.store.store import Delete, Store
+from deployments.store.operations import Delete, KeepThumbnail
+from deployments.store.store import Store
 from tests.support.paths import ROOT
 from tests.support.stores import ENCODER, assert_counts, assert_whole, at, put
 
@@ -179,7 +179,8 @@ def test_disk_errors(store, monkeypatch, code: int, free: int, is_full: bool) ->
 FULL_DISK = """
 import sys
 from deployments.errors import StoreFull
-from deployments.store.store import Delete, Store
+from deployments.store.store import Store
+from deployments.store.operations import Delete
 from deployments.records import Stored
 from tests.support.stores import ENCODER, assert_counts, assert_whole, put
 

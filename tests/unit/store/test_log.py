@@ -15,7 +15,8 @@ from deployments.store import deployment as store_deployment
 from deployments.store import store as store_module
 from deployments.store.deployment import StoreDeployment
 from deployments.store.followers import CUT_EVERY_S, FORGET_S, Followers
-from deployments.store.store import Delete, Store
+from deployments.store.operations import Delete
+from deployments.store.store import Store
 from tests.support.stores import ENCODER, Replica, assert_same_content, at, put
 
 

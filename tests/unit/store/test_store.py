@@ -25,8 +25,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from deployments.errors import BadParameter, EncoderMismatch, IdTaken, StoreUnusable, UnknownId
 from deployments.records import Chunk, EncodedPhoto, EncoderIdentity, Stored
 from deployments.store.copies import backup, restore
-from deployments.store.format import KeepThumbnail
-from deployments.store.store import Delete, Put, Store
+from deployments.store.operations import Delete, KeepThumbnail, Put
+from deployments.store.store import Store
 from tests.support.examples import examples
 from tests.support.paths import ROOT
 from tests.support.stores import (
@@ -394,7 +394,8 @@ def test_one_owner(store: Store, folder: Path) -> None:
 
 CHILD = """
 import os, random, sys
-from deployments.store.store import Put, Store
+from deployments.store.store import Store
+from deployments.store.operations import Put
 from tests.support.stores import ENCODER, put
 
 folder, prefix = sys.argv[1:]
