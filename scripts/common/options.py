@@ -61,6 +61,6 @@ def parse_section(
         settings = section.model_validate(given)
     except ValueError as error:  # pydantic's are of this kind too
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no JSON object with options of the {name} ({error})"
+            f"{text!r} is not a JSON object with options of the {name} ({error})"
         ) from None
     return settings.model_dump(mode="json", include=set(given))
