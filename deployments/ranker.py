@@ -1,7 +1,7 @@
-"""Chunk matches to ranked photos.
+"""Rank photos by the distances of their chunks.
 
-The ranker works in the replica of the chunk index, where the distances are: it may ask several
-times, always the same replica, and a process of its own would be one more hop for each search.
+The Ranker works inside a replica of the ChunkIndex. It may ask several times, always the same
+replica, and a process of its own would add a call to each search.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ AGGREGATIONS: dict[str, Callable[[np.ndarray], np.floating]] = {
 
 
 class Ranker:
-    """Scores photos by their chunks and answers the true top `limit`.
+    """Scores photos by their chunks, and returns exactly the best ones.
 
-    A photo's matching chunks are those within `max_distance`; its score is the smallest distance
-    among them (`aggregation="min"`), or their mean or maximum. Equal scores are ordered by id.
+    A photo's matching chunks are those within `max_distance`. Its score is the smallest distance
+    of them (`aggregation="min"`), or their mean or maximum. Equal scores are ordered by id.
 
     Args:
-        settings: the aggregation, `min`, `mean` or `max`.
+        settings: the aggregation: `min`, `mean` or `max`.
     """
 
     def __init__(
@@ -43,21 +43,21 @@ class Ranker:
         max_distance: float = 2.0,
         max_chunks: int | None = None,
     ) -> list[RankedPhoto]:
-        """Fetch nearest photos until the best `limit` are certain.
+        """Return the best photos; fetch more of them until it is certain which ones are best.
 
         Args:
-            fetch: searches the chunk index for the `count` photos with the nearest chunks.
-            limit: how many photos to answer at most.
-            max_distance: chunks beyond it don't count.
-            max_chunks: how many chunks of a photo to answer at most, the nearest; None: all that
-                match. All that match count.
+            fetch: returns this many photos with the nearest chunks from the chunk index.
+            limit: how many photos to return at most.
+            max_distance: chunks beyond it don't match.
+            max_chunks: how many of a photo's matching chunks to return at most, the nearest first;
+                None for all. The score takes all of them into account.
         """
         count = limit
         while True:
             neighbours = await fetch(count)
             photos = self._score(neighbours, max_distance, max_chunks)[:limit]
-            # All chunks of a photo not fetched lie at the horizon or beyond, so its smallest, mean
-            # and largest distance do too. At the horizon itself it could still win a tie by its id.
+            # All chunks of a photo that wasn't fetched lie at the horizon or beyond, and so do its
+            # smallest, mean and largest distance. At the horizon its id could still win a tie.
             if neighbours.horizon > max_distance or (
                 len(photos) == limit and photos[-1].distance < neighbours.horizon
             ):

@@ -1,1 +1,1 @@
-"""The chunk index: vectors to the photos with the nearest chunks."""
+"""The chunk index: finds the photos with the chunks nearest to a vector."""

@@ -1,4 +1,4 @@
-"""The approximate engine: a search walks a graph, and sees few vectors."""
+"""The approximate engine: a search walks a graph, and compares only a few vectors."""
 
 from __future__ import annotations
 
@@ -12,44 +12,45 @@ import torch
 from deployments.chunk_index.engines import NOTHING, Found, Starts, maxima, merge, nearest
 from deployments.chunk_index.exact import ExactEngine
 
-# The graph: links of a vector (M; the lowest level has twice as many), from how many candidates the
-# links of a new vector are chosen (efConstruction), and how many candidates a search keeps
-# (efSearch). The more versions of a picture lie close together, the more it takes to find the
-# nearest: the last two grow with the square root of the number of chunks beyond a million.
+# The graph: the links of each vector (M; the lowest level has twice as many), the candidates among
+# which the links of a new vector are chosen (efConstruction), and the candidates that a search
+# keeps (efSearch). The denser the vectors lie, the more candidates are needed to find the nearest.
+# So beyond a million chunks the last two grow with the square root of their number.
 LINKS = 32
 CONSTRUCTION = 64
 EXPANSION = 160
 GROWTH_CHUNKS = 1_000_000
-# Vectors linked in one go: searches wait for it, so it is small (64 take some 20 ms on two cores);
-# but each go has a fixed cost, so it is more when much waits.
+# Vectors that are linked in one step. Searches wait for a step, so it is small (64 take about 20 ms
+# on two cores). But a step has a fixed cost, so it is larger when many vectors wait.
 LINK_ROWS = 64
 MOST_LINK_ROWS = 1024
-# Of the photos below this share are told the graph; of more, those not allowed are left out after.
-BARRED_SHARE = 0.5
-# Photos whose vectors are copied to float32 at a time to be compared.
+# If a smaller share of the photos is allowed, FAISS gets a selector of them. Otherwise the photos
+# that aren't allowed are dropped from what it found.
+SELECTOR_SHARE = 0.5
+# Photos whose vectors are converted to float32 and compared at a time.
 COMPARED_PHOTOS = 1024
-# Torch works on more numbers than this with several threads.
+# Torch uses several threads for more numbers than this.
 TORCH_GRAIN = 32_768
 FEW_NUMBERS = 16 * TORCH_GRAIN
-# To walk on by one candidate takes about as long as to compare so many vectors.
+# One more candidate of a walk takes about as long as comparing this many vectors.
 WALK_COST = 40
 
 
 class ApproximateEngine:
-    """Walks a graph from neighbour to neighbour (HNSW), so that a search sees few vectors.
+    """Walks a graph from neighbour to neighbour (HNSW), so that a search compares few vectors.
 
-    Photos that aren't in the graph yet are compared one by one: a photo is found as soon as it is
-    appended, and `build` moves it into the graph.
+    Photos that aren't in the graph yet are compared one by one. So a photo is found as soon as it
+    is appended; `build` moves it into the graph.
 
     The graph is FAISS's: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor
     search using Hierarchical Navigable Small World graphs", 2016.
 
     Args:
         dimension: length of a vector.
-        expansion: how many candidates a search keeps (efSearch): more find more, and take longer.
-            None: 160 among up to a million chunks, 506 among ten million.
-        begin_at: how many chunks there must be before a graph is built. Below it, comparing all of
-            them is exact, and fast enough.
+        expansion: how many candidates a search keeps (efSearch). More candidates find more photos,
+            but take longer. None: 160 for up to a million chunks, 506 for ten million.
+        begin_at: with fewer chunks no graph is built: comparing all of them is exact, and fast
+            enough.
     """
 
     name = "ApproximateEngine"
@@ -63,12 +64,12 @@ class ApproximateEngine:
         self._graph = faiss.IndexHNSWSQ(
             dimension, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT
         )
-        self._graph.is_trained = True  # float16 has nothing to learn
+        self._graph.is_trained = True  # float16 needs no training
         self._tail = ExactEngine(dimension, device="cpu")
 
     @property
     def starts(self) -> Starts:
-        """Of all photos, in the graph or not."""
+        """Where the rows of each photo begin, in the graph or not."""
         return self._tail.starts
 
     @property
@@ -89,7 +90,7 @@ class ApproximateEngine:
         last = int(self.starts.owners(np.array([row]))[0])
         self._graph.hnsw.efConstruction = int(CONSTRUCTION * self._growth())
         self._graph.add(self._tail.vectors(np.arange(first, last + 1)))
-        self._tail.give_up(last + 1)
+        self._tail.drop_before(last + 1)
         return self.waiting > 0
 
     def vectors(self, photos: np.ndarray) -> np.ndarray:
@@ -132,11 +133,11 @@ class ApproximateEngine:
             allowed = allowed[:photos]
             members = int(np.count_nonzero(allowed))
         share = members / photos
-        if allowed is not None and share < BARRED_SHARE:
+        if allowed is not None and share < SELECTOR_SHARE:
             bits = np.repeat(allowed, np.diff(self.starts.array()[: photos + 1]))
             bitmap = np.packbits(bits, bitorder="little")
             selector = {"sel": faiss.IDSelectorBitmap(bitmap)}
-        # The fewer count, the more are walked through until so many of them are found.
+        # The fewer photos are allowed, the more candidates a walk passes until it found enough.
         expansion = self.expansion or EXPANSION * self._growth()
         expansion = max(expansion, 4 * count) / max(share, 1e-9)
         comparing = share * self._graph.ntotal
@@ -159,13 +160,13 @@ class ApproximateEngine:
         return found
 
     def _growth(self) -> float:
-        """How many more candidates are looked at than among a million chunks."""
+        """Return the factor for the number of candidates: 1 up to a million chunks."""
         return max(1, self._graph.ntotal / GROWTH_CHUNKS) ** 0.5
 
     def _compare(
         self, queries: np.ndarray, count: int, photos: int, allowed: np.ndarray | None
     ) -> list[Found]:
-        """Compare the queries with all vectors in the graph that are allowed, some at a time."""
+        """Compare the queries with all allowed vectors in the graph, some photos at a time."""
         members = np.arange(photos) if allowed is None else allowed.nonzero()[0]
         best = []
         for start in range(0, len(members), COMPARED_PHOTOS):
@@ -179,7 +180,7 @@ class ApproximateEngine:
     def _by_photo(
         self, rows: np.ndarray, similarities: np.ndarray, count: int, allowed: np.ndarray | None
     ) -> Found:
-        """Group what a walk found, most similar first; -1 stands for nothing."""
+        """Group the rows that a walk found, most similar first, by photo; -1 is no row."""
         real = rows >= 0
         owners, similarities = self.starts.owners(rows[real]), similarities[real]
         photos, first = np.unique(owners, return_index=True)
@@ -187,7 +188,7 @@ class ApproximateEngine:
             photos, first = photos[allowed[photos]], first[allowed[photos]]
         found = nearest(photos, similarities[first], count)
         if len(photos) <= count and len(similarities):
-            # The walk went no further than this.
+            # The walk went no further than its last row.
             found = found._replace(horizon=float(similarities[-1]))
         return found
 
@@ -197,7 +198,7 @@ class ApproximateEngine:
 
         def save(folder: Path) -> None:
             save_tail(folder)
-            # The vectors apart, because `load` wants room behind them.
+            # The vectors are saved separately, because `load` needs spare room behind them.
             faiss.write_index(self._graph, str(folder / "graph.faiss"), faiss.IO_FLAG_SKIP_STORAGE)
             np.save(folder / "linked.npy", self._linked())
 
@@ -207,7 +208,7 @@ class ApproximateEngine:
         """See `Engine.load`."""
         self._tail.load(folder)
         self._graph = faiss.read_index(str(folder / "graph.faiss"))
-        # What was read has no room; of the links, which take less, a copy is made that has.
+        # Arrays from a file have no spare room. The links are small enough to be copied to one.
         for array in (self._graph.hnsw.neighbors, self._graph.hnsw.offsets):
             size = array.size()
             array.resize(size + 1)
@@ -225,11 +226,10 @@ class ApproximateEngine:
 
 
 def _resize_with_room(array: faiss.MaybeOwnedVectorUInt8, size: int) -> None:
-    """Make an empty FAISS array this large, with room to grow by a quarter.
+    """Resize an empty FAISS array, with spare room to grow by a quarter.
 
-    An array without room is copied when it grows, while searches wait: gigabytes, with the first
-    photo after loading. What is larger than its room doubles it, and room that is not used takes
-    no memory.
+    Without it, the first photo after loading would copy the array, perhaps gigabytes, while
+    searches wait. An array that outgrows its room doubles it. Unused room takes no memory.
     """
     array.resize(size * 5 // 8)
     array.resize(size * 5 // 8 + 1)
@@ -237,8 +237,10 @@ def _resize_with_room(array: faiss.MaybeOwnedVectorUInt8, size: int) -> None:
 
 
 def _float32(vectors: np.ndarray) -> np.ndarray:
-    """Convert from float16. Of a few, in parts so small that torch uses one thread: to wake others
-    takes longer.
+    """Convert from float16.
+
+    If there are few numbers, they are converted in parts so small that torch uses one thread:
+    waking others would take longer.
     """
     half = torch.from_numpy(vectors)
     if half.numel() > FEW_NUMBERS:

@@ -1,4 +1,4 @@
-"""The metadata of all photos in columns, so that a filter is applied to all of them at once."""
+"""The metadata of all photos in columns, so that a filter works on all photos at once."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _TEXT = np.dtypes.StringDType()
 
 
 class MetadataColumns:
-    """The metadata of photos that are numbered from 0, by key, so that filters are fast.
+    """The metadata of photos, which are numbered from 0.
 
-    Each key has a column for every kind of value that it has, with a row for each photo that has
-    such a value. So the memory depends on how many values there are: 16 bytes for a number, 9 for
-    a boolean, 12 for a string, and each distinct string once; half of the rows may be spare. The
-    rows of a photo that was removed or replaced stay, unused, until they are more than the others;
-    then they are dropped, and the strings that only they had.
+    Each key has a column for every kind of value that occurs with it. A column has a row for each
+    photo with such a value. So the memory depends on the number of values: a number takes 16 bytes,
+    a boolean 9, a string 12, and each distinct string is kept once. Up to half of the rows are
+    spare. The rows of a removed or replaced photo stay, unused, until there are more of them than
+    of the others. Then they are dropped, with the strings that only they had.
 
-    Not safe to use from several threads: whoever numbers the photos has a lock.
+    It isn't thread-safe: the caller needs a lock.
     """
 
     def __init__(self) -> None:
         self._columns: dict[tuple[str, Kind], _Column] = {}
-        # A row counts if it has the version of its photo: so to remove a photo, none is searched.
+        # A row is in use if it has the version of its photo. So removing a photo touches no rows.
         self._versions = np.zeros(0, np.int32)
         self._sizes = np.zeros(0, np.uint8)  # how many values each photo has
         self._used = 0
         self._unused = 0
 
     def put(self, slot: int, metadata: Metadata) -> None:
-        """Keep the metadata of a photo, in the place of what it had.
+        """Set the metadata of a photo; replace what it had.
 
         Args:
             slot: number of the photo, 0 to 2**31 - 1.
@@ -58,7 +58,7 @@ class MetadataColumns:
         self._used += len(metadata)
 
     def remove(self, slot: int) -> None:
-        """Forget the metadata of a photo; one that has none is no error."""
+        """Remove the metadata of a photo, if it has any."""
         if slot >= len(self._sizes) or not self._sizes[slot]:
             return
         self._versions[slot] += 1
@@ -73,7 +73,7 @@ class MetadataColumns:
         """Return which photos match a filter, bool `[slots]`.
 
         Args:
-            slots: how many numbers there are: more than any that was ever put.
+            slots: number of photos, larger than any slot that was ever put.
         """
         selected = np.ones(slots, bool)
         for condition in filter.conditions:
@@ -89,7 +89,7 @@ class MetadataColumns:
         return selected
 
     def save(self, path: Path) -> None:
-        """Write all of it to a file, which holds no pickle.
+        """Write the columns to a file without pickles.
 
         Raises:
             OSError
@@ -107,8 +107,8 @@ class MetadataColumns:
         """Read what `save` wrote.
 
         Raises:
-            OSError: it can't be read.
-            ValueError: `save` didn't write it so.
+            OSError: the file can't be read.
+            ValueError: its content is not what `save` writes.
         """
         loaded = cls()
         try:
@@ -129,7 +129,7 @@ class MetadataColumns:
         return column.rows["version"] == self._versions[column.rows["slot"]]
 
     def _compact(self) -> None:
-        """Drop the rows that are no longer used, and begin anew with the versions."""
+        """Drop the unused rows, and set the versions back to 0."""
         for place, column in list(self._columns.items()):
             column.keep(self._in_use(column))
             if not len(column.rows):
@@ -139,7 +139,7 @@ class MetadataColumns:
 
 
 class _Column:
-    """The values of one key and kind, in rows of `slot`, `version` and `value`, as they came."""
+    """The values of one key and kind, as rows of `slot`, `version` and `value`."""
 
     def __init__(self, dtype: str) -> None:
         self._rows = np.zeros(0, [("slot", "<i4"), ("version", "<i4"), ("value", dtype)])
@@ -147,7 +147,7 @@ class _Column:
 
     @property
     def rows(self) -> np.ndarray:
-        """Those that were appended."""
+        """The rows that were appended, without spare ones."""
         return self._rows[: self._count]
 
     def append(self, slot: int, version: int, value: Any) -> None:
@@ -157,11 +157,11 @@ class _Column:
         self._count += 1
 
     def select(self, condition: Condition) -> np.ndarray:
-        """For which rows a condition on this key and kind holds, bool `[rows]`."""
+        """Return which rows satisfy a condition on this key and kind, bool `[rows]`."""
         return OPERATORS[condition.operator](self.rows["value"], condition.value)
 
     def keep(self, wanted: np.ndarray) -> None:
-        """Drop the rows that aren't wanted, bool `[rows]`, and set the versions to 0."""
+        """Drop all rows except the wanted ones, bool `[rows]`, and set the versions to 0."""
         self._rows = self.rows[wanted]
         self._rows["version"] = 0
         self._count = len(self._rows)
@@ -170,19 +170,19 @@ class _Column:
         return {"rows": self.rows}
 
     def fill(self, arrays: Mapping[str, np.ndarray], prefix: str) -> None:
-        """Take what `to_arrays` returned, from among arrays whose names begin with a prefix."""
+        """Restore the column from what `to_arrays` returned, under names with a prefix."""
         rows = arrays[f"{prefix}rows"]
         self._rows = rows.astype(self._rows.dtype, casting="no")
         self._count = len(rows)
 
 
 class _TextColumn(_Column):
-    """Strings, each distinct one once: the rows have its number."""
+    """A column of strings. Each distinct string is kept once, and the rows have its number."""
 
     def __init__(self) -> None:
         super().__init__("<i4")
         self._numbers: dict[str, int] = {}
-        self._texts: np.ndarray = np.zeros(0, _TEXT)  # by number, to compare them all at once
+        self._texts: np.ndarray = np.zeros(0, _TEXT)  # by number
 
     def append(self, slot: int, version: int, value: str) -> None:
         number = self._numbers.get(value)

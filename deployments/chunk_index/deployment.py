@@ -1,4 +1,4 @@
-"""The chunk index as a deployment: it follows the store, and ranks photos."""
+"""The chunk index as a deployment, which follows the store and ranks photos."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from deployments.ranker import Ranker
 from deployments.records import IndexState, Neighbours, RankedPhoto
 from deployments.settings import HEALTH_CHECK_S, ChunkIndexSettings
 
-MAX_BATCH = 32  # searches that are made together
+MAX_BATCH = 32  # searches
 
 
 class Search(NamedTuple):
-    """What is wanted of the index: the `limit` photos nearest to `query` that match `filter`."""
+    """A search for the `limit` photos nearest to `query` that match `filter`."""
 
     query: np.ndarray
     limit: int
@@ -41,8 +41,9 @@ class Search(NamedTuple):
     ray_actor_options=HUGE_PAGES_REPLICA,
 )
 class ChunkIndexDeployment:
-    """A `ChunkIndex` that loads from a snapshot and from the store, and then follows the store;
-    with the `Ranker` that makes photos of its chunks.
+    """A `ChunkIndex` that follows the store, and the `Ranker` that ranks its photos.
+
+    A new replica loads a snapshot, then the store's changes since.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -62,7 +63,7 @@ class ChunkIndexDeployment:
         assert settings.path is not None  # `Settings.parse` has set it
         snapshots = Snapshots(settings.path, index.kind)
         position = await asyncio.to_thread(snapshots.read, index.load)
-        # What a snapshot that can't be read has left in the index is thrown away.
+        # A snapshot that can't be read may leave the index half filled, so a new one is made.
         self.follower = Follower(store, make, index if position else make(), position)
         await self.follower.start()
         self.maintenance = Maintenance(self.follower, snapshots)
@@ -76,13 +77,14 @@ class ChunkIndexDeployment:
     async def rank(
         self, query: np.ndarray, options: SearchOptions, sequence: int
     ) -> tuple[list[RankedPhoto], int]:
-        """Rank the photos nearest to a query, once the store's change `sequence` is known here.
+        """Rank the photos nearest to a query, as soon as the index knows a change of the store.
 
         Args:
             query: float32 `[dimension]`, L2-normalised.
+            sequence: number of the change.
 
         Returns:
-            The photos, and the change up to which everything was known.
+            The photos, and the sequence number of the last change that the index knew.
 
         Raises:
             UnknownSequence: the store has no such change.
@@ -98,7 +100,7 @@ class ChunkIndexDeployment:
         return ranked, known
 
     async def stats(self) -> IndexState:
-        """Return what is loaded."""
+        """Return what the index holds."""
         index, snapshot = self.follower.index, self.follower.snapshot
         return IndexState(
             engine=index.engine,
@@ -112,13 +114,15 @@ class ChunkIndexDeployment:
         )
 
     async def ping(self) -> None:
-        """Answer, to show that it can."""
+        """Do nothing; an answer shows that the replica is ready."""
 
     async def check_health(self) -> None:
-        """Tell Serve to replace a replica that no longer follows the store."""
+        """Raise an error if a background task has ended, so that Serve replaces the replica."""
         for task in self._tasks:
             if task.done():
-                raise RuntimeError("a task of the chunk index has ended") from task.exception()
+                raise RuntimeError(
+                    "a background task of the chunk index has ended"
+                ) from task.exception()
 
     async def _search_batch(self, searches: list[Search]) -> list[Neighbours]:
         loop = asyncio.get_running_loop()
@@ -128,7 +132,7 @@ class ChunkIndexDeployment:
 
 
 def _search_together(index: ChunkIndex, searches: Sequence[Search]) -> list[Neighbours]:
-    """Answer searches; those that have a filter in common are made at once."""
+    """Answer searches; those with the same filter are made together."""
     answers: dict[int, Neighbours] = {}
     for filter in {search.filter for search in searches}:
         places = [place for place, search in enumerate(searches) if search.filter == filter]

@@ -1,8 +1,8 @@
-"""What an engine is: nearest photos among many.
+"""The interface of the engines, which find the nearest among many photos.
 
-An engine holds photos, numbered from 0 in the order they came, each with one vector for each of its
-chunks. A photo is as similar to a query as its most similar chunk. Vectors are only ever appended;
-which photos count is said with each search.
+An engine holds photos, numbered from 0 in the order of arrival, each with one vector for each
+chunk. A photo is as similar to a query as its most similar chunk. Vectors are only appended: each
+search says which photos are allowed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 
 
 class Found(NamedTuple):
-    """What one query found.
+    """The result of one query.
 
     Attributes:
-        photos: int64 `[m]`, the nearest photos, nearest first; m is at most what was asked for.
-        similarities: float32 `[m]`, cosine similarity of each one's most similar chunk.
+        photos: int64 `[m]`, nearest first; m is at most the number asked for.
+        similarities: float32 `[m]`, cosine similarity of each photo's most similar chunk.
         horizon: no other photo is more similar than this; -inf if there is no other.
     """
 
@@ -32,9 +32,9 @@ NOTHING = Found(np.zeros(0, np.int64), np.zeros(0, np.float32), -np.inf)
 
 
 class Engine(Protocol):
-    """Photos to search. Methods must not run at the same time, but for what `saver` returns."""
+    """Photos to search. Only what `saver` returns may run at the same time as another method."""
 
-    name: str  # in the header of snapshots: never to be changed
+    name: str  # stands in the header of snapshots, so it must never change
 
     @property
     def starts(self) -> Starts:
@@ -42,7 +42,7 @@ class Engine(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Number of chunks that `build` has yet to work on."""
+        """Number of chunks that wait for `build`."""
 
     def append(self, vectors: np.ndarray) -> None:
         """Add a photo: float16 `[n, d]`, n at least 1, L2-normalised."""
@@ -52,23 +52,23 @@ class Engine(Protocol):
 
         Args:
             queries: float32 `[q, d]`, L2-normalised.
-            allowed: bool `[photos]`: which photos count; None for all.
+            allowed: bool `[photos]`: which photos may be found; None for all.
         """
 
     def vectors(self, photos: np.ndarray) -> np.ndarray:
         """Return all vectors of some photos, float32 `[n, d]`."""
 
     def build(self) -> bool:
-        """Do a little of the work that makes searches faster; returns whether there is more."""
+        """Do a part of the work that makes searches faster; return whether there is more."""
 
     def saver(self) -> Callable[[Path], None]:
         """Return a function that writes the engine as it is now into a folder.
 
-        It may run while photos are appended and searched, but not beside `build`.
+        It may run while photos are appended and searched, but not during `build`.
         """
 
     def load(self, folder: Path) -> None:
-        """Read what was saved into an empty engine."""
+        """Load what was saved into an empty engine."""
 
 
 class Starts:
@@ -91,11 +91,11 @@ class Starts:
         self.photos += 1
 
     def __getitem__(self, photo: int) -> int:
-        """Return the first row of a photo; of the number of photos: the number of rows."""
+        """Return the first row of a photo; for the number of photos, the number of rows."""
         return int(self._starts[photo])
 
     def array(self) -> np.ndarray:
-        """Return int64 `[photos + 1]`, a view."""
+        """Return a view of all starts, int64 `[photos + 1]`."""
         return self._starts[: self.photos + 1]
 
     def of(self, photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +110,7 @@ class Starts:
 
 
 def maxima(similarities: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the maximum of each photo; its chunks lie one after the other."""
+    """Return the maximum of each photo, whose chunks lie one after the other."""
     return np.maximum.reduceat(similarities, np.cumsum(lengths) - lengths, axis=0)
 
 
@@ -122,7 +122,7 @@ def nearest(photos: np.ndarray, similarities: np.ndarray, count: int) -> Found:
 
 
 def merge(one: Found, other: Found, count: int) -> Found:
-    """Return the nearest of two answers about different photos."""
+    """Return the nearest photos of two results about different photos."""
     both = nearest(
         np.concatenate([one.photos, other.photos]),
         np.concatenate([one.similarities, other.similarities]),

@@ -12,27 +12,28 @@ import torch
 from deployments.chunk_index.engines import NOTHING, Found, Starts, maxima, nearest
 from deployments.compute.device import DTYPES, resolve_device
 
-# Rows in one tensor. Blocks make room without copying what is there, and give memory back.
+# Rows in one tensor. Blocks can be added without a copy, and freed one by one.
 BLOCK_ROWS = 65_536
-# How far a product of two unit vectors in this format may be from that of the query in float32:
-# the rounding of the query, and of a result near 1.
+# How far a product of two unit vectors in this format may be from that with the query in float32:
+# the query is rounded, and so is a result near 1.
 PRODUCT_ERROR = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 
 class ExactEngine:
     """Compares a query with every vector: one matrix product, then the maximum of each photo.
 
-    Vectors kept in half precision are searched in it, and what could be among the answers by
-    that is compared again in float32: the answer is that of float32 on the vectors as kept.
+    If vectors are kept in half precision, the product is in half precision too. All candidates that
+    could be among the answers are then compared again in float32. So the answer is that of float32
+    on the vectors as they are kept.
 
     Args:
         dimension: length of a vector.
         device: `auto`, `cpu` or `cuda[:n]`.
-        dtype: how vectors are kept. The store keeps float16, so float16 takes half the memory of
-            float32 and loses nothing; bfloat16 rounds similarities by about 0.004.
+        dtype: how vectors are kept. The store keeps float16, so float16 loses nothing and takes
+            half the memory of float32; bfloat16 rounds similarities by about 0.004.
 
     Attributes:
-        first: the vectors of the photos before this one are not here.
+        first: the first photo whose vectors are still here.
     """
 
     name = "ExactEngine"
@@ -50,7 +51,7 @@ class ExactEngine:
         self.dtype = DTYPES[dtype]
         self.starts = Starts()
         self.first = 0
-        self._base = self._end = 0  # the rows that are in the blocks
+        self._base = self._end = 0  # the rows in the blocks
         self._blocks: list[torch.Tensor] = []
 
     def append(self, vectors: np.ndarray) -> None:
@@ -70,22 +71,22 @@ class ExactEngine:
             rest = rest[len(room) :]
             self._end += len(room)
 
-    def give_up(self, photos: int) -> None:
-        """Forget the vectors of the photos before this one."""
-        self.first = photos
-        gone = (self.starts[photos] - self._base) // BLOCK_ROWS
-        del self._blocks[:gone]
-        self._base += gone * BLOCK_ROWS
+    def drop_before(self, photo: int) -> None:
+        """Drop the vectors of the photos before this one."""
+        self.first = photo
+        dropped = (self.starts[photo] - self._base) // BLOCK_ROWS
+        del self._blocks[:dropped]
+        self._base += dropped * BLOCK_ROWS
 
     def _parts(self, start: int) -> list[torch.Tensor]:
-        """Return all rows from `start` on, block by block."""
+        """Return all rows from `start` on, one tensor for each block."""
         parts = []
         for block, base in zip(self._blocks, range(self._base, self._end, BLOCK_ROWS), strict=True):
             parts.append(block[max(start - base, 0) : self._end - base])
         return parts
 
     def _gather(self, rows: np.ndarray) -> torch.Tensor:
-        """Return some rows, which are in ascending order, as float32."""
+        """Return rows, given in ascending order, as float32 `[n, d]`."""
         blocks, offsets = np.divmod(rows - self._base, BLOCK_ROWS)
         ends = np.searchsorted(blocks, np.arange(len(self._blocks) + 1))
         return torch.cat(
@@ -97,7 +98,7 @@ class ExactEngine:
         )
 
     def vectors(self, photos: np.ndarray) -> np.ndarray:
-        """See `Engine.vectors`; of photos in ascending order."""
+        """See `Engine.vectors`; the photos must be in ascending order."""
         return self._gather(self.starts.of(photos)[0]).cpu().numpy()
 
     @torch.inference_mode()
@@ -110,7 +111,7 @@ class ExactEngine:
         parts = self._parts(self.starts[self.first])
         products = torch.cat([_products(part, rounded) for part in parts])
         lengths = torch.from_numpy(np.diff(self.starts.array()[self.first :])).to(self.device)
-        # The maximum of each photo first: to sort all chunks costs as much as the product.
+        # Take the maximum of each photo first: sorting all chunks costs as much as the product.
         rough = torch.segment_reduce(products, "max", lengths=lengths, unsafe=True)
         if allowed is not None:
             rough[torch.from_numpy(~allowed[self.first :]).to(self.device)] = -torch.inf
@@ -123,9 +124,9 @@ class ExactEngine:
         """Return the nearest photos.
 
         Args:
-            rough: of each photo how similar it is, except for the error of the product.
+            rough: the similarity of each photo, with the error of the product.
         """
-        # One more than asked for: it is the horizon.
+        # One more than asked for, which is the horizon.
         threshold = rough.topk(min(count + 1, len(rough))).values[-1]
         reach = threshold - 2 * PRODUCT_ERROR[self.dtype]
         candidates = ((rough >= reach) & rough.isfinite()).nonzero().flatten()
@@ -137,7 +138,7 @@ class ExactEngine:
         return nearest(photos, maxima(similarities, lengths), count)
 
     def build(self) -> bool:
-        """There is nothing to build."""
+        """Return False: there is nothing to build."""
         return False
 
     def saver(self) -> Callable[[Path], None]:
@@ -170,7 +171,7 @@ class ExactEngine:
 
 
 def _products(vectors: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-    """Return float32 `[n, q]`."""
-    if len(queries) == 1:  # on CPUs much faster than a product of matrices
+    """Return the products of all vectors and queries, float32 `[n, q]`."""
+    if len(queries) == 1:  # on CPUs this is much faster than a product of matrices
         return torch.mv(vectors, queries[0]).float()[:, None]
     return (vectors @ queries.T).float()

@@ -15,25 +15,26 @@ from deployments.records import Change, Changes, Position
 
 logger = logging.getLogger(__name__)
 
-# How long the store holds its answer while nothing changes. Stopping the service waits for it.
+# How long the store holds back its answer while nothing changes. Stopping the service takes as
+# long.
 POLL_S = 2
 RETRY_S = 0.5
 
 
 class Follower:
-    """An index, and how far it has followed the store.
+    """An index that follows the store, and its position in the store's log.
 
     Args:
-        store: the deployment.
+        store: a handle of the Store.
         make: returns an empty index.
-        index, position: what to begin with; position None if the index is empty.
+        index, position: what to begin with; the position is None if the index is empty.
 
     Attributes:
-        index: what to search.
-        position: the changes that are in it; None before `start`.
-        snapshot: the changes that are in the snapshot it would begin with after a restart.
-        unsaved: chunks that came, went or were linked since the snapshot.
-        changed_at: when something last changed, seconds on the monotonic clock.
+        index: the index to search.
+        position: how far it has followed the log; None before `start`.
+        snapshot: the position of the latest snapshot; None if there is none.
+        unsaved: number of chunks that were added, removed or linked since the snapshot.
+        changed_at: time of the last change, seconds on the monotonic clock.
     """
 
     def __init__(
@@ -49,23 +50,23 @@ class Follower:
         self.unsaved = 0
         self.changed_at = time.monotonic()
         self._make = make
-        self._name = uuid.uuid4().hex  # what the store knows this replica by
+        self._name = uuid.uuid4().hex  # by which the store knows this replica
         self._moved = asyncio.Condition()
-        self._polls = 0  # how many have begun
-        self._heard = 0, 0  # the number of a poll, and the store's last change by its answer
+        self._polls = 0  # number of polls that have begun
+        self._last_poll = 0, 0  # its number, and the store's last change according to its answer
 
     async def start(self) -> None:
-        """Load what the store has and the index lacks."""
+        """Apply all changes that the store has and the index lacks."""
         self.index, self.position = await self._catch_up(self.index, self.position)
-        self._heard = 0, self.position.sequence
+        self._last_poll = 0, self.position.sequence
         self.unsaved = 0 if self.snapshot else self.index.chunks
         self.changed_at = time.monotonic()
 
     async def wait_for(self, sequence: int) -> int:
-        """Wait until a change of the store is known.
+        """Wait until the index knows a change of the store.
 
         Returns:
-            The change up to which everything is known.
+            The sequence number of the last change that it knows.
 
         Raises:
             UnknownSequence: the store has no such change.
@@ -74,8 +75,8 @@ class Follower:
             polls = self._polls
 
             def is_missing() -> bool:
-                # Only the answer to a question that was asked since then can tell.
-                poll, last = self._heard
+                # Only a poll that began after this call can tell.
+                poll, last = self._last_poll
                 return poll > polls and last < sequence
 
             await self._moved.wait_for(lambda: self.sequence >= sequence or is_missing())
@@ -88,24 +89,24 @@ class Follower:
 
     @property
     def sequence(self) -> int:
-        """The change up to which everything is known."""
+        """The sequence number of the last change that the index knows."""
         return 0 if self.position is None else self.position.sequence
 
     async def follow(self) -> None:
-        """Follow the store for ever."""
+        """Follow the store forever."""
         while True:
             try:
                 await self._advance()
-            except Exception:  # the store is being restarted: it is the truth, so wait for it
-                logger.warning("can't read the store's log, trying again", exc_info=True)
+            except Exception:  # for example, the store is restarting
+                logger.warning("can't read the store's log; trying again", exc_info=True)
                 await asyncio.sleep(RETRY_S)
 
-    async def load_anew(self, build: Callable[[ChunkIndex], Awaitable[bool]]) -> None:
-        """Load everything anew beside the index, without what was removed; then take its place.
+    async def reload(self, build: Callable[[ChunkIndex], Awaitable[bool]]) -> None:
+        """Load everything into a new index, without removed photos, and replace the old one by it.
 
         Args:
-            build: does a little of the work that makes searches faster; returns whether there is
-                more. It is done before the new index is searched.
+            build: does a part of the work that makes searches faster, and returns whether there is
+                more. All of it is done before the new index is searched.
         """
         index, position = await self._catch_up(self._make(), None)
         while await build(index):
@@ -113,7 +114,7 @@ class Follower:
         while position.sequence < self.sequence:
             index, position = await self._catch_up(index, position)
         self.unsaved = index.chunks
-        await self._show(index, position)
+        await self._publish(index, position)
 
     async def _catch_up(
         self, index: ChunkIndex, position: Position | None
@@ -123,8 +124,8 @@ class Follower:
             changes = await self._ask(position, wait_s=0)
             if changes.anew and position is not None:
                 logger.warning(
-                    "the store is another one, or has forgotten what was removed since: "
-                    "loading all of it"
+                    "this is another store, or it no longer knows all deletions since the last "
+                    "change here: loading everything again"
                 )
                 index = self._make()
             await asyncio.to_thread(_apply, index, changes.changes)
@@ -152,11 +153,11 @@ class Follower:
             self.unsaved += sum(
                 1 if change.vectors is None else len(change.vectors) for change in changes.changes
             )
-        if self.position is asked:  # else it was loaded anew meanwhile: ask again for that
-            self._heard = poll, changes.last
-            await self._show(index, position)
+        if self.position is asked:  # otherwise `reload` replaced the index: ask again for that
+            self._last_poll = poll, changes.last
+            await self._publish(index, position)
 
-    async def _show(self, index: ChunkIndex, position: Position) -> None:
+    async def _publish(self, index: ChunkIndex, position: Position) -> None:
         async with self._moved:
             self.index, self.position = index, position
             self._moved.notify_all()

@@ -1,4 +1,4 @@
-"""Photos by id, found by the nearest of their chunks. The engines do the search itself."""
+"""Find photos by their nearest chunks. The engines do the search itself."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from deployments.settings import ChunkIndexSettings
 
 
 class ChunkIndex:
-    """Photos by id, found by the nearest of their chunks; safe to use from several threads.
+    """Photos by id, which are found by their nearest chunks. It is thread-safe.
 
     Args:
         dimension: length of a vector.
-        settings: which engine, and its options. Engine `auto` is exact on a GPU, else approximate.
+        settings: the engine and its options. Engine `auto` is exact on a GPU, else approximate.
 
     Attributes:
-        engine: which one it is, `exact` or `approximate`.
+        engine: the engine in use, `exact` or `approximate`.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class ChunkIndex:
             self._engine = ExactEngine(dimension, device=settings.device, dtype=settings.dtype)
         else:
             self._engine = ApproximateEngine(dimension, expansion=settings.expansion)
-        self._numbers: dict[str, int] = {}  # of the photos that are here
+        self._numbers: dict[str, int] = {}  # of the photos that are present
         self._ids: list[str | None] = []  # by number; None: removed
-        self._here = np.zeros(0, bool)  # by number, and room for more
-        self._hashes: list[int] = []  # by number; of the content
+        self._present = np.zeros(0, bool)  # by number, with spare room
+        self._hashes: list[int] = []  # content hashes, by number
         self._digest = 0
         self._columns = MetadataColumns()
         self._removed = 0  # chunks whose photo was removed
@@ -66,7 +66,7 @@ class ChunkIndex:
 
     @property
     def kind(self) -> dict[str, object]:
-        """What must be the same for `load` to read what was saved."""
+        """What a snapshot and an index must have in common, so that the index can load it."""
         return {"engine": self._engine.name, "dimension": self.dimension}
 
     @property
@@ -86,22 +86,22 @@ class ChunkIndex:
 
     @property
     def waiting(self) -> int:
-        """Number of chunks that `build` has yet to work on."""
+        """Number of chunks that wait for `build`."""
         return self._engine.waiting
 
     @property
     def digest(self) -> str:
-        """What all photos and their vectors amount to, in any order: 16 hexadecimal digits."""
+        """A hash of all ids and vectors, whatever their order: 16 hexadecimal digits."""
         return f"{self._digest:016x}"
 
     def put(self, id: str, vectors: np.ndarray, metadata: Metadata | None = None) -> None:
         """Add a photo, or replace it.
 
         Args:
-            vectors: `[n, dimension]`, n at least 1, L2-normalised; kept as float16 at best.
+            vectors: `[n, dimension]`, n at least 1, L2-normalised; rounded to float16.
 
         Raises:
-            ValueError: vectors of another shape.
+            ValueError: the vectors have another shape.
         """
         vectors = np.asarray(vectors, np.float16)
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension or not len(vectors):
@@ -113,15 +113,16 @@ class ChunkIndex:
             self._engine.append(vectors)
             self._columns.put(number, metadata or {})
             self._ids.append(id)
-            if number >= len(self._here):
-                self._here = np.concatenate([self._here, np.zeros(max(number, 1024), bool)])
-            self._here[number] = True
+            if number >= len(self._present):
+                room = np.zeros(max(number, 1024), bool)
+                self._present = np.concatenate([self._present, room])
+            self._present[number] = True
             self._hashes.append(content)
             self._numbers[id] = number
             self._digest = (self._digest + content) % 2**64
 
     def remove(self, id: str) -> None:
-        """Forget a photo; one that isn't there is no error."""
+        """Remove a photo, if it is there."""
         with self._lock:
             self._remove(id)
 
@@ -129,7 +130,7 @@ class ChunkIndex:
         number = self._numbers.pop(id, None)
         if number is not None:
             self._ids[number] = None
-            self._here[number] = False
+            self._present[number] = False
             self._columns.remove(number)
             self._removed += self._engine.starts[number + 1] - self._engine.starts[number]
             self._digest = (self._digest - self._hashes[number]) % 2**64
@@ -142,7 +143,7 @@ class ChunkIndex:
         Args:
             queries: float32 `[q, dimension]`, L2-normalised.
             count: how many photos to find.
-            filter: photos that don't match it don't count.
+            filter: only photos that match it are found.
         """
         with self._lock:
             found = self._engine.search(queries, count, self._allowed(filter))
@@ -151,11 +152,11 @@ class ChunkIndex:
     def _allowed(self, filter: Filter | None) -> np.ndarray | None:
         if filter is None and not self._removed:
             return None
-        here = self._here[: len(self._ids)]
-        return here if filter is None else here & self._columns.select(filter, len(self._ids))
+        present = self._present[: len(self._ids)]
+        return present if filter is None else present & self._columns.select(filter, len(self._ids))
 
     def _measure(self, query: np.ndarray, found: Found) -> Neighbours:
-        """Compare the query with all chunks of what was found."""
+        """Compute the distances from the query to all chunks of the photos found."""
         horizon = np.inf
         if np.isfinite(found.horizon):
             horizon = float(_distances(np.array(found.horizon)))
@@ -171,20 +172,20 @@ class ChunkIndex:
         )
 
     def build(self) -> bool:
-        """Do a little of the work that makes searches faster; returns whether there is more.
+        """Do a part of the work that makes searches faster; return whether there is more.
 
         Only one thread may build and save.
         """
         with self._lock:
             more = self._engine.build()
-        # Python's lock is not handed on: searches that wait for it need a moment to take it.
+        # Python's lock isn't fair: a search that waits for it needs a moment to take it.
         time.sleep(0.0005)
         return more
 
     def saver(self) -> Callable[[Path], None]:
         """Return a function that writes the index as it is now into an empty folder.
 
-        It may run while others put, remove and search, but not beside `build`.
+        It may run during `put`, `remove` and `search`, but not during `build`.
         """
         with self._lock:
             save_engine = self._engine.saver()
@@ -200,11 +201,11 @@ class ChunkIndex:
         return save
 
     def load(self, folder: Path) -> None:
-        """Read what was saved into an empty index.
+        """Load what was saved into an empty index.
 
         Raises:
-            OSError, ValueError, KeyError, RuntimeError: it isn't there, or isn't whole. The index
-                can't be used then.
+            OSError, ValueError, KeyError, RuntimeError: files are missing or damaged. The index
+                can't be used after that.
         """
         with self._lock:
             self._engine.load(folder)
@@ -213,15 +214,16 @@ class ChunkIndex:
             self._columns = MetadataColumns.load(folder / "metadata.npz")
             self._numbers = {id: n for n, id in enumerate(self._ids) if id is not None}
             if len(self._ids) != self._engine.starts.photos:
-                raise ValueError("its parts don't belong together")
-            self._here = np.array([id is not None for id in self._ids], bool)
-            here = self._here.nonzero()[0]
-            self._removed = self._engine.starts.rows - int(self._engine.starts.of(here)[1].sum())
-            self._digest = sum(self._hashes[number] for number in here) % 2**64
+                raise ValueError("its files don't belong together")
+            self._present = np.array([id is not None for id in self._ids], bool)
+            present = self._present.nonzero()[0]
+            self._removed = self._engine.starts.rows - int(self._engine.starts.of(present)[1].sum())
+            self._digest = sum(self._hashes[number] for number in present) % 2**64
 
 
 def _distances(similarities: np.ndarray) -> np.ndarray:
-    """Cosine distances, rounded: the last bits depend on how many queries went together,
-    and equal pictures should tie.
+    """Return cosine distances, rounded so that equal images tie.
+
+    The last bits depend on how many queries are searched together.
     """
     return np.clip(1 - similarities.astype(np.float64), 0, 2).round(6)

@@ -1,4 +1,4 @@
-"""The upkeep of an index beside its searches: building, snapshots, and room taken back."""
+"""The maintenance of an index during searches: building it, saving it, and freeing memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from deployments.compute.replicas import compute_threads
 logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.2  # when there is nothing to do
-# What waits to be built is built when there is so much of it, or when nothing has changed for a
-# moment: in small portions each chunk takes longer.
+# The graph is built when this many chunks wait, or when nothing has changed for this long: small
+# steps take longer per chunk.
 BUILD_CHUNKS = 1024
 QUIET_S = 1
-# A snapshot is written when so many chunks came or went, and this share of all; or when fewer did
-# and nothing has changed for a minute. Writing takes at most a twentieth of the time. An index that
-# is smaller than this is read from the log as quickly as from a snapshot.
+# A snapshot is written when at least this many chunks, and this share of all, have changed; or when
+# fewer have and nothing changes for a minute. Writing takes at most a twentieth of the time. A
+# smaller index has no snapshot: reading the log is as quick.
 SNAPSHOT_CHUNKS = 10_000
 SNAPSHOT_SHARE = 0.02
 SNAPSHOT_QUIET_S = 60
 SNAPSHOT_EVERY = 20
-# The vectors of removed photos stay until they are more than the others.
+# A new index is made when more chunks are removed than present, and more than this.
 RENEWAL_CHUNKS = 10_000
 
 
@@ -35,8 +35,8 @@ class Maintenance:
     """Builds, saves and renews the index of a follower.
 
     Args:
-        follower: has the index.
-        snapshots: where it is saved.
+        follower: the follower that has the index.
+        snapshots: where to save the index.
     """
 
     def __init__(self, follower: Follower, snapshots: Snapshots) -> None:
@@ -46,26 +46,26 @@ class Maintenance:
         self._threads = compute_threads(None)
 
     async def run(self) -> None:
-        """Look after the index for ever."""
+        """Maintain the index forever."""
         while True:
             try:
                 if not await self._work():
                     await asyncio.sleep(PAUSE_S)
-            except Exception as error:  # searches are right without it, only slower
-                logger.warning("can't maintain the index, trying again: %s", error, exc_info=True)
+            except Exception as error:  # searches are correct without maintenance, only slower
+                logger.warning("can't maintain the index; trying again: %s", error, exc_info=True)
                 await asyncio.sleep(RETRY_S)
 
     async def save(self) -> None:
-        """Write a snapshot; if that is not possible, log it and try again later."""
+        """Write a snapshot; if it can't be written, log the error and try again later."""
         follower = self.follower
         position, unsaved, begun = follower.position, follower.unsaved, time.monotonic()
         assert position is not None  # it has started
         try:
-            # The position was taken first: what is applied from here on may be in the snapshot or
-            # not, and is read from the log again.
+            # The position was taken first. Changes that are applied from here on may be in the
+            # snapshot or not; after a restart they are read from the log again.
             written = await self._in_thread(self._snapshots.write, follower.index.saver(), position)
-        except (OSError, RuntimeError) as error:  # the latter are FAISS's
-            logger.warning("can't write a snapshot of the index, trying again later: %s", error)
+        except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError
+            logger.warning("can't write a snapshot of the index; trying again later: %s", error)
             self._save_after = time.monotonic() + SNAPSHOT_QUIET_S
             return
         if written:
@@ -75,15 +75,15 @@ class Maintenance:
         self._save_after = now + SNAPSHOT_EVERY * (now - begun)
 
     async def renew(self) -> None:
-        """Replace the index by a new one, without what was removed."""
-        logger.info("most chunks of the index were removed: making a new one")
-        await self.follower.load_anew(self._build)
+        """Replace the index by a new one without removed photos."""
+        logger.info("most chunks of the index were removed: loading a new index")
+        await self.follower.reload(self._build)
 
     def must_save(self, quiet_s: float) -> bool:
         """Return whether it is time for a snapshot.
 
         Args:
-            quiet_s: for how long nothing has changed.
+            quiet_s: seconds since the last change.
         """
         index, unsaved = self.follower.index, self.follower.unsaved
         if index.chunks < SNAPSHOT_CHUNKS or not unsaved:
@@ -94,7 +94,7 @@ class Maintenance:
         return unsaved >= many or quiet_s >= SNAPSHOT_QUIET_S
 
     async def _work(self) -> bool:
-        """Build, save or renew, if it is time to; return whether there may be more to do."""
+        """Build, save or renew the index if it is time; return whether there may be more to do."""
         index = self.follower.index
         quiet_s = time.monotonic() - self.follower.changed_at
         if self.must_save(quiet_s):

@@ -23,13 +23,13 @@ FORMAT = 1
 
 
 class Snapshots:
-    """A folder of snapshots; the newest is kept.
+    """A folder of snapshots; the newest one is kept.
 
-    Several replicas of one machine may share it: one writes at a time, all may read.
+    Several replicas on one node may share it: one writes at a time, and all may read.
 
     Args:
-        path: the folder; made when the first snapshot is written.
-        kind: what wrote them (engine, format of the vectors, dimension): others are not read.
+        path: the folder, which is created with the first snapshot.
+        kind: see `ChunkIndex.kind`; snapshots of another kind are not read.
     """
 
     def __init__(self, path: str | Path, kind: dict[str, object]) -> None:
@@ -37,14 +37,14 @@ class Snapshots:
         self.kind = {"format": FORMAT, **kind}
 
     def write(self, save: Callable[[Path], None], position: Position) -> bool:
-        """Write a snapshot, then remove the older ones; all of it or nothing.
+        """Write a snapshot completely or not at all, then remove the older ones.
 
         Args:
             save: writes files into an empty folder.
-            position: the changes of the store that are in it.
+            position: the position in the store's log that the snapshot has.
 
         Returns:
-            Whether it was written: False if another replica is writing one.
+            Whether it was written; False if another replica is writing one.
 
         Raises:
             OSError: it can't be written, e.g. because the disk is full.
@@ -53,8 +53,8 @@ class Snapshots:
         with self._writing() as is_ours:
             if not is_ours:
                 return False
-            for rest in self.path.glob("writing-*"):  # of a process that was killed
-                shutil.rmtree(rest, ignore_errors=True)
+            for unfinished in self.path.glob("writing-*"):  # by a process that was killed
+                shutil.rmtree(unfinished, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(prefix="writing-", dir=self.path))
             try:
                 save(folder)
@@ -77,28 +77,28 @@ class Snapshots:
         """Read the newest snapshot that fits, if there is one.
 
         Args:
-            load: reads the files of a folder; raises OSError, ValueError, KeyError or RuntimeError
+            load: loads the files of a folder; raises OSError, ValueError, KeyError or RuntimeError
                 if it can't.
 
         Returns:
-            The changes of the store that are in it. After None, what `load` filled is to be
-            thrown away.
+            The position in the store's log that the snapshot has. If it is None, discard whatever
+            `load` has loaded.
         """
         for folder in self._folders():
             try:
                 header = json.loads((folder / "header.json").read_text())
                 if header["kind"] != self.kind:
-                    logger.info("%s was made with other settings: not used", folder)
+                    logger.info("ignoring the snapshot %s: it was made with other settings", folder)
                     continue
                 load(folder)
                 return Position(**header["position"])
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                logger.warning("the snapshot %s can't be read (%s): not used", folder, error)
+                logger.warning("ignoring the snapshot %s: it can't be read (%s)", folder, error)
                 return None
         return None
 
     def _folders(self) -> list[Path]:
-        """Return the whole snapshots, newest first."""
+        """Return the folders of complete snapshots, newest first."""
         with suppress(FileNotFoundError):
             names = (path for path in self.path.iterdir() if re.match(r"\d{20}-", path.name))
             return sorted(names, key=lambda path: path.stat().st_mtime, reverse=True)
@@ -106,6 +106,7 @@ class Snapshots:
 
     @contextmanager
     def _writing(self) -> Iterator[bool]:
+        """Hold the lock for writing while the block runs; yield whether it is ours."""
         descriptor = os.open(self.path / "writer.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:

@@ -1,4 +1,4 @@
-"""Batches of what waits: what comes while a box is busy goes into its next batch together."""
+"""Batching: what arrives while a deployment is busy forms its next batch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def batched(
     wait_s: float = 0,
     **options: Any,
 ) -> Callable[[Item], Awaitable[Result]]:
-    """Let a function work at batches; returns what takes one item.
+    """Return a function that takes one item and lets `work` process it in a batch.
 
     This is `serve.batch` behind a gate. Serve (as of 2.60) closes a batch when its waiting time is
-    over, even if the batch must then wait for others to end: without such a time, a crowd becomes a
-    queue of batches of one. So an item waits at the gate as long as no batch could begin; as soon
-    as one has ended all of them go on at once, into the next.
+    over, even if the batch must then wait for its turn. Without a waiting time, many items would
+    become a queue of batches of one. So items wait at a gate while no batch can begin. As soon as a
+    batch ends, all of them go on together into the next one.
 
     Args:
-        work: from items to as many results.
-        at_once: how many batches are worked at, at the same time.
-        wait_s: how long a batch waits to fill, seconds.
-        options: others of `serve.batch`.
+        work: turns items into as many results.
+        at_once: how many batches are processed at the same time.
+        wait_s: how long a batch waits for more items, seconds.
+        options: other options of `serve.batch`.
     """
     gate = asyncio.Event()
     gate.set()

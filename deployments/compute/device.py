@@ -1,4 +1,4 @@
-"""Devices and number formats by name, and copies to a device and back, for every network."""
+"""Devices and number formats by name, and copies to and from a device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Placement:
     Attributes:
         backend: `torch` or `openvino`.
         device: always the CPU for OpenVINO.
-        dtype: the number format it computes in.
+        dtype: the number format that the network computes in.
     """
 
     backend: str
@@ -33,7 +33,7 @@ class Placement:
 
 
 def place(settings: NetworkSection) -> Placement:
-    """Return where the network of a section of the settings runs on this machine."""
+    """Return where the network of a settings section runs on this machine."""
     device = resolve_device("cpu" if settings.backend == "openvino" else settings.device)
     return Placement(settings.backend, device, resolve_dtype(settings.dtype, device))
 
@@ -41,11 +41,11 @@ def place(settings: NetworkSection) -> Placement:
 def resolve_device(name: str) -> torch.device:
     """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:n`.
 
-    `auto` is the GPU where there is one. A CUDA device that torch can't see is a warning and
-    falls back to the CPU.
+    `auto` is the GPU if there is one. If torch can't see a CUDA device, this warns and returns the
+    CPU.
 
     Raises:
-        ValueError: for any other name.
+        ValueError: it is another name.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:n, not {name!r}")
@@ -58,7 +58,7 @@ def resolve_device(name: str) -> torch.device:
     ):
         warnings.warn(
             f"device {name!r} was asked for, but torch sees no such GPU: using the CPU. "
-            "Check the NVIDIA driver and that torch was installed with CUDA.",
+            "Check the NVIDIA driver, and that torch was installed with CUDA.",
             stacklevel=2,
         )
         return torch.device("cpu")
@@ -68,33 +68,33 @@ def resolve_device(name: str) -> torch.device:
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the torch dtype for `auto`, `float32`, `bfloat16`, `float16` or `int8`.
 
-    `auto` is bfloat16 where the hardware computes in it, float32 elsewhere. int8 is for networks
-    that were calibrated, which OpenVINO runs.
+    `auto` is bfloat16 if the hardware computes in it, otherwise float32. int8 is for calibrated
+    networks, which OpenVINO runs.
 
     Raises:
-        ValueError: for any other name.
+        ValueError: it is another name.
     """
     if name == "auto":
         return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
     if name == "int8":
         return torch.int8
     if name not in DTYPES:
-        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, int8, not {name!r}")
+        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)} or int8, not {name!r}")
     return DTYPES[name]
 
 
 def _computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Without these instructions a CPU converts to float32 and back: slower than float32 itself.
+    # Without these instructions a CPU converts to float32 and back, slower than float32 itself.
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def pinned(array: np.ndarray, device: torch.device) -> np.ndarray:
-    """Copy an array to memory from where a GPU fetches it by itself; for a CPU leave it as it is.
+    """Return a copy in pinned memory, which a GPU reads directly; for a CPU the array itself.
 
-    Torch keeps such memory, and gives it to no one else as long as a GPU may read from it.
+    Torch doesn't reuse pinned memory as long as a GPU may read from it.
     """
     if device.type == "cpu":
         return array
@@ -102,15 +102,15 @@ def pinned(array: np.ndarray, device: torch.device) -> np.ndarray:
 
 
 def upload(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Send an array to a device, in the order of its stream; nobody waits for a GPU's copy."""
+    """Copy an array to a device, in the order of its stream, without waiting for a GPU."""
     if device.type != "cpu" and not torch.from_numpy(array).is_pinned():
         array = pinned(array, device)
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def download(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
-    """Fetch tensors from whatever devices they are on, and wait once for all of them."""
-    # What comes from a GPU without waiting comes into pinned memory.
+    """Copy tensors from any devices to the CPU, and wait once for all of them."""
+    # These copies from a GPU go into pinned memory.
     fetched = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
     for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()

@@ -1,4 +1,4 @@
-"""Image bytes to pixels, and pixels to crops: the only code that reads untrusted pictures."""
+"""Decode images, and scale crops. Only this module decodes untrusted images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from deployments.compute.resample import scale_windows
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
 
-# Everything Pillow decodes by itself. EPS would run Ghostscript on the bytes, WMF needs Windows,
-# and the others are stubs that need a foreign handler.
+# All formats that Pillow decodes itself. EPS would run Ghostscript on the bytes, WMF needs Windows,
+# and the others are stubs that need a handler from elsewhere.
 Image.init()
 FORMATS = sorted(set(Image.OPEN) - {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 
-# Types of devices on which many crops are scaled together, as products of matrices. A CPU takes 16
-# times as long for that: most numbers of the matrices are 0.
+# Types of devices on which many crops are scaled together, as matrix products. On a CPU that takes
+# 16 times as long as one crop at a time, because most numbers of the matrices are 0.
 MATRICES_ON = frozenset({"cuda"})
-# Crops that are scaled down by more than this are left to the CPU, one by one: their matrices would
-# be large.
+# The CPU scales crops that shrink by more than this, one at a time: their matrices would be large.
 MAX_REDUCTION = 64
 MAX_ASPECT = 8
 
-# Shown for transparent pixels, as every browser's page does.
+# The colour behind transparent pixels, as on a page in a browser.
 BACKGROUND = (255, 255, 255)
 
 
@@ -38,7 +37,7 @@ class DecodedImage:
     """Attributes:
     pixels: uint8 `[height, width, 3]`, RGB, upright.
     media_type: what the bytes are, e.g. `image/png`.
-    animated: there are more frames than the one decoded.
+    animated: whether there are more frames than the decoded one.
     """
 
     pixels: np.ndarray
@@ -47,31 +46,32 @@ class DecodedImage:
 
 
 def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
-    """Decode the first frame of any image Pillow reads to upright RGB.
+    """Decode the first frame of an image, in any format that Pillow reads, to upright RGB.
 
     Transparency is laid over white; 16-bit and floating-point images are scaled to 8 bits.
 
     Raises:
-        TooLarge: more bytes or pixels than the limits, known before any pixel is decoded.
-        NotAnImage: no known image format.
-        BrokenImage: a known format, but the bytes end early or make no sense.
+        TooLarge: it exceeds the limits; this is checked before any pixel is decoded.
+        NotAnImage: the format is unknown.
+        BrokenImage: the format is known, but the bytes are incomplete or invalid.
     """
     if not data:
-        raise BrokenImage("There are no bytes: send the contents of an image file.")
+        raise BrokenImage("The image has no bytes: send the contents of an image file.")
     if len(data) > limits.max_bytes:
         raise TooLarge(
-            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted."
+            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted. Scale "
+            "it down."
         )
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"The image has too many pixels ({error}).") from None
+        raise TooLarge(f"The image has too many pixels ({error}). Scale it down.") from None
     except Image.UnidentifiedImageError:
         raise NotAnImage(
-            "These bytes are no image format we read: send JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP, "
-            "or another that Pillow decodes."
+            "These bytes are not in an image format we read: send JPEG, PNG, WebP, AVIF, GIF, "
+            "TIFF, BMP, or another format that Pillow decodes."
         ) from None
-    except Exception as error:  # a decoder fed with hostile bytes may raise anything
+    except Exception as error:  # with hostile bytes, a decoder may raise anything
         raise BrokenImage(f"The image can't be read: {_reason(error)}.") from None
 
     with image:
@@ -97,8 +97,8 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # a PNG says it behind its pixels
-    # What is upright already is only copied by Pillow.
+    image.load()  # in a PNG, the orientation may follow the pixels
+    # Without this check, Pillow would copy images that are upright already.
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     return ImageOps.exif_transpose(image) if turned else image
 
@@ -114,7 +114,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Scale grey values of more than 8 bits to uint8; Pillow's own conversion would clip them."""
+    """Scale grey values of more than 8 bits to uint8, which Pillow's own conversion would clip."""
     if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535:
         return (values // 257).astype(np.uint8)
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
@@ -128,7 +128,7 @@ def scale_crop(
     size: int,
     squash: bool = False,
 ) -> torch.Tensor:
-    """Cut one box out of an image and scale it, see `scale_crops`.
+    """Cut one box out of an image and scale it; see `scale_crops`.
 
     Args:
         pixels: uint8 `[height, width, 3]`, on any device.
@@ -153,18 +153,18 @@ def scale_crops(
 ) -> list[torch.Tensor]:
     """Cut boxes out of images and scale them to the encoder's input, in one step.
 
-    The interpolation is antialiased bicubic. Photos and queries are seen the same way, the way
-    that the encoder was trained with: by CLIP's own geometry the shortest side is scaled to
-    `size` and the centre square is taken, so an oblong box loses its ends.
+    The interpolation is antialiased bicubic. Photos and queries are scaled in the same way, as in
+    the training of the encoder. In CLIP's geometry the shortest side becomes `size`, and the centre
+    square is cut out, so an oblong box loses its ends.
 
-    A CPU takes one box after the other, a GPU all of them as products of matrices. Between the two
-    5 of 100 values differ by 1 grey level, 1 of 10,000 by 2.
+    A CPU scales one box at a time, a GPU all of them as matrix products. Between the two, 5 of 100
+    values differ by 1 grey level, and 1 of 10,000 by 2.
 
     Args:
         images: uint8 `[height, width, 3]`, on any devices.
-        boxes: of each image, integers `[n, 4]`: x1, y1, x2, y2, inside it, as of `outer_box`.
+        boxes: for each image, integers `[n, 4]`: x1, y1, x2, y2, inside it; see `outer_box`.
         size: side of the square, pixels.
-        squash: scale all of the box to the square instead, whatever its shape.
+        squash: scale the whole box to the square instead, whatever its shape.
         together_on: types of devices on which crops are scaled together.
 
     Returns:
@@ -189,16 +189,16 @@ def scale_crops(
 
 
 def _windows(boxes: np.ndarray, size: int, squash: bool) -> np.ndarray:
-    """Return what is seen of each box: int64 `[n, 3, 2]`, each of x and y, pixels.
+    """Return the window of each box that is scaled: int64 `[n, 3, 2]`, pixels.
 
-    First where it starts, second how long it is, third how long that is scaled; its middle `size`
-    are the crop.
+    For x and y it has the start, the length, and the scaled length, whose middle `size` pixels are
+    the crop.
     """
     start, length = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
     scaled = np.full_like(length, size)
     if not squash:
-        # CLIP's geometry shows only the middle of a very long strip: without this cut a 20000 x 1
-        # pixel box would be scaled to 20000 * size pixels before the centre is taken.
+        # CLIP's geometry shows only the middle of a very long strip. Without this limit, a box of
+        # 20000 x 1 pixels would be scaled to 20000 * size pixels before its centre is cut out.
         shortest = length.min(1, keepdims=True)
         shown = np.minimum(length, MAX_ASPECT * shortest)
         start, length = start + (length - shown) // 2, shown
@@ -217,9 +217,9 @@ def _scale_window(pixels: torch.Tensor, window: list[list[int]], size: int) -> t
 def resize(pixels: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
     """Scale uint8 `[h, w, 3]` to `[*size, 3]`, antialiased, as Pillow does.
 
-    What is to be scaled down by more than `MAX_REDUCTION` is thinned first: with the weights of all
-    pixels a strip of 64 million takes 1.6 s and 0.9 GB, where it now takes 6 ms; and torch's kernel
-    for a GPU refuses it.
+    If an image shrinks by more than `MAX_REDUCTION`, only every n-th row or column is used. With
+    all pixels, a strip of 64 million takes 1.6 s and 0.9 GB instead of 6 ms, and torch's kernel for
+    GPUs refuses it.
 
     Args:
         mode: `bilinear` or `bicubic`.
@@ -230,7 +230,7 @@ def resize(pixels: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tens
     ]
     pixels = pixels[:: steps[0], :: steps[1]]
     planes = pixels.permute(2, 0, 1).unsqueeze(0)
-    if pixels.is_cuda:  # no uint8 kernel there
+    if pixels.is_cuda:  # there is no uint8 kernel for GPUs
         planes = functional.interpolate(planes.float(), size, mode=mode, antialias=True)
         planes = planes.round_().clamp_(0, 255).to(torch.uint8)
     else:

@@ -1,6 +1,6 @@
-"""The networks in OpenVINO: faster on most CPUs than in torch, and in int8 faster again.
+"""Run networks with OpenVINO: on most CPUs it is faster than torch, and int8 is faster again.
 
-An extra of `pyproject.toml`, so this module is imported only where the config asks for it.
+OpenVINO is an optional extra, so this module is imported only if the config asks for it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from deployments.compute.device import resolve_dtype
 from deployments.compute.weights import default_cache
 from deployments.errors import ModelUnavailable
 
-# OpenVINO's converter and NNCF send Google Analytics what they are used for, and with what options.
-# Both do without this package where it is missing; it is none of anyone's business.
+# OpenVINO's converter and NNCF report their use and options to Google Analytics. This makes the
+# package that sends the reports unavailable; both work without it.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python allows it
 
 try:
@@ -37,18 +37,18 @@ PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"
 
 
 def convert(network: nn.Module, side: int) -> ov.Model:
-    """Convert a network of torch.
+    """Convert a torch network to OpenVINO.
 
     Args:
-        network: float32, on the CPU; its input is float32 `[n, 3, h, w]`. Of several outputs the
-            first one is kept.
-        side: of a square picture that it takes, pixels.
+        network: float32, on the CPU; its input is float32 `[n, 3, h, w]`. If it has several
+            outputs, the first one is kept.
+        side: side of a square image that the network accepts, pixels.
 
     Returns:
-        The same for any number of pictures, and for all sizes that the network takes.
+        The network for any number of images, in all sizes that it accepts.
     """
     with torch.no_grad(), warnings.catch_warnings():
-        # The tracer's, of each number and attribute of the network that is no tensor.
+        # The tracer warns about each number and attribute of the network that is not a tensor.
         warnings.simplefilter("ignore")
         model = ov.convert_model(
             network,
@@ -59,16 +59,16 @@ def convert(network: nn.Module, side: int) -> ov.Model:
 
 
 def int8_file(digest: str) -> Path:
-    """Return where scripts/quantize.py puts the int8 network made of weights with this SHA-256."""
+    """Return the file of the int8 network that is made from weights with this SHA-256."""
     return default_cache() / "int8" / f"{digest}.xml"
 
 
 def find_int8(name: str, digest: str) -> Path:
-    """Return the file of a network in int8.
+    """Return the file of an int8 network, which must exist.
 
     Args:
-        name: of the model, for people.
-        digest: SHA-256 of its weights.
+        name: the model's name, for messages.
+        digest: SHA-256 of the model's weights.
 
     Raises:
         ModelUnavailable: it hasn't been made on this machine.
@@ -76,26 +76,26 @@ def find_int8(name: str, digest: str) -> Path:
     file = int8_file(digest)
     if not file.is_file():
         raise ModelUnavailable(
-            f"dtype: int8 needs a network that was calibrated on photos, and there is none of "
-            f"{name} ({file}): make it with .venv/bin/python scripts/quantize.py PHOTOS, from a "
-            "folder with a hundred photos like yours, or choose another dtype."
+            "dtype: int8 needs a network that was calibrated on photos, but there is none for "
+            f"{name} ({file}): make it with .venv/bin/python scripts/quantize.py PHOTOS, where "
+            "PHOTOS is a folder of about a hundred photos like yours, or choose another dtype."
         )
     return file
 
 
 def read_int8(name: str, digest: str) -> ov.Model:
-    """Read a network in int8, see `find_int8`."""
+    """Read an int8 network; see `find_int8`."""
     file = find_int8(name, digest)
     try:
         return ov.Core().read_model(file)
     except RuntimeError as error:
         raise ModelUnavailable(
-            f"{file} can't be read ({error}): make it anew with scripts/quantize.py."
+            f"{file} can't be read ({error}): make it again with scripts/quantize.py."
         ) from None
 
 
 def write_int8(model: ov.Model, digest: str) -> Path:
-    """Put a network in int8 where `find_int8` looks for it; returns its file."""
+    """Write an int8 network where `find_int8` looks for it, and return its file."""
     file = int8_file(digest)
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -107,16 +107,16 @@ def write_int8(model: ov.Model, digest: str) -> Path:
 
 
 class CompiledNetwork:
-    """A network of OpenVINO on the CPU, called with pixels as torch's is.
+    """An OpenVINO network on the CPU, which is called with pixels like torch's.
 
-    It computes with as many threads as torch has in the thread that makes it, but with no more than
-    there are cores.
+    It computes with as many threads as torch has in the thread that creates it, but at most with
+    one for each core.
 
     Args:
-        model: from float32 `[n, 3, h, w]`, as `convert` and `read_int8` return it.
-        dtype: what it computes in; float32 where the CPU has no instructions for it. Of int8, what
-            is in floating point goes on in bfloat16 or float32, as `auto` is.
-        mean, std: of the channels of its input, of 1.
+        model: takes float32 `[n, 3, h, w]`, as `convert` and `read_int8` return it.
+        dtype: the number format; float32 if the CPU has no instructions for it. For int8, the
+            layers in floating point compute in the format of `auto`.
+        mean, std: mean and standard deviation of each input channel, on a scale from 0 to 1.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class CompiledNetwork:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            # Each process would bind its threads to the first cores, all to the same ones
+            # Otherwise every process would bind its threads to the same first cores
             # (openvinotoolkit/openvino#32444).
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
         }
-        compiled = ov.Core().compile_model(_of_pixels(model, mean, std), "CPU", options)
+        compiled = ov.Core().compile_model(_with_pixel_input(model, mean, std), "CPU", options)
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
 
@@ -145,7 +145,7 @@ class CompiledNetwork:
         """Run the network.
 
         Args:
-            pixels: uint8 `[n, 3, h, w]` on the CPU, as channels_last wants it in memory.
+            pixels: uint8 `[n, 3, h, w]` on the CPU, in the memory layout channels_last.
 
         Returns:
             float32, the network's output.
@@ -155,8 +155,8 @@ class CompiledNetwork:
         return torch.from_numpy(result[0])
 
 
-def _of_pixels(model: ov.Model, mean: Sequence[float], std: Sequence[float]) -> ov.Model:
-    """Put before a network what makes its input of uint8 `[n, h, w, 3]`."""
+def _with_pixel_input(model: ov.Model, mean: Sequence[float], std: Sequence[float]) -> ov.Model:
+    """Return a network that takes uint8 `[n, h, w, 3]` and normalises it first."""
     steps = PrePostProcessor(model)
     pixels = steps.input()
     pixels.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))

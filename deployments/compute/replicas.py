@@ -1,4 +1,4 @@
-"""Replicas that compute: their share of the machine, their threads, and their batches."""
+"""Replicas that run a network: their threads and their batches."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Several replicas share the cores. OpenMP threads that spin while they wait take the cores from
-# the other replicas: half of the indexing rate was lost to that. The variable must be in the
-# environment before torch is loaded.
+# the other replicas, which halved the indexing rate. The variable must be in the environment
+# before torch is loaded.
 COMPUTING_REPLICA: dict[str, Any] = {
     "num_cpus": 0,
     "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
 }
-# For a replica that also reads gigabytes at random: with this glibc (2.35 or newer) asks the
-# kernel for pages of 2 MiB. It must be in the environment when the process starts.
+# For a replica that also reads gigabytes at random. With this variable, glibc (2.35 or newer) asks
+# the kernel for pages of 2 MiB. It must be in the environment when the process starts.
 HUGE_PAGES_REPLICA: dict[str, Any] = {
     "num_cpus": 0,
     "runtime_env": {
@@ -43,12 +43,12 @@ def count_cores() -> int:
 def compute_threads(threads: int | None, passes: int = 1) -> ThreadPoolExecutor:
     """Return the threads that a replica runs its network in.
 
-    The event loop stays free for other requests and for health checks. Torch keeps one team of
-    threads for each thread that calls it, so there should be no more callers than passes.
+    So the event loop stays free for other requests and for health checks. Torch keeps a team of
+    threads for each thread that calls it, so there is one calling thread for each pass.
 
     Args:
-        threads: CPU threads of all teams together; None for all cores. Without this, Ray would set
-            it to the replica's `num_cpus`, which is a share for scheduling and not a limit.
+        threads: CPU threads of all teams together; None for all cores. By itself, Ray would set it
+            to the replica's `num_cpus`, which is a share for scheduling and not a limit.
         passes: how many passes of the network run at the same time.
     """
     team = (threads or count_cores()) // passes
@@ -58,9 +58,9 @@ def compute_threads(threads: int | None, passes: int = 1) -> ThreadPoolExecutor:
 def passes_at_once(threads: int | None, placement: Placement) -> int:
     """Return how many passes at the same time use a replica's threads best.
 
-    The threads of one team wait for each other after each layer. On two cores, two passes of one
-    thread each do 1.2 times (YOLOv5s) to 1.3 times (a small CLIP) the work of one pass with two
-    threads. OpenVINO gains nothing from this, and a GPU runs its passes in its own way.
+    The threads of one team wait for each other after each layer, so passes of one thread each do
+    more work (see docs/design.md). OpenVINO gains nothing from this, and a GPU schedules its passes
+    itself.
     """
     if placement.backend == "torch" and placement.device.type == "cpu":
         return threads or count_cores()
@@ -68,19 +68,19 @@ def passes_at_once(threads: int | None, placement: Placement) -> int:
 
 
 def load_with_threads(threads: int | None, load: Callable[[], T]) -> T:
-    """Load a network in a thread that has as many CPU threads as the replica will use.
+    """Load a network in a thread whose torch has the CPU threads of the replica.
 
-    OpenVINO takes as many threads as torch has in the thread that loads the network.
+    OpenVINO uses as many threads as torch has in the thread that loads the network.
     """
     with compute_threads(threads) as loading:
         return loading.submit(load).result()
 
 
 class Passes:
-    """The passes of a network in one replica, in batches of what waits.
+    """Runs the passes of a replica's network, each with a batch.
 
     Args:
-        settings: of the network; its batches are this large, and wait this long to fill.
+        settings: the network's settings, which limit the size and the waiting time of a batch.
         threads: CPU threads of all passes together; None for all cores.
         at_once: how many passes run at the same time.
     """
@@ -91,24 +91,24 @@ class Passes:
         self._threads = compute_threads(threads, at_once)
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
-        """Run a pass by itself, and wait for it."""
+        """Run a single pass, and wait for it."""
         return self._threads.submit(work, *args).result()
 
     def batched(
         self, work: Callable[[list[Item]], list[Result]], **options: Any
     ) -> Callable[[Item], Awaitable[Result]]:
-        """Let a function work on batches in the threads of the passes; return what takes one item.
+        """Return a function that takes one item and lets `work` process it in a batch.
 
         Args:
-            work: from items to as many results.
+            work: turns items into as many results; runs in the threads of the passes.
             options: other options of `serve.batch`.
         """
 
-        async def pass_of(items: list[Item]) -> list[Result]:
+        async def run_batch(items: list[Item]) -> list[Result]:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, items)
 
         return batched(
-            pass_of,
+            run_batch,
             at_once=self._at_once,
             wait_s=self._settings.batch_wait_ms / 1000,
             max_batch_size=self._settings.batch_size,

@@ -1,18 +1,18 @@
-"""Many parts of photos scaled at once, as products of matrices: the way for GPUs.
+"""Scale many crops at once on a GPU, as matrix products.
 
-Each number of a scaled row is a weighted sum of the numbers around its place: so the rows of a crop
-are those of the photo times a matrix of weights, and its columns are once more. All crops of a
-photo are two products, for which a GPU has units of its own, and what is launched for a photo
-doesn't depend on how many crops it has.
+Each number of a scaled row is a weighted sum of the numbers around its place. So the rows of a crop
+are the photo's rows times a matrix of weights; a second product scales the columns. Two products
+make all crops of a photo. A GPU has special units for them, and the number of launches doesn't
+depend on the number of crops.
 
-The filter is the cubic convolution of Keys (1981) with a = -0.5, stretched by the reduction, and
-its weights divided by their sum: antialiased bicubic, as Pillow's and torch's.
+The filter is the cubic convolution of Keys (1981) with a = -0.5, stretched by the reduction, with
+weights divided by their sum: antialiased bicubic, as in Pillow and torch.
 
-Everything is float16. The pixels are whole numbers, less 128, so they are exact in it, and so are
-the scaled rows, which are rounded to whole numbers before the columns, as Pillow and torch do. Of
-a weight 2^-12 is lost, and of a sum, which the units add up in float32, 1/32: together less than a
-tenth of a grey level, and then it is rounded. TF32 would keep no more of the weights, at half the
-speed; bfloat16 would lose half a level; for float32 itself there are no fast units.
+Everything is float16. Pixels minus 128 are whole numbers, which float16 represents exactly. So are
+the scaled rows, because they are rounded to whole numbers before the columns are scaled, as in
+Pillow and torch. A weight loses 2^-12, and a sum, which the units add up in float32, loses 1/32:
+together less than a tenth of a grey level before rounding. TF32 would keep no more of the weights,
+at half the speed; bfloat16 would lose half a level; and there are no fast units for float32.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from deployments.compute.device import upload
 
 DTYPE = torch.float16
-MEMORY = 2**29  # bytes for all that is in between, about
-GREY = 128  # taken from each pixel, so that numbers are small where they are rounded
+MEMORY = 2**29  # bytes of all intermediate results, about
+GREY = 128  # subtracted from each pixel, so that rounded numbers are small
 
 
 @torch.inference_mode()
@@ -38,9 +38,9 @@ def scale_windows(
 
     Args:
         photos: uint8 `[height, width, 3]`, on one device.
-        windows: of each photo int64 `[n, 3, 2]`, each of x and y: where a window starts, how long
-            it is, and how long that is scaled, pixels.
-        size: side of the square, pixels; no window is scaled to less.
+        windows: for each photo int64 `[n, 3, 2]`: start, length and scaled length of each window,
+            in x and y, pixels.
+        size: side of the square, pixels; no scaled length is smaller.
 
     Returns:
         For each photo uint8 `[n, size, size, 3]`.
@@ -65,12 +65,12 @@ def scale_windows(
 
 
 def _bytes_of_a_crop(windows: np.ndarray, size: int, height: int, width: int) -> int:
-    """Estimate the memory for a crop: its matrices, its scaled rows, and the weights before."""
+    """Estimate the memory for a crop: its weights, their matrices, and its scaled rows."""
     return size * (2 * (width + height) + 6 * height + 2 * _taps(windows) * 32)
 
 
 def _taps(windows: np.ndarray) -> int:
-    """Return how many pixels one of the result depends on, at most."""
+    """Return the largest number of pixels that a pixel of a crop depends on, along one side."""
     reduction = max(1, (windows[:, 1] / windows[:, 2]).max())
     return math.ceil(4 * reduction) + 1
 
@@ -78,11 +78,10 @@ def _taps(windows: np.ndarray) -> int:
 def _weights(
     windows: np.ndarray, size: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which pixels each one of the results depends on, and how much.
+    """Return the pixels that each pixel of a crop depends on, and their weights.
 
     Returns:
-        int64 and float16 `[2, n, size, taps]`, for x and for y; where there are fewer pixels, the
-        weight is 0.
+        int64 and float16 `[2, n, size, taps]`, for x and for y; unused pixels have weight 0.
     """
     start, length, scaled = windows.transpose(1, 2, 0)  # [3, 2, n]
     scale = length / scaled
@@ -100,16 +99,16 @@ def _weights(
 
 
 def _cubic(t: torch.Tensor) -> torch.Tensor:
-    """Keys' kernel, a = -0.5, of distances from 0: a curve up to 1, another up to 2, then 0."""
+    """Return Keys' kernel, a = -0.5, at distances from 0. It is 0 from distance 2 on."""
     t = t.clamp(max=2)
     return torch.where(t < 1, (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2)
 
 
 def _matrix(taps: torch.Tensor, weights: torch.Tensor, length: int) -> torch.Tensor:
-    """Put weights where they belong: float16 `[n, size, at least length]`.
+    """Return the weights as matrices, float16 `[n, size, at least length]`.
 
-    Those of 0 may lie beyond the photo's end, for which there is room; and rows begin at multiples
-    of 16 bytes, without which there is no fast product.
+    Weights of 0 may lie beyond the end of the photo, so the matrices have room for them. Rows begin
+    at multiples of 16 bytes, which fast products need.
     """
     n, size, most = taps.shape
     matrix = weights.new_zeros((n, size, math.ceil((length + most) / 8) * 8))
@@ -119,7 +118,7 @@ def _matrix(taps: torch.Tensor, weights: torch.Tensor, length: int) -> torch.Ten
 def _parts(
     photos: Sequence[torch.Tensor], counts: Sequence[int], start: int, stop: int
 ) -> Iterator[tuple[torch.Tensor, slice]]:
-    """Yield the photos that have crops between two numbers, and which of those are theirs."""
+    """Yield the photos of the crops from `start` to `stop`, each with the slice of its crops."""
     first = 0
     for photo, count in zip(photos, counts, strict=True):
         begin, end = max(first, start), min(first + count, stop)
@@ -137,13 +136,13 @@ def _product(
         photo: uint8 `[height, width, 3]`.
         across: `[n * size, at least width]`.
         down: `[n, at least height, size]`.
-        squares: `[n, size * 3, size]`, by column, colour and row: where they go, less 128, not
-            rounded.
+        squares: gets the result, less 128 and not rounded: `[n, size * 3, size]`, by column, colour
+            and row.
     """
     height, width, _ = photo.shape
     planes = across.new_empty((width, 3, height))
     torch.sub(photo.permute(1, 2, 0), float(GREY), out=planes)
     rows = across[:, :width] @ planes.view(width, 3 * height)
-    # To whole numbers of 8 bits, as Pillow and torch have them between the two steps.
+    # Round to whole numbers of 8 bits, as Pillow and torch do between the two steps.
     rows = rows.round_().clamp_(-GREY, 255 - GREY).view(len(down), -1, height)
     torch.bmm(rows, down[:, :height], out=squares)

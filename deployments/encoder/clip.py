@@ -1,7 +1,7 @@
-"""CLIP's two towers, as transformers loads them.
+"""CLIP's two towers, loaded by transformers.
 
-Importing transformers costs seconds and a hundred megabytes, so this is imported where a model is
-loaded, and not by what only has to know which model it is: the process that builds the graph.
+Importing transformers takes seconds and a hundred megabytes. So this module is imported only where
+a model is loaded, and not in the process that builds the graph.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from deployments.errors import ModelUnavailable
 
 Tower = TypeVar("Tower", bound=PreTrainedModel)
 
-# A file may hold two towers: transformers would list the weights of the other one as unexpected at
-# every start. Missing ones are looked for in `_load`.
+# A file may hold two towers, and transformers would report the weights of the other one as
+# unexpected at every start. `_load` checks for missing ones.
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
 class ImageTower(torch.nn.Module):
-    """The tower of the pictures, with the normalisation of its input before it.
+    """The image tower, which normalises its input first.
 
     Args:
-        network: of transformers.
-        mean, std: of the channels of its input, on a scale from 0 to 1.
+        network: transformers' image tower.
+        mean, std: mean and standard deviation of each input channel, on a scale from 0 to 1.
     """
 
     mean: torch.Tensor
@@ -40,22 +40,21 @@ class ImageTower(torch.nn.Module):
     def __init__(self, network: CLIPVision, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
-        # Always float32: in half precision, pixels would lose half a level.
+        # Always float32: in half precision, pixels would lose half a grey level.
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalise pixels, uint8 `[n, 3, h, w]` to float32 of the same shape.
 
-        After the squares of `Encoder.squares` this is the same as transformers'
-        `CLIPImageProcessor`, within 2 of 255 grey levels: both round the scaled pixels to whole
-        levels, by different code. Squashed, a pixel in a thousand may differ by more, at sharp
-        edges.
+        Together with `Encoder.squares` this equals transformers' `CLIPImageProcessor` within 2 of
+        255 grey levels: both round the scaled pixels to whole levels, by different code. If the
+        image is squashed, one pixel in a thousand may differ by more, at sharp edges.
         """
         return (pixels.float() / 255 - self.mean) / self.std
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return vectors `[n, dimension]`, not yet normalised, of pixels `[n, 3, h, w]`.
+        """Return the vectors of pixels `[n, 3, h, w]`: `[n, dimension]`, not yet normalised.
 
         Args:
             pixels: uint8, or float32 as `normalise` returns it.
@@ -65,7 +64,7 @@ class ImageTower(torch.nn.Module):
 
 
 def load_image_tower(files: EncoderFiles, dtype: torch.dtype) -> ImageTower:
-    """Load the tower of the pictures, on the CPU.
+    """Load the image tower, on the CPU.
 
     Raises:
         ModelUnavailable: the weights can't be read, or some are missing.
@@ -76,7 +75,7 @@ def load_image_tower(files: EncoderFiles, dtype: torch.dtype) -> ImageTower:
 def load_text_tower(
     files: EncoderFiles, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizerBase, CLIPText]:
-    """Load the tokenizer and the tower of the texts, on the CPU.
+    """Load the tokenizer and the text tower, on the CPU.
 
     Raises:
         ModelUnavailable: the weights can't be read, or some are missing.
@@ -88,12 +87,12 @@ def load_text_tower(
 def _load(files: EncoderFiles, model_class: type[Tower], dtype: torch.dtype) -> Tower:
     config = AutoConfig.from_pretrained(files.folder, local_files_only=True)
     if files.has_text:
-        # A tower read from a whole CLIP takes its own section, but not the shared dimension.
+        # The dimension is shared, so a tower's own section of the config doesn't have it.
         tower = config.text_config if model_class is CLIPText else config.vision_config
         tower.projection_dim = config.projection_dim
         config = tower
     try:
-        # With `output_loading_info` it returns a pair, of which its types don't know.
+        # With `output_loading_info` it returns a pair, which its types don't say.
         loaded: Any = model_class.from_pretrained(
             files.folder,
             config=config,

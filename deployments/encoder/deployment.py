@@ -1,4 +1,4 @@
-"""The encoder as a deployment, which the graph binds twice: for photos, and for queries."""
+"""The encoder as a deployment. The graph binds it twice: for photos and for queries."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from deployments.settings import HEALTH_CHECK_S, EncoderSettings
     ray_actor_options=COMPUTING_REPLICA,
 )
 class EncoderDeployment:
-    """An `Encoder` behind batches limited by the number of crops.
+    """An `Encoder` that works on batches, which are limited by their number of crops.
 
-    It is bound twice, for photos and for queries, so that a search doesn't wait behind the crops
-    of the photos being indexed.
+    The graph binds it twice, so that a search doesn't wait behind the crops of the photos that are
+    being indexed.
 
     Args:
-        low_latency: be quick with one picture, rather than get through many.
+        low_latency: encode a single query quickly, rather than many crops per second.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class EncoderDeployment:
         elif self.encoder.files.is_small:
             threads = threads or 1
         self.passes = Passes(settings, threads, at_once)
-        # The first pass is slow (memory, kernels): let no request wait for it.
+        # The first pass is slow (memory, kernels), so no request should wait for it.
         size = self.encoder.files.image_size
         self.passes.run(self.encoder.encode_images, np.zeros((1, size, size, 3), np.uint8))
         self._encode_texts = self.passes.batched(self._encode_texts_together)
@@ -60,7 +60,7 @@ class EncoderDeployment:
 
     async def encode_photo(self, photo: SegmentedPhoto) -> EncodedPhoto:
         """Replace a photo's crops by their vectors."""
-        # serve.batch refuses an item that is larger than a batch.
+        # `serve.batch` refuses an item that is larger than a batch.
         size = self.encoder.settings.batch_size
         pieces = [photo.crops[start : start + size] for start in range(0, len(photo.crops), size)]
         vectors = await asyncio.gather(*map(self._encode_images, pieces))
@@ -77,7 +77,7 @@ class EncoderDeployment:
     async def encode_query(
         self, data: bytes, box: tuple[float, float, float, float] | None
     ) -> np.ndarray:
-        """Encode a picture, or a part of it, as its crop would be: float32 `[dimension]`.
+        """Encode a picture, or a box of it, in the same way as a crop: float32 `[dimension]`.
 
         Raises:
             BadParameter: the box lies outside the picture.
@@ -96,7 +96,7 @@ class EncoderDeployment:
         return await self._encode_texts(text)
 
     async def ping(self) -> None:
-        """Answer, to show that it can."""
+        """Do nothing; an answer shows that the replica is ready."""
 
     def _cut_query(self, data: bytes, box: tuple[float, float, float, float] | None) -> np.ndarray:
         pixels = decode(data, self.limits).pixels
@@ -105,7 +105,7 @@ class EncoderDeployment:
             box = (0, 0, width, height)
         elif box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
             raise BadParameter(
-                f"The box {box} lies outside of the picture, which has {width} x {height} pixels."
+                f"The box {box} lies outside the picture, which has {width} x {height} pixels."
             )
         files = self.encoder.files
         return scale_crop(torch.from_numpy(pixels), box, files.image_size, files.squash).numpy()

@@ -1,4 +1,4 @@
-"""Crops, queries and texts to vectors: CLIP's two towers."""
+"""The encoder: turns crops, queries and texts into vectors, with CLIP's two towers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from deployments.settings import EncoderSettings
 
 
 class Encoder:
-    """CLIP's image tower and, where the model has one, its text tower.
+    """Encodes images with CLIP's image tower, and texts with its text tower if it has one.
 
     Args:
-        settings: which model, and what runs its image tower. The text tower is run by torch.
+        settings: the model, and what runs its image tower. The text tower always runs in torch.
 
     Attributes:
-        files: where it was found, and what is known of it.
+        files: the model's files and properties.
         placement: what runs the image tower, and where.
-        tower: the image tower, from uint8 `[n, 3, image_size, image_size]` to vectors.
+        tower: the image tower; turns uint8 `[n, 3, image_size, image_size]` into vectors.
 
     Raises:
         ModelUnavailable: the model can't be found, downloaded or run.
@@ -41,7 +41,7 @@ class Encoder:
         self.files = find_encoder(settings)
 
         def load(device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-            from deployments.encoder.clip import load_image_tower  # takes seconds: see there
+            from deployments.encoder.clip import load_image_tower  # takes seconds
 
             return load_image_tower(self.files, dtype).to(device)
 
@@ -56,10 +56,10 @@ class Encoder:
         )
 
     def encode_images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """Encode pictures.
+        """Encode images.
 
         Args:
-            images: uint8 `[height, width, 3]` each, RGB, of any size; or all in one array.
+            images: uint8 `[height, width, 3]` each, RGB, of any size; or one array of all.
 
         Returns:
             float32 `[len(images), dimension]`, L2-normalised.
@@ -72,7 +72,7 @@ class Encoder:
         return np.concatenate([np.zeros((0, self.files.identity.dimension), np.float32), *batches])
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts into the space of the pictures; what is over the tower's length is cut.
+        """Encode texts, into the same space as images. Texts beyond the tower's length are cut.
 
         Returns:
             float32 `[len(texts), dimension]`, L2-normalised.
@@ -97,14 +97,14 @@ class Encoder:
             return _normalised(model(**tokens.to(self.placement.device)).text_embeds)
 
     def squares(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
-        """Scale pictures to the input of the image tower.
+        """Scale images to the input of the image tower.
 
         Returns:
             uint8 `[len(images), 3, image_size, image_size]` on the device.
         """
         size = self.files.image_size
         if isinstance(images, np.ndarray) and images.shape[1:3] == (size, size):
-            pixels = upload(images, self.placement.device)  # crops, all at once
+            pixels = upload(images, self.placement.device)  # crops, which have this size already
         else:
             pixels = torch.stack(
                 [
@@ -125,12 +125,12 @@ class Encoder:
 
     @cached_property
     def _text_tower(self) -> tuple[Any, Any]:
-        # Loaded when the first text comes: replicas that only index never pay for it.
+        # Loaded for the first text, so that replicas that only index don't load it.
         from deployments.encoder.clip import load_text_tower
 
-        dtype = (
-            torch.float32 if self.placement.dtype == torch.int8 else self.placement.dtype
-        )  # int8 is for pictures
+        dtype = self.placement.dtype
+        if dtype == torch.int8:  # only the image tower runs in int8
+            dtype = torch.float32
         tokenizer, tower = load_text_tower(self.files, dtype)
         torch.nn.Module.to(tower, self.placement.device)  # the types of its own `to` are wrong
         return tokenizer, tower

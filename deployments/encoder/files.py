@@ -1,4 +1,4 @@
-"""Which encoder is meant, and where its files lie: what is known without loading it."""
+"""Find an encoder's files and properties, without loading it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from deployments.errors import ModelUnavailable
 from deployments.records import EncoderIdentity, EncoderState
 from deployments.settings import EncoderSettings, display_name
 
-# OpenAI's statistics of the training images, used where a model's folder doesn't bring its own.
+# OpenAI's statistics of the training images, for models whose folder has no others.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PREPROCESSING = "preprocessor_config.json"
-# models/compact (6 MB) encodes one picture in 9 ms by one thread, in 14 by two that wait passively.
+# One thread encodes an image with models/compact (6 MB) in 9 ms; two that wait passively take 14.
 SMALL_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderFiles:
-    """What is known of an encoder without loading it.
+    """An encoder on this machine.
 
     Attributes:
-        folder: where its files lie.
-        identity: what its vectors are stamped with.
-        image_size: side of the square picture it looks at, pixels.
-        squash: how pictures become square: all of them squashed, or the centre square cut out.
-        mean, std: of the channels of its input, on a scale from 0 to 1.
-        has_text: it has a text tower.
-        is_small: for a single picture, one thread is faster than two.
+        folder: the folder of its files.
+        identity: tells its vectors from those of other encoders.
+        image_size: side of its square input, pixels.
+        squash: how images become square: the whole image is squashed, or the centre is cut out.
+        mean, std: mean and standard deviation of each input channel, on a scale from 0 to 1.
+        has_text: whether it has a text tower.
+        is_small: whether one thread encodes a single image faster than two.
     """
 
     folder: Path
@@ -46,20 +46,20 @@ class EncoderFiles:
 
     @property
     def state(self) -> EncoderState:
-        """What `/stats` says of it."""
+        """What `/stats` says about it."""
         return EncoderState(**asdict(self.identity), text=self.has_text)
 
 
 def find_encoder(settings: EncoderSettings) -> EncoderFiles:
-    """Locate a CLIP model, and download it if need be.
+    """Find a CLIP model, and download it if necessary.
 
     `settings.pretrained_model_name_or_path` is a folder in the format of transformers, or a name
     on the Hugging Face hub.
 
     Raises:
-        ModelUnavailable: it is neither, can't be downloaded, isn't a CLIP model, wants its
-            pictures scaled in a way that we can't, or the backend can't run it, or not in this
-            number format.
+        ModelUnavailable: it is neither, can't be downloaded, isn't a CLIP model, needs its images
+            scaled in a way that isn't supported, or the backend can't run it in this number
+            format.
     """
     name = settings.pretrained_model_name_or_path
     folder = Path(name)
@@ -100,19 +100,21 @@ def find_encoder(settings: EncoderSettings) -> EncoderFiles:
 
 
 def _read_preprocessing(folder: Path) -> dict[str, Any]:
-    """Return what a model's folder says of its pictures; nothing where CLIP's own ways hold."""
+    """Return a model's preprocessor config; empty if it has none: CLIP's defaults apply then."""
     file = folder / PREPROCESSING
     try:
         return json.loads(file.read_text()) if file.is_file() else {}
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{file} can't be read ({error}).") from None
+        raise ModelUnavailable(
+            f"{file} can't be read ({error}): correct it or copy the model again."
+        ) from None
 
 
 def _squashes(folder: Path, preprocessing: dict[str, Any], image_size: int) -> bool:
-    """Whether pictures are squashed to the square, in the words of transformers' CLIP.
+    """Return whether images are squashed to a square, or their centre square is cut out.
 
     Raises:
-        ModelUnavailable: neither that nor the centre square.
+        ModelUnavailable: the preprocessor config asks for something else.
     """
     size, cropped = preprocessing.get("size"), preprocessing.get("do_center_crop", True)
     if size == {"height": image_size, "width": image_size}:
@@ -121,7 +123,6 @@ def _squashes(folder: Path, preprocessing: dict[str, Any], image_size: int) -> b
         return False
     raise ModelUnavailable(
         f"{folder / PREPROCESSING} has size {json.dumps(size)} and do_center_crop "
-        f"{json.dumps(cropped)}: pictures can be scaled by their shortest_edge with "
-        "do_center_crop, or all of them to "
+        f"{json.dumps(cropped)}. Set size to a shortest_edge, with do_center_crop, or to "
         f'{{"height": {image_size}, "width": {image_size}}}, the image_size of config.json.'
     )

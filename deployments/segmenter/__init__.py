@@ -1,1 +1,1 @@
-"""The segmenter: image bytes to boxes and crops."""
+"""The segmenter: turns image bytes into boxes and crops."""

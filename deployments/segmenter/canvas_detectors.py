@@ -1,4 +1,4 @@
-"""YOLOv5, as a checkpoint or as an export: detectors that look at letterboxed images."""
+"""YOLOv5 detectors, from a checkpoint or a TorchScript export. They see letterboxed images."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from deployments.segmenter.suppression import select
 from deployments.segmenter.yolov5 import load_network
 from deployments.settings import SegmenterSettings
 
-# On a CPU larger batches are slower: their activations leave the cache, and the allocator gives
-# such large blocks back to the kernel after each layer.
+# On a CPU, larger batches are slower: their activations don't fit into the cache, and the allocator
+# returns such large blocks to the kernel after each layer.
 CPU_BATCH = 4
 
 
 class CanvasDetector:
-    """A network with YOLOv5's output, run on letterboxed images, those of equal canvas together.
+    """Runs a network with YOLOv5's output on letterboxed images, in batches of equal canvases.
 
     Args:
-        network: from uint8 `[n, 3, h, w]` to float32 `[n, anchors, 5 + classes]`, as
-            `YoloV5.forward` returns it.
-        place: from an image's height and width to its place on a canvas.
-        names: of the classes.
-        settings: of the segmenter.
-        device: where the canvases are wanted.
+        network: turns uint8 `[n, 3, h, w]` into float32 `[n, anchors, 5 + classes]`, see
+            `YoloV5.forward`.
+        place: returns the letterbox of an image with this height and width.
+        names: the class names.
+        settings: the segmenter's settings.
+        device: the device to make the canvases on.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class CanvasDetector:
             canvases = lay_on_canvases(
                 [images[i] for i in indices], [places[i] for i in indices], self._device
             )
-            # Permuted, [n, h, w, 3] already lies in memory as channels_last wants it.
+            # The permuted [n, h, w, 3] has the memory layout channels_last without a copy.
             predictions = self.network(canvases.permute(0, 3, 1, 2))
             selected = select(predictions, [thresholds[i] for i in indices], self._iou_threshold)
             for i, rows in zip(indices, selected, strict=True):
@@ -81,15 +81,15 @@ class CanvasDetector:
 
 
 class YoloV5Detector(CanvasDetector):
-    """A YOLOv5 checkpoint, run on the smallest canvas that holds the scaled image.
+    """Runs a YOLOv5 checkpoint on the smallest canvas that holds the scaled image.
 
     Args:
         path: the `.pt` file.
-        settings: of the segmenter.
+        settings: the segmenter's settings.
         placement: what runs the network, and where.
 
     Raises:
-        ModelUnavailable: the file can't be used; says why.
+        ModelUnavailable: the file can't be used; the message says why.
     """
 
     def __init__(self, path: Path, settings: SegmenterSettings, placement: Placement) -> None:
@@ -109,17 +109,17 @@ class YoloV5Detector(CanvasDetector):
 
 
 class TorchScriptDetector(CanvasDetector):
-    """YOLOv5 as exported to TorchScript: one fixed square canvas, one number format.
+    """Runs a TorchScript export of YOLOv5, with a fixed square canvas and number format.
 
     Args:
-        path: the `.torchscript` file. Its `config.txt`, where there is one, says the canvas and
-            the class names.
-        settings: of the segmenter; `image_size` is the side of the canvas where the file doesn't
-            say it.
+        path: the `.torchscript` file. If it contains a `config.txt`, that gives the canvas and the
+            class names.
+        settings: the segmenter's settings; `image_size` is the side of the canvas if the file
+            doesn't give it.
         placement: where the network runs.
 
     Raises:
-        ModelUnavailable: the file can't be used; says why.
+        ModelUnavailable: the file can't be used; the message says why.
     """
 
     def __init__(self, path: Path, settings: SegmenterSettings, placement: Placement) -> None:
@@ -148,5 +148,5 @@ class TorchScriptDetector(CanvasDetector):
 
 
 def _names(names: list[str] | dict[str, str]) -> list[str]:
-    """Return class names by index, whether a JSON list or an object with indices for keys."""
+    """Return class names by index, from a JSON list or a JSON object whose keys are indices."""
     return [names[str(i)] for i in range(len(names))] if isinstance(names, dict) else names

@@ -1,10 +1,10 @@
-"""YOLOv5 checkpoints, read without running anything that is written in them.
+"""Read YOLOv5 checkpoints without running any code from them.
 
 A `.pt` file is a zip: `*/data.pkl` is a pickle of a whole module tree, `*/data/KEY` are the raw
-numbers of its tensors. A pickle can call any function it names, so this reader knows its few
-allowed names itself and gives each of them something harmless: classes become stand-ins that only
-hold their state, tensors become descriptions that are checked and filled in after the pickle has
-been read. Neither PyTorch's nor YOLOv5's classes take part.
+numbers of its tensors. A pickle can call any function it names. So this reader allows a few names
+only, and gives each of them a harmless meaning: classes become stand-ins that only hold their
+state, and tensors become descriptions, which are checked and filled in after the pickle was read.
+The classes of PyTorch and YOLOv5 are not used.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STORAGES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-# Classes of these packages, and these functions, occur in genuine checkpoints; all are stand-ins.
+# Genuine checkpoints name classes of these packages, and these names. All become stand-ins.
 INERT_PACKAGES = ("models", "utils", "torch.nn.modules")
 INERT_NAMES = {
     ("_codecs", "encode"),
@@ -55,18 +55,18 @@ INERT_NAMES = {
 
 
 class CheckpointRefused(ModelUnavailable):
-    """The file is no YOLOv5 checkpoint, or names something a checkpoint has no business with."""
+    """The file is not a YOLOv5 checkpoint, or it names something that no checkpoint needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What is needed of a YOLOv5 checkpoint.
+    """The parts of a YOLOv5 checkpoint from which its network is built.
 
     Attributes:
         architecture: the model's yaml: `backbone`, `head`, `depth_multiple`, ...
         state: parameters and buffers by name (`model.0.conv.weight`); float32, counters int64.
         names: the class names, by class index.
-        stride: of each head, input pixels for one cell of its grid.
+        stride: for each head, the side of a cell of its grid in input pixels.
         anchors: float32 `[heads, anchors of a head, 2]`, width and height in input pixels.
     """
 
@@ -78,10 +78,10 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a YOLOv5 v6 or v7 checkpoint; the averaged model (`ema`) where there is one.
+    """Read a YOLOv5 v6 or v7 checkpoint: its averaged model (`ema`), or else its `model`.
 
     Raises:
-        CheckpointRefused: not such a file, damaged, or not harmless.
+        CheckpointRefused: the file is not such a checkpoint, damaged, or not safe to read.
     """
     with open_archive(path) as archive:
         try:
@@ -89,7 +89,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             return _checkpoint(reader.load(), reader, path)
         except CheckpointRefused:
             raise
-        except Exception as error:  # hostile bytes can make any step fail in any way
+        except Exception as error:  # hostile bytes can make any step raise anything
             raise CheckpointRefused(
                 f"The checkpoint {path} can't be read: {error or type(error).__name__}."
             ) from error
@@ -99,7 +99,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
     """Open a file written by `torch.save` or `torch.jit.save`.
 
     Raises:
-        CheckpointRefused: it is not in PyTorch's zip format.
+        CheckpointRefused: the file is not in PyTorch's zip format.
     """
     if zipfile.is_zipfile(path):
         return zipfile.ZipFile(path)
@@ -107,14 +107,14 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         start = file.read(2)
     if start[:1] == b"\x80":
         raise CheckpointRefused(
-            f"{path} is in PyTorch's old format (before 1.6), which can't be opened safely: where "
-            "you trust the file, load it with YOLOv5's own code and save it again with torch.save."
+            f"{path} is in PyTorch's old format (before 1.6), which can't be opened safely. If you "
+            "trust the file, load it with YOLOv5's own code and save it again with torch.save."
         )
-    raise CheckpointRefused(f"{path} is not a PyTorch file: check that it was downloaded whole.")
+    raise CheckpointRefused(f"{path} is not a PyTorch file: check that its download is complete.")
 
 
 class _Inert:
-    """Stands in for a class or function: ignores its arguments, keeps its state, does nothing."""
+    """A stand-in for a class or function: it ignores its arguments and only keeps its state."""
 
     __slots__ = ("state",)
 
@@ -150,7 +150,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _StoredTensor:
-    """A tensor's place in its storage; filled in by `_Reader.tensor`."""
+    """Where a tensor lies in its storage; `_Reader.tensor` reads its numbers."""
 
     storage: _Storage
     offset: int
@@ -162,15 +162,15 @@ class _StoredTensor:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _StoredTensor:
-    """Check and keep what `torch._utils._rebuild_tensor_v2` is given."""
+    """Check and keep the arguments of `torch._utils._rebuild_tensor_v2`."""
     if type(storage) is not _Storage or type(size) is not tuple or type(stride) is not tuple:
         raise pickle.UnpicklingError("a tensor is not described by a storage, a size and a stride")
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
-        raise pickle.UnpicklingError("a tensor's size makes no sense")
+        raise pickle.UnpicklingError("a tensor's size is invalid")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    # More elements than the storage has: repeated ones (stride 0), which no parameter has, and
-    # which would let a few bytes fill the memory.
+    # A tensor with more elements than its storage repeats some (stride 0). No parameter does, and
+    # a few bytes could fill the memory in this way.
     if math.prod(size) > storage.length or (math.prod(size) and last >= storage.length):
         raise pickle.UnpicklingError("a tensor is larger than its storage")
     return _StoredTensor(storage, offset, size, stride)
@@ -181,7 +181,7 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 
 class _Function:
-    """A function the pickle may call. Unlike a function's, its attributes can't be set."""
+    """A function that the pickle may call. Its attributes can't be set, unlike a function's."""
 
     __slots__ = ("_call",)
     _call: Callable[..., Any]
@@ -210,18 +210,18 @@ class _Reader(pickle.Unpickler):
         self._prefix = pickles[0].removesuffix("data.pkl")
         self._check_byte_order()
         data = self._read_pickle(pickles[0])
-        self._elements_left = path.stat().st_size  # an element takes at least a byte
+        self._elements_left = path.stat().st_size  # an element takes at least one byte
         super().__init__(io.BytesIO(data), encoding="utf-8")
 
     def _check_entries(self) -> dict[str, zipfile.ZipInfo]:
         entries = {entry.filename: entry for entry in self._archive.infolist()}
-        # torch.save never compresses. What isn't compressed can't be larger than the file.
-        plain = all(
+        # torch.save never compresses, and entries without compression can't exceed the file.
+        uncompressed = all(
             entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
             for entry in entries.values()
         )
         total = sum(entry.file_size for entry in entries.values())
-        if not plain or total > self._path.stat().st_size:
+        if not uncompressed or total > self._path.stat().st_size:
             raise CheckpointRefused(
                 f"The checkpoint {self._path} is refused: its entries are compressed or overlap, "
                 "which torch.save never does."
@@ -231,7 +231,9 @@ class _Reader(pickle.Unpickler):
     def _check_byte_order(self) -> None:
         name = f"{self._prefix}byteorder"
         if name in self._entries and self._archive.read(name) != b"little":
-            raise CheckpointRefused(f"{self._path} was written on a big-endian machine.")
+            raise CheckpointRefused(
+                f"{self._path} was written on a big-endian machine: save it again on another one."
+            )
 
     def _read_pickle(self, name: str) -> bytes:
         if self._entries[name].file_size > MAX_PICKLE_BYTES:
@@ -240,16 +242,16 @@ class _Reader(pickle.Unpickler):
                 f"{self._entries[name].file_size:,} bytes, more than {MAX_PICKLE_BYTES:,}."
             )
         data = self._archive.read(name)
-        # The unpickler's memo is an array: a large index alone would fill the memory.
+        # The unpickler's memo is an array: one large index would fill the memory.
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 raise CheckpointRefused(
-                    f"The checkpoint {self._path} is refused: its pickle has an absurd memo index."
+                    f"The checkpoint {self._path} is refused: its pickle has an invalid memo index."
                 )
         return data
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a global name; exact names only, never an attribute of one."""
+        """Return the stand-in for a global name: an exact name, never an attribute of one."""
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _Function(_rebuild_tensor)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
@@ -271,12 +273,12 @@ class _Reader(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """Return the description of a storage, which has exactly the size of its zip entry."""
+        """Return the description of a storage, whose size must be that of its zip entry."""
         match pid:
             case ("storage", _StorageType(dtype), str(key), _, int(length)):
                 entry = self._entries.get(f"{self._prefix}data/{key}")
             case _:
-                raise pickle.UnpicklingError("a storage is not described as torch.save does")
+                raise pickle.UnpicklingError("a storage is not described as torch.save does it")
         if entry is None or entry.file_size != length * dtype.itemsize:
             raise CheckpointRefused(
                 f"The checkpoint {self._path} is refused: storage {key!r} does not have the "
@@ -285,7 +287,7 @@ class _Reader(pickle.Unpickler):
         return _Storage(dtype, key, length)
 
     def tensor(self, stored: _StoredTensor) -> torch.Tensor:
-        """Fill in a tensor: float32 where it is of any floating-point type."""
+        """Read the numbers of a tensor; those of any floating-point type become float32."""
         elements = math.prod(stored.size)
         self._elements_left -= elements
         if self._elements_left < 0:
@@ -313,9 +315,10 @@ def _checkpoint(content: Any, reader: _Reader, path: Path) -> Checkpoint:
     anchors = next((value for name, value in state.items() if name.endswith(".anchors")), None)
     if anchors is None or anchors.ndim != 3 or len(anchors) != len(stride) or min(stride) < 1:
         raise CheckpointRefused(f"{path} holds a model without YOLOv5's detection head.")
-    # The buffer holds them in cells of the head's grid.
+    # The buffer holds the anchors in cells of the head's grid.
     pixels = anchors * torch.tensor(stride).view(-1, 1, 1)
-    return Checkpoint(_plain(_field(model, "yaml")), state, _names(model), stride, pixels)
+    architecture = _copy_yaml(_field(model, "yaml"))
+    return Checkpoint(architecture, state, _names(model), stride, pixels)
 
 
 def _field(module: _Inert, name: str) -> Any:
@@ -330,11 +333,11 @@ def _collect(
     visited: list[str],
     depth: int,
 ) -> None:
-    """Add the parameters and persistent buffers of a module and those in it to `state`."""
+    """Add the parameters and persistent buffers of a module and its submodules to `state`."""
     visited.append(prefix)
     if depth > MAX_DEPTH or len(visited) > MAX_MODULES:
-        raise pickle.UnpicklingError("its modules are nested without end")
-    # 6.0 also stores the anchors in pixels; later versions, and this network, compute them.
+        raise pickle.UnpicklingError("it has too many modules, or they are nested too deeply")
+    # 6.0 also stores the anchors in pixels; later versions and our network compute them.
     dropped = {"anchor_grid"} | set(_field(module, "_non_persistent_buffers_set") or ())
     for kind in ("_parameters", "_buffers"):
         for name, value in (_field(module, kind) or {}).items():
@@ -351,14 +354,14 @@ def _floats(value: Any, reader: _Reader) -> list[float]:
     return [float(number) for number in value]
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _copy_yaml(value: Any, depth: int = 0) -> Any:
     """Return a copy made of dicts, lists, strings and numbers; anything else is an error."""
     if depth > MAX_DEPTH:
-        raise pickle.UnpicklingError("its yaml is nested without end")
+        raise pickle.UnpicklingError("its yaml is nested too deeply")
     if isinstance(value, dict):
-        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+        return {str(key): _copy_yaml(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
+        return [_copy_yaml(item, depth + 1) for item in value]
     if value is None or isinstance(value, str | int | float):
         return value
     raise pickle.UnpicklingError(f"its yaml holds a {type(value).__name__}")

@@ -1,6 +1,6 @@
-"""Which parts of a photo become chunks: its objects, tiles of what is no object, and the whole.
+"""Choose the parts of a photo that become chunks: its objects, tiles, and the whole photo.
 
-Without pydantic, so that the benchmark of a GPU runs where only torch, NumPy and Pillow are.
+This module doesn't import pydantic, so that the GPU benchmark needs only torch, NumPy and Pillow.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from deployments.tiles import tile_boxes
 if TYPE_CHECKING:
     from deployments.records import Box
 
-TILE_IOU = 0.7  # a tile that overlaps an object by more than this would be the same chunk again
-# How bright red, green and blue are to the eye (ITU-R BT.601), as in Pillow's grey.
+TILE_IOU = 0.7  # a tile that overlaps an object by more would give nearly the same chunk
+# Weights of red, green and blue in a grey value (ITU-R BT.601), as in Pillow.
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -26,8 +26,8 @@ class ChunkBoxes(NamedTuple):
 
     Attributes:
         objects: in the order of the detections.
-        tiles: those that show something else than each of the objects.
-        whole: all of the photo.
+        tiles: without those that nearly equal an object's box.
+        whole: the whole photo.
     """
 
     objects: list[Box]
@@ -46,18 +46,18 @@ def choose_boxes(
 
     Args:
         height, width: size of the photo, pixels.
-        detected: x1, y1, x2, y2 of each detection, pixels; they are rounded outwards.
+        detected: x1, y1, x2, y2 of each detection, pixels; rounded outwards.
         scales, max_tiles: see `tiles.tile_boxes`.
     """
     objects = [outer_box((x1, y1, x2, y2), width, height) for x1, y1, x2, y2 in detected]
-    tiles = apart(tile_boxes(width, height, scales, max_tiles), objects)
+    tiles = distinct_tiles(tile_boxes(width, height, scales, max_tiles), objects)
     return ChunkBoxes(objects, tiles, (0, 0, width, height))
 
 
-def apart(tiles: list[Box], objects: list[Box]) -> list[Box]:
-    """Return the tiles that show something else than each of the objects.
+def distinct_tiles(tiles: list[Box], objects: list[Box]) -> list[Box]:
+    """Return the tiles without those that nearly equal an object's box.
 
-    In NumPy, because on so few boxes each of its operations takes a fifth of torch's time.
+    This is NumPy, because on so few boxes its operations take a fifth of torch's time.
     """
     if not tiles or not objects:
         return tiles
@@ -65,9 +65,9 @@ def apart(tiles: list[Box], objects: list[Box]) -> list[Box]:
     inside = np.minimum(one[:, 2:], other[..., 2:]) - np.maximum(one[:, :2], other[..., :2])
     intersection = inside.clip(0).prod(-1)
     areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (one, other)]
-    union = np.maximum(sum(areas) - intersection, 1)  # of whole pixels
-    same = (intersection / union > TILE_IOU).any(0)
-    return [tile for tile, of_tile in zip(tiles, same.tolist(), strict=True) if not of_tile]
+    union = np.maximum(sum(areas) - intersection, 1)  # in whole pixels
+    equal = (intersection / union > TILE_IOU).any(0)
+    return [tile for tile, is_equal in zip(tiles, equal.tolist(), strict=True) if not is_equal]
 
 
 def contrast(pixels: np.ndarray) -> float:

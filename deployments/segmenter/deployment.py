@@ -27,7 +27,7 @@ from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
     ray_actor_options=COMPUTING_REPLICA,
 )
 class SegmenterDeployment:
-    """A `Segmenter` behind batches of photos."""
+    """A `Segmenter` that works on batches of photos."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class SegmenterDeployment:
         return await asyncio.to_thread(self.segmenter.thumbnail, data)
 
     async def ping(self) -> None:
-        """Answer, to show that it can."""
+        """Do nothing; an answer shows that the replica is ready."""
 
     def _segment_together(
         self, items: list[tuple[bytes, float | None]]

@@ -1,4 +1,4 @@
-"""Loading a detector, of whichever kind it is."""
+"""Load a detector of any kind."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def load_detector(
     """Load a detector.
 
     Args:
-        files: of the detector, see `files.find_detector`.
-        settings: of the segmenter: the detector's input size, batches and overlap of boxes.
+        files: the detector's files, see `files.find_detector`.
+        settings: the segmenter's settings, among them input size, batch size and overlap of boxes.
         placement: what runs the network, and where.
 
     Raises:
-        ModelUnavailable: it can't be used; says why.
+        ModelUnavailable: the detector can't be used; the message says why.
     """
     return DETECTORS[files.kind](files.path, settings, placement)

@@ -1,4 +1,4 @@
-"""Which detector is meant, and where its files lie: what is known without loading it."""
+"""Find a detector's files, without loading it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DetectorFiles:
 
     Attributes:
         path: its file, or the folder of a detector of transformers.
-        kind: a checkpoint of YOLOv5, its export to TorchScript, or a detector of transformers.
+        kind: a YOLOv5 checkpoint, a TorchScript export of YOLOv5, or a detector of transformers.
     """
 
     path: Path
@@ -29,7 +29,7 @@ class DetectorFiles:
 
 
 def find_detector(settings: SegmenterSettings) -> DetectorFiles:
-    """Locate a detector, and download it if need be.
+    """Find a detector, and download it if necessary.
 
     `settings.model_name_or_path` is a pretrained YOLOv5 (`yolov5s`), a YOLOv5 checkpoint or
     TorchScript file, a folder with a detector of transformers, or the name of one on the Hugging
@@ -37,14 +37,14 @@ def find_detector(settings: SegmenterSettings) -> DetectorFiles:
 
     Raises:
         ModelUnavailable: there is no such model, it can't be downloaded, or the backend can't run
-            it, or not in this number format.
+            it in this number format.
     """
     path = _find(settings.model_name_or_path)
     files = DetectorFiles(path, _kind(path))
     if settings.backend == "openvino" and files.kind != "yolov5":
         raise ModelUnavailable(
-            f"backend: openvino runs YOLOv5 checkpoints only, and {settings.model_name_or_path} is "
-            "none: set segmenter.backend to torch."
+            f"backend: openvino runs YOLOv5 checkpoints only, but {settings.model_name_or_path} is "
+            "not one: set segmenter.backend to torch."
         )
     require_backend(settings, path.stem, lambda: sha256(path))
     return files
@@ -65,20 +65,22 @@ def _find(model_name_or_path: str) -> Path:
     if not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model_name_or_path):
         return hub_folder(model_name_or_path)
     raise ModelUnavailable(
-        f"There is no detector {model_name_or_path!r}: it is none of {', '.join(YOLOV5_NAMES)}, "
-        f"no file and no folder with a config.json at {path.absolute()}, and no hub name "
-        "(organisation/model); name one of these."
+        f"There is no detector {model_name_or_path!r}: it is not one of {', '.join(YOLOV5_NAMES)}; "
+        f"{path.absolute()} is neither a file nor a folder with a config.json; and it is not a "
+        "hub name (organisation/model). Set segmenter.model_name_or_path to one of these."
     )
 
 
 def is_torchscript(path: Path) -> bool:
-    """Tell an exported network (it carries its code) from a checkpoint.
+    """Return whether a file is a TorchScript export, which contains code, or a checkpoint.
 
     Raises:
-        ModelUnavailable: neither; not in PyTorch's zip format.
+        ModelUnavailable: the file is not in PyTorch's zip format.
     """
     try:
         with open_archive(path) as archive:
             return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
     except zipfile.BadZipFile as error:
-        raise ModelUnavailable(f"The model file {path} is damaged: {error}.") from error
+        raise ModelUnavailable(
+            f"The model file {path} is damaged ({error}): replace it."
+        ) from error

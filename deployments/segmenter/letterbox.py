@@ -1,4 +1,4 @@
-"""The canvases that YOLOv5 looks at: an image is scaled, and laid centred on grey."""
+"""The canvases that YOLOv5 sees: each has a scaled image in the centre of a grey area."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 from deployments.compute.images import resize
 
-PADDING_GREY = 114  # what the networks were trained with
+PADDING_GREY = 114  # the networks were trained with it
 
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """An image scaled and laid centred on a grey canvas.
+    """The place of a scaled image in the centre of a grey canvas.
 
     Attributes:
         image: height and width of the image, pixels.
-        scaled: height and width it is scaled to.
+        scaled: height and width of the scaled image.
         canvas: height and width of the canvas.
     """
 
@@ -37,7 +37,7 @@ class Letterbox:
         return (self.canvas[1] - self.scaled[1]) // 2
 
     def boxes_on_image(self, boxes: np.ndarray) -> np.ndarray:
-        """Map boxes back, clipped to the image.
+        """Map boxes from the canvas to the image, and clip them to it.
 
         Args:
             boxes: float32 `[n, 4]`, x1, y1, x2, y2 in pixels of the canvas.
@@ -46,16 +46,16 @@ class Letterbox:
             float32 `[n, 4]` in pixels of the image.
         """
         height, width = self.image
-        # The two scales differ a little, because the scaled size is whole pixels.
+        # The two scales differ a little, because the scaled size is rounded to whole pixels.
         scale = np.array([width / self.scaled[1], height / self.scaled[0]] * 2, np.float32)
         offset = np.array([self.left, self.top] * 2, np.float32)
         return ((boxes - offset) * scale).clip(0, np.array([width, height] * 2, np.float32))
 
 
 def letterbox(height: int, width: int, image_size: int, stride: int) -> Letterbox:
-    """Scale so that the longer side is `image_size`; pad both to the next multiple of `stride`.
+    """Scale the longer side to `image_size`; pad both sides to the next multiple of `stride`.
 
-    The canvas depends on this image alone, so neither does what is found in it depend on others.
+    The canvas depends on this image alone, so its detections don't depend on other images.
     """
     scale = image_size / max(height, width)
     scaled = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -64,7 +64,7 @@ def letterbox(height: int, width: int, image_size: int, stride: int) -> Letterbo
 
 
 def square_letterbox(height: int, width: int, image_size: int) -> Letterbox:
-    """Scale so that the longer side is `image_size`; pad to a square."""
+    """Scale the longer side to `image_size`; pad to a square."""
     fitted = letterbox(height, width, image_size, stride=1)
     return Letterbox(fitted.image, fitted.scaled, (image_size, image_size))
 
@@ -76,7 +76,7 @@ def lay_on_canvases(
 
     Args:
         images: uint8 `[height, width, 3]`, of any sizes, on any devices.
-        places: of each image; all canvases have one size.
+        places: the place of each image; all canvases have the same size.
 
     Returns:
         uint8 `[n, *canvas, 3]` on the device.

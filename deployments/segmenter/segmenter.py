@@ -1,4 +1,4 @@
-"""The segmenter: image bytes to boxes and crops."""
+"""The segmenter: turns image bytes into boxes and crops."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Segmenter:
     """Detects objects in photos, and cuts the chunks out at the encoder's input size.
 
     Args:
-        settings: which detector, what runs it, and which parts of a photo become chunks.
+        settings: the detector, what runs it, and which parts of a photo become chunks.
         crop_size: side of the crops, pixels.
         squash: how crops become square, see `images.scale_crops`.
-        limits: what is refused before it is decoded.
+        limits: larger images are refused before they are decoded.
 
     Attributes:
         placement: what runs the detector, and where.
 
     Raises:
         ModelUnavailable: the detector can't be loaded.
-        ValueError: a `crop_size` below 1.
+        ValueError: `crop_size` is below 1.
     """
 
     def __init__(
@@ -65,18 +65,18 @@ class Segmenter:
         images: Sequence[bytes],
         confidence_thresholds: Sequence[float | None] | None = None,
     ) -> list[SegmentedPhoto | InsetError]:
-        """Cut photos into chunks: each detected object, tiles, then the whole picture.
+        """Cut photos into chunks: each detected object, tiles, then the whole photo.
 
         Args:
-            images: encoded images, of any format Pillow reads.
-            confidence_thresholds: for each image, in the place of the segmenter's own; None is
-                the segmenter's own.
+            images: encoded images, in any format that Pillow reads.
+            confidence_thresholds: one for each image; None means that of the settings.
 
         Returns:
-            One result for each image, in order. A bad image's is its error, which harms no other.
+            One result for each image, in order: the photo, or its error. An error doesn't affect
+            the other images.
 
         Raises:
-            ValueError: not as many thresholds as images.
+            ValueError: there are not as many thresholds as images.
         """
         if confidence_thresholds is None:
             confidence_thresholds = [None] * len(images)
@@ -87,7 +87,7 @@ class Segmenter:
             for threshold in confidence_thresholds
         ]
         results: list[SegmentedPhoto | InsetError] = []
-        # No more than a batch of decoded photos is held: each takes up to 3 bytes a pixel.
+        # Hold at most one batch of decoded photos: each takes 3 bytes a pixel.
         batch_size = self.settings.batch_size
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
@@ -111,7 +111,7 @@ class Segmenter:
         return results
 
     def thumbnail(self, data: bytes) -> bytes:
-        """Make the thumbnail of a photo, the same as `segment` does.
+        """Make the thumbnail of a photo, as `segment` does.
 
         Raises:
             TooLarge, NotAnImage, BrokenImage
@@ -119,7 +119,7 @@ class Segmenter:
         return make_thumbnail(decode(data, self.limits).pixels)
 
     def _open(self, data: bytes, threshold: float) -> tuple[DecodedImage, bytes] | InsetError:
-        """Decode a photo, and make its thumbnail."""
+        """Decode a photo and make its thumbnail, or return the error."""
         try:
             if not 0 <= threshold <= 1:
                 raise BadParameter(
@@ -134,7 +134,7 @@ class Segmenter:
     def _cut(
         self, photos: list[torch.Tensor], found: list[Detections]
     ) -> list[tuple[list[Chunk], np.ndarray]]:
-        """Cut the chunks from the full-resolution pixels, and bring them to the CPU at once."""
+        """Cut the chunks from the full-resolution pixels, and fetch all crops at once."""
         chunks = [
             self._chunks(photo.shape[0], photo.shape[1], detections)
             for photo, detections in zip(photos, found, strict=True)

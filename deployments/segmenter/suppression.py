@@ -1,8 +1,8 @@
-"""From a detector's numbers to its findings: what may be an object, and what is the same again.
+"""Turn a detector's output into detections: choose candidates, and suppress duplicates.
 
-Everything is done for a whole batch of images at once, with operations whose number doesn't depend
-on that of the images or of the boxes: so a GPU isn't kept waiting, and a CPU takes no longer than
-for one image after the other.
+A whole batch of images is done at once, with a number of operations that depends neither on the
+number of images nor on that of boxes. So a GPU isn't kept waiting, and a CPU takes no longer than
+it would for one image at a time.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from deployments.compute.device import upload
 
 MAX_CANDIDATES = 4096
 MAX_DETECTIONS = 300
-BLOCK = 256  # candidates that are compared with one another at a time; most images have fewer
+BLOCK = 256  # candidates that are compared with each other at a time; most images have fewer
 
 
 def select(
     predictions: torch.Tensor, thresholds: Sequence[float], iou_threshold: float
 ) -> list[np.ndarray]:
-    """Select the objects of a batch of images: of each anchor its most probable class.
+    """Select the objects of a batch of images.
 
-    An anchor is a candidate if its objectness times the probability of its class is larger than
-    its image's threshold. The most confident `MAX_CANDIDATES` of an image are looked at (of equal
-    ones the first anchors), see `suppress`.
+    Each anchor has its most probable class. It is a candidate if its objectness times the
+    probability of this class exceeds its image's threshold. The `MAX_CANDIDATES` most confident
+    candidates of an image (of equal ones, the first anchors) go to `suppress`.
 
     Args:
-        predictions: float32 `[n, anchors, 5 + classes]`, as `YoloV5.forward` returns them; the
+        predictions: float32 `[n, anchors, 5 + classes]`, as `YoloV5.forward` returns them, with
             probabilities between 0 and 1.
-        thresholds: of each image.
-        iou_threshold: intersection over union must be larger for a box to be dropped.
+        thresholds: one for each image.
+        iou_threshold: a box is dropped if its intersection over union with another exceeds this.
 
     Returns:
         For each image float32 `[k, 6]`: x1, y1, x2, y2, confidence, class; most confident first.
     """
     images = len(predictions)
-    least = upload(np.array(thresholds, np.float32), predictions.device)
-    # A probability can't raise the product, so most anchors are out by their objectness alone.
-    image, anchor = (predictions[..., 4] > least[:, None]).nonzero(as_tuple=True)
+    threshold = upload(np.array(thresholds, np.float32), predictions.device)
+    # A probability is at most 1, so objectness alone excludes most anchors.
+    image, anchor = (predictions[..., 4] > threshold[:, None]).nonzero(as_tuple=True)
     rows = predictions[image, anchor]
     confidences, classes = (rows[:, 5:] * rows[:, 4:5]).max(1)
     order = confidences.sort(descending=True, stable=True).indices
-    order = order[confidences[order] > least[image[order]]]
+    order = order[confidences[order] > threshold[image[order]]]
     order = order[image[order].sort(stable=True).indices]
     image, rows = image[order], rows[order]
     half = rows[:, 2:4] / 2
@@ -74,21 +74,21 @@ def select(
 
 
 def suppress(boxes: torch.Tensor, classes: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Find the boxes that overlap no more confident one of their class that stays itself.
+    """Find the boxes that stay: those that no more confident staying box of their class overlaps.
 
-    This is greedy non-maximum suppression, without its loop over the boxes that stay. Say that all
-    boxes stay; drop those that are overlapped by one that stays; begin again with the answer, until
-    it doesn't change. The first box is right from the beginning, and each round makes right the
-    next one at least, since it depends only on those before it. Genuine images need 3 to 6 rounds.
-    What is sure of a block decides about the next ones, until each image has `MAX_DETECTIONS`.
+    This is greedy non-maximum suppression without its loop over the boxes that stay. Assume that
+    all boxes stay. Drop those that a staying box overlaps, and repeat this with the result until it
+    doesn't change. The first box is right from the start, and each round settles at least the next
+    one, because a box depends only on those before it. Real images take 3 to 6 rounds. A settled
+    block decides about the next blocks, until each image has `MAX_DETECTIONS`.
 
     Args:
         boxes: float32 `[n, k, 4]`, x1, y1, x2, y2, the most confident of each image first.
-        classes: int64 `[n, k]`; -1 where an image has fewer boxes.
-        iou_threshold: intersection over union must be larger for a box to be dropped.
+        classes: int64 `[n, k]`; -1 pads images with fewer boxes.
+        iou_threshold: boxes overlap if their intersection over union exceeds this.
 
     Returns:
-        bool `[n, k]`: which ones stay, at most `MAX_DETECTIONS` of each image.
+        bool `[n, k]`: which boxes stay, at most `MAX_DETECTIONS` of each image.
     """
 
     def overlap(first: slice, second: slice) -> torch.Tensor:
@@ -100,23 +100,31 @@ def suppress(boxes: torch.Tensor, classes: torch.Tensor, iou_threshold: float) -
     stay = classes >= 0
     for start in range(0, classes.shape[1], BLOCK):
         before, block = slice(start), slice(start, start + BLOCK)
-        free = stay[:, block] & ~_any(overlap(before, block), stay[:, before])
+        free = stay[:, block] & ~_suppressed(overlap(before, block), stay[:, before])
         among = overlap(block, block).triu(1)
         stay[:, block] = free
-        while not torch.equal(left := free & ~_any(among, stay[:, block]), stay[:, block]):
+        while not torch.equal(left := free & ~_suppressed(among, stay[:, block]), stay[:, block]):
             stay[:, block] = left
         if bool((stay[:, : block.stop].sum(1) >= MAX_DETECTIONS).all()):
             break
     return stay & (stay.cumsum(1) <= MAX_DETECTIONS)
 
 
-def _any(overlap: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
-    """Return bool `[n, second]`: overlapped, bool `[n, first, second]`, by one that stays."""
+def _suppressed(overlap: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
+    """Return which boxes overlap one that stays.
+
+    Args:
+        overlap: bool `[n, first, second]`: which boxes overlap.
+        stay: bool `[n, first]`.
+
+    Returns:
+        bool `[n, second]`.
+    """
     return (overlap & stay[:, :, None]).any(1)
 
 
 def intersection_over_union(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return float32 between 0 and 1 for boxes `[..., 4]` that broadcast; 0 without area."""
+    """Return float32, 0 to 1, for boxes `[..., 4]` that broadcast; 0 if they have no area."""
     top_left = torch.maximum(one[..., :2], other[..., :2])
     bottom_right = torch.minimum(one[..., 2:], other[..., 2:])
     intersection = (bottom_right - top_left).clamp(min=0).prod(-1)

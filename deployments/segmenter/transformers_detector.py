@@ -1,4 +1,4 @@
-"""Any object detector of transformers."""
+"""The object detectors of transformers."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from deployments.settings import SegmenterSettings
 
 
 class TransformersDetector:
-    """Any object detector that transformers' `AutoModelForObjectDetection` knows.
+    """Runs any object detector that transformers' `AutoModelForObjectDetection` loads.
 
-    The model's own image processor decides the size of its input.
+    The model's own image processor chooses the size of its input.
 
     Args:
-        folder: holds `config.json`, `preprocessor_config.json` and the weights. No code in it is
+        folder: has `config.json`, `preprocessor_config.json` and the weights. No code in it is
             ever run.
-        settings: of the segmenter.
+        settings: the segmenter's settings.
         placement: where the network runs.
 
     Raises:
-        ModelUnavailable: the folder can't be used; says why.
+        ModelUnavailable: the folder can't be used; the message says why.
     """
 
     def __init__(self, folder: Path, settings: SegmenterSettings, placement: Placement) -> None:
-        # Imported here: YOLOv5 needs none of it, and it takes seconds.
+        # Imported here because it takes seconds, and YOLOv5 doesn't need it.
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
         only_local = {"local_files_only": True, "trust_remote_code": False}
         try:
-            # The other kind of processor needs torchvision.
+            # The other backend of processors needs torchvision.
             self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **only_local)
             network = AutoModelForObjectDetection.from_pretrained(
                 folder, dtype=placement.dtype, **only_local
@@ -57,8 +57,8 @@ class TransformersDetector:
         self, images: Sequence[torch.Tensor], thresholds: Sequence[float]
     ) -> list[Detections]:
         """See `Detector.detect`."""
-        # One by one: processed together, the small ones would be padded to the largest.
-        padded = [_less_oblong(image.cpu().numpy()) for image in images]
+        # One at a time, because the processor would pad the images of a batch to the largest one.
+        padded = [_limit_aspect(image.cpu().numpy()) for image in images]
         inputs = [
             self.processor(image, return_tensors="pt", input_data_format="channels_last")
             for image in padded
@@ -104,10 +104,10 @@ class TransformersDetector:
         )
 
 
-def _less_oblong(image: np.ndarray) -> np.ndarray:
-    """Pad an image that is very long for its width, at the right or below.
+def _limit_aspect(image: np.ndarray) -> np.ndarray:
+    """Pad a very oblong image, at the right or at the bottom, to an aspect of `MAX_ASPECT`.
 
-    Image processors scale both sides by one factor: a strip's short side would get no pixels.
+    Image processors scale both sides by one factor, so a strip's short side would vanish.
     """
     height, width = image.shape[:2]
     least = -(-max(height, width) // MAX_ASPECT)

@@ -1,7 +1,7 @@
 """The YOLOv5 network, versions 6 and 7.
 
-Own code, written from the published architecture: a list of layers `[from, number, module, args]`
-in the checkpoint's yaml, whose depths and widths are scaled by two multiples.
+This is our own code, written from the published architecture: the checkpoint's yaml lists layers
+`[from, number, module, args]`, and two multiples scale their depths and widths.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Conv(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Two convolutions, and a shortcut around them where the shapes allow it."""
+    """Two convolutions, with a shortcut around them if the shapes allow it."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
 
 
 class C3(nn.Module):
-    """A cross-stage partial block: half of the channels through bottlenecks, half past them."""
+    """A cross-stage partial block: half of the channels bypass the bottlenecks."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class SPP(nn.Module):
 
 
 class SPPF(nn.Module):
-    """SPP's result with three small windows in a row: 5 after 5 sees 9, once more sees 13."""
+    """SPP's result from three small windows in a row: two windows of 5 cover 9, three cover 13."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 5) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class SPPF(nn.Module):
 
 
 class Concat(nn.Module):
-    """Joins several layers' outputs, channel after channel."""
+    """The outputs of several layers, concatenated along the channels."""
 
     def __init__(self, dimension: int = 1) -> None:
         super().__init__()
@@ -142,19 +142,19 @@ class Detect(nn.Module):
     def forward(self, xs: list[torch.Tensor]) -> torch.Tensor:
         """Return float32 `[n, anchors, 5 + classes]`, see `YoloV5.forward`."""
         heads = zip(xs, self.m, self.stride, self.anchors.float(), strict=True)
-        # bfloat16 has 8 bits: too few for a coordinate of up to 1280 pixels.
+        # bfloat16 has 8 significant bits, too few for a coordinate of up to 1280 pixels.
         return torch.cat([decode_head(m(x).float(), a * s, s) for x, m, s, a in heads], 1)
 
 
 def decode_head(logits: torch.Tensor, anchors: torch.Tensor, stride: int) -> torch.Tensor:
-    """Turn one head's numbers into boxes, as YOLOv5 does since version 2.
+    """Turn one head's output into boxes, as YOLOv5 does since version 2.
 
     xy = (2 sigmoid - 0.5 + cell) stride, wh = (2 sigmoid)^2 anchor.
 
     Args:
         logits: float32 `[n, a * (5 + classes), h, w]`.
         anchors: float32 `[a, 2]`, width and height in input pixels.
-        stride: input pixels for one cell.
+        stride: side of a cell, input pixels.
 
     Returns:
         float32 `[n, a * h * w, 5 + classes]`: centre x, y, width and height in input pixels,
@@ -172,15 +172,15 @@ def decode_head(logits: torch.Tensor, anchors: torch.Tensor, stride: int) -> tor
 
 
 class YoloV5(nn.Module):
-    """The network a checkpoint describes.
+    """The network that a checkpoint describes.
 
     Args:
         architecture: the checkpoint's yaml.
         anchors: float32 `[heads, anchors of a head, 2]`, pixels.
-        stride: of each head, pixels.
+        stride: side of a cell of each head, pixels.
 
     Raises:
-        CheckpointRefused: the yaml names a module that is not known here.
+        CheckpointRefused: the yaml names a module or an activation that is not supported.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class YoloV5(nn.Module):
         super().__init__()
         if architecture.get("activation", "nn.SiLU()") != "nn.SiLU()":
             raise CheckpointRefused(
-                f"The model's activation is {architecture['activation']}; only SiLU is known here."
+                f"The model's activation is {architecture['activation']}; only SiLU is supported."
             )
         self.stride = max(stride)
         self.sources, layers = _layers(architecture, anchors, stride)
@@ -197,10 +197,10 @@ class YoloV5(nn.Module):
         self.model = nn.ModuleList(layers)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Detect.
+        """Predict an object for each anchor.
 
         Args:
-            batch: RGB `[n, 3, h, w]`, uint8, or floating point between 0 and 1; h and w are
+            batch: RGB `[n, 3, h, w]`, uint8 or floating point between 0 and 1; h and w are
                 multiples of `stride`.
 
         Returns:
@@ -220,7 +220,7 @@ class YoloV5(nn.Module):
 
 
 def _spent(sources: list[list[int]]) -> list[list[int]]:
-    """Return, for each layer, the outputs that no later layer needs: their memory is given back."""
+    """Return, for each layer, the outputs that no later layer needs, and that can be freed."""
     last_use = {source: index for index, used in enumerate(sources) for source in used}
     return [[source for source, last in last_use.items() if last == i] for i in range(len(sources))]
 
@@ -228,7 +228,7 @@ def _spent(sources: list[list[int]]) -> list[list[int]]:
 def _layers(
     architecture: dict[str, Any], anchors: torch.Tensor, stride: list[int]
 ) -> tuple[list[list[int]], list[nn.Module]]:
-    """Build the layers of a yaml; return where each takes its input from, and the layers."""
+    """Build the layers of a yaml; return the sources of each layer's input, and the layers."""
     classes = architecture["nc"]
     channels = [architecture.get("ch", 3)]  # of the input, then of each layer
     sources, layers = [], []
@@ -251,8 +251,8 @@ def _layers(
         else:
             known = ", ".join([*BLOCKS, "Upsample", "Concat", "Detect"])
             raise CheckpointRefused(
-                f"Layer {index} of the model is a {name!r}, which is not known here. Known are "
-                f"{known}: the modules of the detection models of YOLOv5 6 and 7."
+                f"Layer {index} of the model is a {name!r}, which is not supported. Supported are "
+                f"{known}: the modules of YOLOv5's detection models, versions 6 and 7."
             )
         sources.append(absolute)
         layers.append(layer)
@@ -271,14 +271,14 @@ def _block(name: str, inputs: int, outputs: int, number: int, args: list[Any]) -
 
 
 def _width(channels: int, multiple: float, anchors: int, classes: int) -> int:
-    # YOLOv5 takes a layer of exactly this many channels for an output and leaves it as it is.
+    # YOLOv5 takes a layer with exactly this many channels for an output, and doesn't scale it.
     if channels == anchors * (classes + 5):
         return channels
     return math.ceil(channels * multiple / 8) * 8
 
 
 def _value(argument: Any) -> Any:
-    """Return an argument of the yaml, in which some constants are written as words."""
+    """Return an argument of the yaml, which writes some constants as words."""
     words = {"None": None, "True": True, "False": False}
     return words.get(argument, argument) if isinstance(argument, str) else argument
 
@@ -287,7 +287,7 @@ def load_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
     """Build the checkpoint's network, ready for inference.
 
     Raises:
-        CheckpointRefused: an unknown module, or weights that don't fit the architecture.
+        CheckpointRefused: a module is not supported, or the weights don't fit the architecture.
     """
     try:
         network = YoloV5(checkpoint.architecture, checkpoint.anchors, checkpoint.stride)
@@ -297,7 +297,7 @@ def load_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
             f"The checkpoint's weights and architecture don't fit together: {error}"
         ) from error
     fuse(network.eval()).requires_grad_(False)
-    # Convolutions of channels_last tensors are the faster ones, on CPUs and on tensor cores.
+    # Convolutions are faster on channels_last tensors, on CPUs and on tensor cores.
     network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
@@ -306,7 +306,7 @@ def fuse(network: nn.Module) -> nn.Module:
     """Fold every batch normalisation into the convolution before it, in place.
 
     Batch normalisation at inference is y = (x - mean) gamma / sqrt(var + eps) + beta: a factor
-    and an offset for each channel, which the convolution's weights and bias can carry.
+    and an offset for each channel, which the convolution's weights and bias can absorb.
     """
     for module in network.modules():
         if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):

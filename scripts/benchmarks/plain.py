@@ -26,7 +26,7 @@ from deployments.compute.weights import yolov5_weights
 from deployments.records import Box
 from deployments.segmenter.canvas_detectors import CPU_BATCH
 from deployments.segmenter.checkpoint import read_checkpoint
-from deployments.segmenter.chunks import apart, contrast
+from deployments.segmenter.chunks import contrast, distinct_tiles
 from deployments.segmenter.letterbox import PADDING_GREY, Letterbox, square_letterbox
 from deployments.segmenter.suppression import select
 from deployments.segmenter.yolov5 import load_network
@@ -108,7 +108,7 @@ class Plain:
         least = self.settings.min_tile_contrast
         others = [
             tile
-            for tile in apart(tiles, objects)
+            for tile in distinct_tiles(tiles, objects)
             if not least or contrast(np.asarray(self.cut(image, tile))) >= least
         ]
         return [*objects, *others, (0, 0, *image.size)]

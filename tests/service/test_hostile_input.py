@@ -98,7 +98,7 @@ def test_parts_within_the_limit_may_be_too_much_together(client):
         ("/search?box=nan,0,10,10", "box=nan"),
         ("/search?box=10,10,10,20", "is empty"),
         ("/search?box=30,10,10,20", "is empty"),
-        ("/search?box=500,500,600,600", "outside of the picture"),
+        ("/search?box=500,500,600,600", "outside the picture"),
         ("/search?max_distance=3", "max_distance=3"),
         ("/search?max_distance=nan", "max_distance=nan"),
         ("/search?min_sequence=-1", "min_sequence=-1"),

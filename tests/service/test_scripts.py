@@ -146,7 +146,7 @@ def test_a_search_that_finds_nothing_says_so(service, tmp_path):
 
 def test_a_search_by_a_bad_file_says_what_is_wrong(service, tree, tmp_path):
     for file, reason in [
-        (tree / "notes.txt", "415: These bytes are no image format we read"),
+        (tree / "notes.txt", "415: These bytes are not in an image format we read"),
         (tree / "deeper" / "broken.jpg", "422: The image can't be decoded"),
         (tmp_path / "missing.png", "No such file"),
     ]:

@@ -99,7 +99,7 @@ def test_a_bad_part_harms_no_other(client):
 
 def test_when_all_parts_are_bad_the_answer_is_the_error_of_the_first(client):
     parts = [("file", ("a", b"no image")), ("file", ("b", picture("all bad")[:200]))]
-    assert "no image format" in problem(client.post("/index", files=parts), 415)
+    assert "not in an image format" in problem(client.post("/index", files=parts), 415)
 
 
 def test_one_photo_sent_twice_is_stored_once(client):

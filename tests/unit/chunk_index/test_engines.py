@@ -97,7 +97,7 @@ def test_blocks_make_no_difference(monkeypatch):
     engine = ExactEngine(DIMENSION, device="cpu")
     for photo in photos:
         engine.append(photo)
-    engine.give_up(33)
+    engine.drop_before(33)
     assert len(engine._blocks) <= (engine.starts.rows - engine.starts[33]) // 7 + 2
     for photo in photos_of(rng, 20):
         photos.append(photo)

@@ -331,7 +331,7 @@ def test_a_damaged_file_of_int8(cache, tmp_path, monkeypatch, checkpoint):
     file = int8_file(name)
     file.parent.mkdir(parents=True)
     file.write_text("<net")
-    with pytest.raises(ModelUnavailable, match=r"make it anew with scripts/quantize\.py"):
+    with pytest.raises(ModelUnavailable, match=r"make it again with scripts/quantize\.py"):
         detector(checkpoint, dtype=torch.int8)
 
 

@@ -261,7 +261,7 @@ def test_otherwise_pytorch_model_bin(monkeypatch, tmp_path):
 
 def test_a_hub_model_without_weights(monkeypatch, tmp_path):
     hub(monkeypatch, tmp_path, ["config.json"])
-    with pytest.raises(ModelUnavailable, match="no weights came"):
+    with pytest.raises(ModelUnavailable, match="it has no weights"):
         hub_folder("someone/something")
 
 

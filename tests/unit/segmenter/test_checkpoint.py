@@ -186,8 +186,8 @@ def stored(length=4, size=(4,), stride=(1,), offset=0, key="0"):
         ({"offset": 1}, "larger than its storage"),
         ({"stride": (2,)}, "larger than its storage"),
         ({"size": (2**30,), "stride": (0,)}, "larger than its storage"),
-        ({"offset": -1}, "makes no sense"),
-        ({"size": (2, -2)}, "makes no sense"),
+        ({"offset": -1}, "size is invalid"),
+        ({"size": (2, -2)}, "size is invalid"),
     ],
 )
 def test_a_tensor_must_agree_with_its_storage(tmp_path, tensor, reason):

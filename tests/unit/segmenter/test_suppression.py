@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.segmenter import suppression
-from deployments.segmenter.chunks import TILE_IOU, apart
+from deployments.segmenter.chunks import TILE_IOU, distinct_tiles
 from deployments.segmenter.suppression import (
     MAX_CANDIDATES,
     MAX_DETECTIONS,
@@ -194,4 +194,4 @@ def test_intersection_over_union_by_hand():
 @given(st.lists(boxes, max_size=12), st.lists(boxes, max_size=6))
 def test_tiles_that_show_something_else(tiles, objects):
     expected = [t for t in tiles if all(overlap(t, o) <= TILE_IOU for o in objects)]
-    assert apart(tiles, objects) == expected
+    assert distinct_tiles(tiles, objects) == expected
