@@ -81,11 +81,7 @@ def service(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
     Tests leave photos behind, so none may assume that the store is empty.
     """
-    with Service(
-        tmp_path_factory.mktemp("service"),
-        {"limits": LIMITS},
-        {"Segmenter": QUEUES, "QueryEncoder": QUEUES},
-    ) as service:
+    with Service(tmp_path_factory.mktemp("service"), {"limits": LIMITS}, QUEUES) as service:
         service.start()
         yield service
 
