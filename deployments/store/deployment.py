@@ -63,14 +63,14 @@ class StoreDeployment:
         data: bytes,
         filename: str | None,
         photo: EncodedPhoto,
-        metadata: Metadata | None = None,
+        metadata: Metadata,
     ) -> Stored:
         """Store a photo; when this returns it is on disk.
 
         Raises:
             BadParameter, IdTaken, StoreFull, CorruptRecord
         """
-        stored: Stored = await self._apply_one(Put(id, data, filename, photo, metadata or {}))
+        stored: Stored = await self._apply_one(Put(id, data, filename, photo, metadata))
         return stored
 
     async def delete(self, id: str) -> int:

@@ -23,6 +23,7 @@ from deployments.errors import (
 )
 from deployments.limits import ImageLimits
 from deployments.segmenter.thumbnails import make_thumbnail
+from tests.support.documents import readme_example
 from tests.support.graph_in_process import arguments, call
 from tests.support.paths import ROOT
 
@@ -222,3 +223,16 @@ def test_a_model_that_is_none_ends_the_build(tmp_path, changes):
     ((name,),) = (options.values() for options in changes.values())
     with pytest.raises(ModelUnavailable, match=name):
         graph.build(arguments(tmp_path, changes))
+
+
+@pytest.mark.slow
+def test_the_plain_classes_example_of_the_readme(pictures, tmp_path, monkeypatch, capsys):
+    """As it is printed there, in a folder with a photo."""
+    example = readme_example("Segmenter(")
+    (tmp_path / "photo.jpg").write_bytes(pictures["coffee"])
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "label='cup'" in printed
+    assert "['photo.jpg']" in printed

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.documents import readme_example
 from tests.support.geometry import overlap
 from tests.support.http_client import PNG, index, problem, search
 from tests.support.pictures import encode, picture, pixels
@@ -613,3 +614,25 @@ def test_handles_do_the_same_from_another_process(client, service: Service, tmp_
     by_http = index(client, data, id="from-python", filename="python.png", metadata=metadata)
     for key in set(image) - {"sequence", "indexed_at"}:
         assert by_http[key] == image[key]
+
+
+def test_the_handle_example_of_the_readme(client, service: Service, photos, tmp_path):
+    """As it is printed there, but for the address of the right Ray."""
+    example = readme_example("get_app_handle")
+    assert example.count('"auto"') == 1
+    example = example.replace('"auto"', repr(service.ray_address()))
+    Image.open(photos / "coffee.png").save(tmp_path / "photo.jpg")
+    Image.open(photos / "coffee.png").crop((170, 12, 424, 303)).save(tmp_path / "crop.jpg")
+    script = subprocess.run(
+        [sys.executable, "-c", example],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"RAY_AUTH_MODE": "token"} | os.environ,
+        timeout=60,
+    )
+    assert script.returncode == 0, script.stderr[-3000:]
+    id, *rest = script.stdout.split()
+    assert rest[0] == "created"
+    assert "photo.jpg" in rest
+    problem(client.get(f"/images/{id}"), 404)

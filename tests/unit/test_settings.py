@@ -1,6 +1,7 @@
 """The settings, and what the two configs say of them."""
 
 import math
+import re
 from typing import get_args
 
 import pytest
@@ -139,6 +140,63 @@ def test_snapshots_of_the_index_lie_in_the_store_unless_it_is_said_where():
     assert Settings.parse(args, ROOT).chunk_index.path == str(ROOT / "photos" / "index")
     args["chunk_index"] = {"path": "fast/disk"}
     assert Settings.parse(args, ROOT).chunk_index.path == str(ROOT / "fast" / "disk")
+
+
+# What the config's comments say
+
+
+def comments(text):
+    """Return the comment of each option of serve_config.yaml, with those above a group's first."""
+    found, section, key = {}, None, None
+    for line in text[text.index("    args:\n") :].splitlines()[1:]:
+        if re.match(r"    #|      \w+:\s*(#.*)?$", line):  # the next section
+            section, key = line.split(":")[0].strip(), None
+        elif option := re.match(r"        (\w+):.*?(?:#(.*))?$", line):
+            key = f"{section}.{option[1]}"
+            found[key] = option[2] or ""
+        elif key and (more := re.match(r"\s+#(.*)", line)):
+            found[key] += more[1]
+    return found
+
+
+COMMENTS = comments(CONFIGS[0].read_text())
+
+
+def limits_of(field):
+    """Return the numbers that bound an option, whichever part of its type they are of."""
+    bounds = [*field.metadata]
+    for part in get_args(field.annotation):
+        bounds += getattr(part, "__metadata__", ())
+        for inner in get_args(part):
+            bounds += getattr(inner, "__metadata__", ())
+    for bound in bounds:
+        for part in (bound, *getattr(bound, "metadata", ())):
+            for name in ("ge", "gt", "le", "multiple_of", "max_length"):
+                if (number := getattr(part, name, None)) is not None:
+                    yield number
+
+
+@pytest.mark.parametrize("path", [path for path, _ in options(Settings())])
+def test_the_comment_of_an_option_has_its_range_and_its_choices(path):
+    """Ranges stand in settings.py; people read them in the config."""
+    section, name = path.split(".")
+    field = type(getattr(Settings(), section)).model_fields[name]
+    comment = COMMENTS[path]
+    numbers = {float(number) for number in re.findall(r"\d+(?:\.\d+)?", comment)}
+    if "as above" in comment:
+        return
+    assert numbers >= {float(number) for number in limits_of(field)}, comment
+    for choice in get_args(field.annotation):
+        if isinstance(choice, str):
+            assert re.search(rf"\b{choice}\b", comment), choice
+
+
+def test_some_options_have_ranges():
+    """Else the test above would say nothing."""
+    fields = type(Settings().segmenter).model_fields
+    assert sorted(limits_of(fields["image_size"])) == [32, 32, 4096]
+    assert sorted(limits_of(fields["tiles"])) == [2, 4, 16]
+    assert list(limits_of(fields["threads"])) == [1]
 
 
 # Defaults and choices stand in two places each

@@ -508,3 +508,12 @@ def test_a_replica_that_no_longer_follows_is_replaced(alone):
     alone.run(asyncio.sleep(0.01))
     with pytest.raises((RuntimeError, asyncio.CancelledError)):
         alone.run(replica.check_health())
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"), [("exact", "ExactEngine"), ("approximate", "ApproximateEngine")]
+)
+def test_snapshots_of_older_versions_are_still_read(engine, name):
+    """They are told apart by these names, which were those of classes."""
+    index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
+    assert index.kind == {"engine": name, "dimension": DIMENSION}
