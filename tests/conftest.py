@@ -5,16 +5,23 @@ from __future__ import annotations
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.examples import register_profiles
-from tests.support.paths import PHOTOS, ROOT
+from tests.support.paths import PHOTOS
 from tests.support.services import LIMITS, QUEUES, Service
 from tests.support.slow import Guard
 
-PAGE = ROOT / "tests" / "page"
+# They start services of their own.
+OWN = ("tests/service/test_crashtest.py", "tests/service/test_startup.py")
+
+
+def asks_service(nodeid: str) -> bool:
+    """Tell whether a test is in a file that asks the shared service."""
+    return nodeid.startswith(("tests/page/", "tests/service/")) and not nodeid.startswith(OWN)
 
 
 register_profiles()
@@ -32,19 +39,30 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.slow)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests that ask the shared service come last, and of these the page's first.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the files that ask the shared service come last, and of these the page's first.
 
-    While the service runs, it takes its share of the machine, also from tests that start a service
-    of their own. The page is tested with a store that has only its own photos.
+    While the service runs, it takes its share of the machine; the page is tested with a store that
+    has only its own photos. In one of several processes these files come first, for they last long.
     """
+    in_several = hasattr(config, "workerinput")
 
-    def turn(item: pytest.Item) -> int:
-        if not {"service", "slow"} <= set(item.fixturenames):
-            return 0
-        return 1 if item.path.is_relative_to(PAGE) else 2
+    def turn(item: pytest.Item) -> tuple[bool, bool]:
+        return asks_service(item.nodeid) ^ in_several, not item.nodeid.startswith("tests/page/")
 
     items.sort(key=turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Test a file in one process, and all files that ask the shared service in the same."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "service" if asks_service(nodeid) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -81,11 +99,7 @@ def service(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
     Tests leave photos behind, so none may assume that the store is empty.
     """
-    with Service(
-        tmp_path_factory.mktemp("service"),
-        {"limits": LIMITS},
-        {"Segmenter": QUEUES, "QueryEncoder": QUEUES},
-    ) as service:
+    with Service(tmp_path_factory.mktemp("service"), {"limits": LIMITS}, QUEUES) as service:
         service.start()
         yield service
 

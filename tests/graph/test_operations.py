@@ -39,6 +39,7 @@ def part(data, box):
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_the_graph_is_built_without_transformers():
     """It takes seconds to load, before any replica can start."""
     code = "import sys, graph; sys.exit('transformers' in sys.modules)"

@@ -16,4 +16,7 @@ LIMITS = {
     "timeout_s": 60,
 }
 # Short, so that the test that fills them needn't send much; no other test sends as many at once.
-QUEUES = {"max_ongoing_requests": 4, "max_queued_requests": 40}
+QUEUES = {
+    "Segmenter": {"max_ongoing_requests": 4, "max_queued_requests": 20},
+    "QueryEncoder": {"max_ongoing_requests": 4, "max_queued_requests": 40},
+}

@@ -1,5 +1,8 @@
 """What only tests marked as slow may do: everything else is in the fast run, and has to stay fast.
 
+They start Ray, a service or a browser, or load a trained network. So are tests marked that run a
+program which loads torch: this takes seconds, and can't be seen from here.
+
 A fixture that starts something asks for the fixture `slow`; that marks all tests which use it. A
 test that starts something by itself is marked by hand, with `@pytest.mark.slow`.
 """

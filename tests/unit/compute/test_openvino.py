@@ -200,7 +200,7 @@ def config(tmp_path_factory, checkpoint, clip):
 
 
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory, photos, config):
+def quantised(slow, tmp_path_factory, photos, config):
     """A cache folder after scripts/quantize.py, and what the script printed."""
     home = tmp_path_factory.mktemp("home")
     folder = tmp_path_factory.mktemp("photos")
@@ -348,6 +348,7 @@ def test_a_detector_that_is_no_checkpoint(tmp_path, checkpoint):
             graph.build(arguments(tmp_path, changes))
 
 
+@pytest.mark.slow
 def test_it_is_imported_only_where_it_is_asked_for(clip, checkpoint):
     """And where it isn't installed, that is a sentence."""
     code = f"""

@@ -1,13 +1,12 @@
 """What scripts/bench.py chunks compares: that the vectors are what it says, and the truth true."""
 
-import subprocess
-import sys
+import os
 
+import bench
 import numpy as np
 import pytest
-from benchmarks import chunk_vectors
-
-from tests.support.paths import ROOT
+from benchmarks import chunk_vectors, chunks
+from benchmarks.processes import in_new_process
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +44,32 @@ def test_photos_are_multiplied_and_the_truth_is_brute_force(work):
     assert (vectors.nearest == expected).mean() > 0.99  # but for ties
 
 
-def test_the_table_has_a_row_for_each_engine(work):
-    command = [sys.executable, "scripts/bench.py", "chunks", "--work", work]
+def test_the_table_has_a_row_for_each_engine(work, monkeypatch, capsys):
+    """In this process: in those that the command starts, loading torch takes most of the time."""
+
+    def in_this_process(measure, *args, environment):
+        return measure(*args)
+
+    monkeypatch.setattr(chunks, "in_new_process", in_this_process)
     options = ["--chunks", "7000", "--dimension", "16", "--engines", "exact", "faiss-hnsw"]
-    outcome = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
-    assert outcome.returncode == 0, outcome.stderr
-    head, rule, *rows = [line for line in outcome.stdout.splitlines() if line.startswith("|")]
+    monkeypatch.setattr("sys.argv", ["bench.py", "chunks", "--work", str(work), *options])
+    assert bench.main() == 0
+    printed = capsys.readouterr().out.splitlines()
+    head, rule, *rows = [line for line in printed if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows] == ["exact", "faiss-hnsw"]
     assert len({line.count("|") for line in (head, rule, *rows)}) == 1
     for row in rows:
         assert float(row.split("|")[-2]) > 0.95  # recall
     assert not list(work.glob("saved-*"))
+
+
+def test_a_new_process_has_an_environment_of_its_own(monkeypatch):
+    monkeypatch.delenv("ONLY_THERE", raising=False)
+    assert in_new_process(os.getenv, "ONLY_THERE", environment={"ONLY_THERE": "yes"}) == "yes"
+    assert "ONLY_THERE" not in os.environ
+    assert in_new_process(os.getpid, environment={}) != os.getpid()
+    with pytest.raises(ZeroDivisionError):
+        in_new_process(divmod, 1, 0, environment={})
 
 
 def test_without_photos_it_says_what_it_needs(tmp_path):

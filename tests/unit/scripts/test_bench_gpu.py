@@ -59,6 +59,7 @@ MISSING = (
 )
 
 
+@pytest.mark.slow
 def test_it_runs_with_torch_numpy_and_pillow_alone(tmp_path):
     file = tmp_path / "gpu.json"
     options = [

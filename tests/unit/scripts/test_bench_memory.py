@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
 import pytest
 from benchmarks.memory import MIB, Memory, Peak, growth, measure, measure_roles, role, total
+
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -32,13 +34,21 @@ def test_processes_are_called_by_what_they_are(line, expected):
     assert role(line) == expected
 
 
+def new_block() -> mmap.mmap:
+    """Return 64 MiB that the kernel has just given: an allocator may have as much to spare."""
+    block = mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for _ in range(64):
+        block.write(bytes(range(256)) * 4096)
+    return block
+
+
 def test_a_processs_own_memory_is_not_that_of_its_files(tmp_path):
     before = measure(psutil.Process())
-    block = np.ones(64 * MIB, np.uint8)
+    block = new_block()
     after = measure(psutil.Process())
     assert after.pss - before.pss == pytest.approx(64 * MIB, rel=0.2)
     assert after.own - before.own == pytest.approx(64 * MIB, rel=0.2)
-    del block
+    block.close()
 
     (tmp_path / "file").write_bytes(os.urandom(64 * MIB))
     before = measure(psutil.Process())
@@ -79,9 +89,9 @@ def test_growth_is_the_slope_of_the_second_half():
 def test_the_peak_is_seen_though_it_is_over():
     start = measure(psutil.Process()).pss
     with Peak(lambda: [psutil.Process()], period_s=0.02) as peak:
-        block = np.ones(64 * MIB, np.uint8)
-        time.sleep(0.5)
-        del block
-        time.sleep(0.1)
+        block = new_block()
+        wait_until(lambda: peak.pss - start > 48 * MIB, "the block is seen")
+        block.close()
+        wait_until(lambda: measure(psutil.Process()).pss - start < 16 * MIB, "the block is gone")
     assert peak.pss - start > 48 * MIB
     assert measure(psutil.Process()).pss - start < 16 * MIB

@@ -277,7 +277,7 @@ def test_mistakes_are_told_in_words(folder, tmp_path, monkeypatch, capsys):
     for options, status, words in [
         (["--images", tmp_path / "none"], 2, "no such folder"),
         (["--images", tmp_path], 1, "There are no images in"),
-        ([*images, "--segmenter", "2"], 2, "'2' is not a JSON object with options of the segmenter"),
+        ([*images, "--segmenter", "2"], 2, "'2' is not a JSON object with options of the"),
         ([*images, "--segmenter", '{"tile": [2]}'], 2, "not a JSON object with options"),
         ([*images, "--segmenter", '{"tiles": [1]}'], 2, "greater than or equal to 2"),
         ([*images, "--limit", 0], 2, "--limit: must be at least 1"),

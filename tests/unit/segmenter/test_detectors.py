@@ -232,6 +232,7 @@ def test_transformers_boxes_that_overlap_are_dropped(yolos):
     assert 0 < len(disjoint.labels) < len(everything.labels)
 
 
+@pytest.mark.slow
 def test_no_torchvision_is_imported(yolos):
     """Where torchvision is installed, a detector must not depend on it either."""
     code = (

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -387,7 +386,7 @@ def test_one_owner(store: Store, folder: Path) -> None:
     start = time.monotonic()
     with pytest.raises(StoreUnusable, match=rf"{folder} is in use by process {os.getpid()}"):
         Store(folder, ENCODER, lock_timeout_s=0.2)
-    assert 0.2 <= time.monotonic() - start < 2
+    assert 0.2 <= time.monotonic() - start < 8  # of 10 by default
 
 
 # Killed
@@ -424,8 +423,10 @@ def test_killed_writer_loses_nothing_it_acknowledged(folder: Path) -> None:
         assert child.stdout.readline() == "open\n"
         with pytest.raises(StoreUnusable, match=f"process {child.pid}"):
             Store(folder, ENCODER, lock_timeout_s=0)
-        threading.Timer(random.uniform(0.02, 0.4), child.send_signal, [signal.SIGKILL]).start()
-        lines = child.stdout.read().splitlines(keepends=True)
+        # In the midst of its writing: it goes on while the last of these lines is on its way.
+        lines = [child.stdout.readline() for _ in range(random.randint(6, 200))]
+        child.send_signal(signal.SIGKILL)
+        lines += child.stdout.read().splitlines(keepends=True)
         assert child.wait() == -signal.SIGKILL
         for line in lines:
             if line.endswith("\n"):  # the last may be torn
