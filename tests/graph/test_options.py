@@ -139,7 +139,7 @@ async def crop_batches(encoder, pictures, pause_s=0.0):
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (4, [3])])
 def test_batch_size_of_the_segmenter(tmp_path, pictures, batch_size, expected):
-    options = SMALL | {"batch_size": batch_size, "batch_wait_ms": 300, "threads": 1}
+    options = SMALL | {"batch_size": batch_size, "batch_wait_ms": 1000, "threads": 1}
     segmenter = box("Segmenter", tmp_path, {"segmenter": options})
     assert asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 3)) == expected
 
@@ -152,7 +152,7 @@ def test_batch_wait_ms_of_the_segmenter(tmp_path, pictures, batch_wait_ms, expec
     start = time.monotonic()
     sizes = asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 2, pause_s=0.3))
     assert sizes == expected
-    assert time.monotonic() - start < 5  # a batch that is full goes at once
+    assert time.monotonic() - start < 9  # a batch that is full goes at once
 
 
 # encoder
@@ -161,7 +161,7 @@ def test_batch_wait_ms_of_the_segmenter(tmp_path, pictures, batch_wait_ms, expec
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (4, [3])])
 def test_batch_size_of_the_encoder(tmp_path, pictures, batch_size, expected):
-    options = {"batch_size": batch_size, "batch_wait_ms": 300}
+    options = {"batch_size": batch_size, "batch_wait_ms": 1000}
     encoder = box("QueryEncoder", tmp_path, {"encoder": options})
     assert asyncio.run(crop_batches(encoder, [pictures["chelsea"]] * 3)) == expected
 
@@ -174,7 +174,7 @@ def test_batch_wait_ms_of_the_encoder(tmp_path, pictures, batch_wait_ms, expecte
     start = time.monotonic()
     sizes = asyncio.run(crop_batches(encoder, [pictures["chelsea"]] * 2, pause_s=0.3))
     assert sizes == expected
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 9
 
 
 @pytest.mark.slow
@@ -480,4 +480,4 @@ def test_timeout_s(tmp_path, operation, args):
     start = time.monotonic()
     with pytest.raises(Unavailable, match=r"longer than 0\.1 s"):
         asyncio.run(getattr(inset, operation)(*args))
-    assert 0.1 <= time.monotonic() - start < 2
+    assert 0.1 <= time.monotonic() - start < 10

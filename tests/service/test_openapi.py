@@ -70,7 +70,7 @@ def call(description: BaseSchema, method: str, path: str, mode: GenerationMode) 
         assume(len(urlencode(case.query or {}, doseq=True, errors="replace")) < 50_000)
         # Not all that a schema allows is an image, or a photo that is stored.
         doubtful = [CHECKS.get_one("positive_data_acceptance")]
-        response = case.call_and_validate(excluded_checks=doubtful, timeout=20)
+        response = case.call_and_validate(excluded_checks=doubtful, timeout=60)
         statuses.add(response.status_code)
 
     answer()

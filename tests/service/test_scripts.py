@@ -78,7 +78,7 @@ def test_what_is_stored_is_not_sent_again(first_run, client, service, tree, nega
 
 
 def test_an_interrupted_run_goes_on_where_it_was(client, service, tmp_path):
-    count = 60
+    count = 30
     for number in range(count):
         (tmp_path / f"{number:02}.png").write_bytes(picture(f"interrupted {number}"))
     before = stored(client)
@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on_where_it_was(client, service, tmp_path):
     )
     wait_until(lambda: stored(client) >= before + 3, "some photos are stored")
     script.send_signal(signal.SIGINT)
-    output, errors = script.communicate(timeout=30)
+    output, errors = script.communicate(timeout=60)
     assert script.returncode == 130, errors
     assert "Interrupted" in output
     assert "Traceback" not in errors

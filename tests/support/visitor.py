@@ -13,7 +13,7 @@ from tests.support.geometry import overlap
 from tests.support.pictures import encode
 
 NAMES = ["coffee.png", "chelsea.png", "astronaut.png"]
-PATIENCE_MS = 15_000
+PATIENCE_MS = 30_000
 expect.set_options(timeout=PATIENCE_MS)
 TOUCHED = {"width": 360, "height": 740}
 
