@@ -44,9 +44,6 @@ class Command(NamedTuple):
     measure: Callable[[argparse.Namespace, Path], Rows]
 
 
-# What is measured
-
-
 def measure_ceiling(arguments: argparse.Namespace, encoder: Path) -> Rows:
     """Time the bare networks."""
     return networks.ceiling(encoder, arguments.dtypes, arguments.batches)

@@ -17,7 +17,7 @@ def positive(text: str) -> int:
     """Parse a whole number of at least 1.
 
     Raises:
-        ArgumentTypeError, ValueError: it is none.
+        ArgumentTypeError, ValueError: it is something else.
     """
     number = int(text)
     if number < 1:
@@ -61,6 +61,6 @@ def parse_section(
         settings = section.model_validate(given)
     except ValueError as error:  # pydantic's are of this kind too
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no JSON object with options of the {name} ({error})"
+            f"{text!r} is not a JSON object with options of the {name} ({error})"
         ) from None
     return settings.model_dump(mode="json", include=set(given))

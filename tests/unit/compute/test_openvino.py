@@ -293,7 +293,10 @@ def test_quantising_without_anything_to_do(photos, config, tmp_path, monkeypatch
     for options, words in [
         ([photos], "serve_config.yaml wants no network in int8: set backend: openvino and dtype"),
         ([tmp_path, "--config", config], "There are no photos in there."),
-        ([photos, "--config", tmp_path / "a.txt"], f"{tmp_path / 'a.txt'} is no config of Inset"),
+        (
+            [photos, "--config", tmp_path / "a.txt"],
+            f"{tmp_path / 'a.txt'} is not a config of Inset",
+        ),
     ]:
         monkeypatch.setattr("sys.argv", ["quantize.py", *map(str, options)])
         assert quantize.main() == 1

@@ -205,7 +205,7 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
         (["index", "--photos", "/nowhere"], "no images in there"),
         (["index"], "--photos"),
         (["search", "--photos", "PHOTO", "--args", '{"segmenter": {"tile": []}}'], "tile is not"),
-        (["plain", "--photos", "PHOTO", "--segmenter", '{"tile": []}'], "no JSON object"),
+        (["plain", "--photos", "PHOTO", "--segmenter", '{"tile": []}'], "not a JSON object"),
         (["ceiling", "--dtypes", "float8"], "float8"),
         (["memory", "--photos", "PHOTO", "--searches", "0"], "at least 1"),
         (["ceiling", "--encoder", "/nowhere/clip"], "/nowhere/clip"),
