@@ -141,7 +141,7 @@ def main() -> int:
         if not arguments.photos:
             parser.error("no images in there (files are recognised by their suffix)")
         arguments.count = arguments.count or len(arguments.photos)
-    # A service heeds SIGINT only if this process does, which isn't so in a shell's background.
+    # A service reacts to SIGINT only if this process does, and background jobs of a shell don't.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         arguments.run(arguments)

@@ -38,8 +38,8 @@ from deployments.segmenter.checkpoint import read_checkpoint
 Rows = list[dict[str, Any]]
 
 NO_GPU = (
-    "There is no GPU that torch sees: run this where one is, or with --device cpu, which runs the "
-    "same code with tiny sizes."
+    "Torch sees no GPU: run this on a machine with one, or with --device cpu, which runs the same "
+    "code with tiny sizes."
 )
 COLUMNS = {
     "checks": {
@@ -75,9 +75,6 @@ COLUMNS = {
         "of_bound": ("of what cores, bus and GPU allow", "{:.2f}"),
     },
 }
-
-
-# The command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +133,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, and print each table as soon as it is there."""
     if arguments.device == "cpu":
         sizes = TINY
-        torch.set_num_threads(1)  # with so little to do they would only wait for one another
+        torch.set_num_threads(
+            1
+        )  # with so little work, several threads would only wait for each other
     elif torch.cuda.is_available():
         sizes = FULL
     else:

@@ -155,7 +155,7 @@ def main() -> int:
         if any(folder.iterdir()):
             parser.error(f"{folder} is not empty")
 
-    # The service heeds SIGINT only if this process does, which isn't so in a shell's background.
+    # The service reacts to SIGINT only if this process does, and background jobs of a shell don't.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     plan = plan_kills(arguments.kills, random.Random(arguments.seed))
     try:

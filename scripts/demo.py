@@ -1,9 +1,9 @@
-"""The main job, seen: photos are indexed, a small picture is cut out of one, and it is found.
+"""Show the main job: index photos, cut a small picture out of one, and find the photo by it.
 
     scripts/demo [--once] [FOLDER]
 
 Starts the service as `serve run serve_config.yaml` does. It runs until Ctrl-C, or with --once until
-the search is done. The photos are those in scikit-image's wheel, or a folder's.
+the search is done. The photos are those in scikit-image's wheel, or those in a folder.
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ DOT_S = 0.5  # of waiting
 
 class DemoFailed(Exception):
     """Something didn't work; the message says what."""
-
-
-# The service
 
 
 @contextmanager
@@ -87,9 +84,6 @@ def stop(service: ServeRun) -> None:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
-
-
-# The query
 
 
 def cut_query(files: list[Path]) -> tuple[dict[str, Any], Image.Image]:
@@ -152,9 +146,6 @@ def find_object(filenames: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise DemoFailed("The detector found no object to cut out: give a folder of other photos.")
     _, record, chunk = max(candidates, key=lambda candidate: candidate[0])
     return record, chunk
-
-
-# The demo
 
 
 def find(files: list[Path]) -> bool:

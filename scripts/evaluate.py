@@ -1,4 +1,4 @@
-"""How well photos are found by parts of themselves, on photos of your own.
+"""Measure how well Inset finds photos by parts of them, on photos of your own.
 
     scripts/evaluate.py --images PHOTOS --labels LABELS --distractors OTHERS
 
@@ -71,7 +71,7 @@ def evaluate_all(
 
 
 def name_encoder(options: dict[str, Any]) -> str:
-    """Return the name of an encoder and its options, for people."""
+    """Return the name of an encoder and its options, as text."""
     others = {key: value for key, value in options.items() if key != ENCODER_NAME}
     return ", ".join([display_name(options[ENCODER_NAME]), *([show(others)] if others else [])])
 
@@ -111,9 +111,6 @@ def run(arguments: argparse.Namespace) -> int:
         draw_misses(missed, known).save(arguments.failures)
         print(f"\nDrawn in {arguments.failures}: of {rows[0].encoder}, {len(missed)} were missed.")
     return 0 if len(rows) == expected else 1
-
-
-# The command line
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -2,10 +2,10 @@
 
     scripts/quantize.py FOLDER... [--config serve_config.yaml]
 
-In int8 OpenVINO computes with 8 bits a number, and the steps between them must fit the numbers that
-occur. So the networks are run on what they will see: photos on the detector's canvas, and crops as
-the segmenter cuts them. The result is written to the cache folder under the digest of the weights,
-where `backend: openvino` with `dtype: int8` finds it.
+In int8, OpenVINO computes with 8 bits a number, and their scale must fit the numbers that occur. So
+the networks are run on typical inputs: photos on the detector's canvas, and crops as the segmenter
+cuts them. The result is written to the cache folder under the digest of the weights, where
+`backend: openvino` with `dtype: int8` finds it.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def read_settings(config: Path) -> Settings:
     """Return the settings of this application in a config.
 
     Raises:
-        QuantisationFailed: it can't be read, or is no config of Inset.
+        QuantisationFailed: it can't be read, or is not a config of Inset.
         StartupError: an option is wrong.
     """
     try:
         applications = yaml.safe_load(config.read_text())["applications"]
         (args,) = (app["args"] for app in applications if app["import_path"] == "graph:build")
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise QuantisationFailed(f"{config} is no config of Inset: {error!r}") from None
+        raise QuantisationFailed(f"{config} is not a config of Inset: {error!r}") from None
     return Settings.parse(args, ROOT)
 
 
@@ -100,7 +100,7 @@ def quantise_detector(settings: SegmenterSettings, photos: Sequence[np.ndarray])
         photos: uint8 `[height, width, 3]` each.
 
     Raises:
-        ModelUnavailable: the detector is not available, or is no YOLOv5.
+        ModelUnavailable: the detector is not available, or not a YOLOv5.
     """
     # Whether int8 is possible is not asked here: this is what makes it possible.
     path = find_detector(settings.model_copy(update={"dtype": "float32"})).path

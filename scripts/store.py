@@ -46,9 +46,6 @@ class NotComparable(Exception):
     """The running index can't be compared with the store; the message says why."""
 
 
-# Each command, from its options to the exit status
-
-
 def stats(arguments: argparse.Namespace) -> int:
     """Print counts, sizes and the encoder."""
     with closing(StoreReader(arguments.path)) as store:
@@ -133,7 +130,7 @@ def read_index_state(url: str) -> tuple[int, str]:
         answer = httpx.get(f"{url}/stats", timeout=60).raise_for_status().json()["chunk_index"]
         return int(answer["sequence"]), str(answer["digest"])
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
-        raise NotComparable(f"no service answers as it should at {url} ({error!r}).") from None
+        raise NotComparable(f"no Inset service answers at {url} ({error!r}).") from None
 
 
 def report(check: StoreCheck, digest: str | None) -> int:
@@ -161,7 +158,7 @@ def report(check: StoreCheck, digest: str | None) -> int:
     if count:
         photos = len(damaged - {""})
         print(
-            f"{count} problems, {photos} of {check.photos:,} photos are concerned. Delete the "
+            f"{count} problems, {photos} of {check.photos:,} photos are affected. Delete the "
             "damaged photos and index them again, or restore a backup; and check the disk."
         )
         return WRONG
@@ -244,7 +241,7 @@ def export(arguments: argparse.Namespace) -> int:
                             target.write(data)
                         written += 1
                 except UnknownId:
-                    continue  # deleted meanwhile
+                    continue  # it was deleted in the meantime
                 except CorruptRecord as error:
                     damaged += 1
                     print(error.detail, file=sys.stderr)
@@ -261,9 +258,6 @@ def suffix(media_type: str) -> str:
     return known or "." + media_type.partition("/")[2].removeprefix("x-")
 
 
-# For people
-
-
 def bar(items: Iterable[T], total: int, unit: str) -> Iterable[T]:
     """Yield items with a progress bar."""
     return tqdm(items, total=total, unit=unit, unit_scale=True)
@@ -275,11 +269,8 @@ def byte_bar(total: int) -> tqdm:
 
 
 def megabytes(size: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes in megabytes, as text."""
     return f"{size / 1e6:,.1f} MB"
-
-
-# The command line
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:

@@ -75,7 +75,7 @@ def train(
             point["recall_at_1"] = validation.recall(training)
             training.curve.append({key: round(value, 4) for key, value in point.items()})
             bar.write(json.dumps(training.curve[-1]))
-            # An interruption leaves the checkpoint before.
+            # An interruption keeps the last checkpoint.
             with replacing(checkpoint) as file:
                 torch.save(training.state(), file)
             losses = []

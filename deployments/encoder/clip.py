@@ -20,11 +20,6 @@ from deployments.errors import ModelUnavailable
 
 Tower = TypeVar("Tower", bound=PreTrainedModel)
 
-# A file may hold two towers, and transformers would report the weights of the other one as
-# unexpected at every start. `_load` checks for missing ones.
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
-
 
 class ImageTower(torch.nn.Module):
     """The image tower, which normalises its input first.
@@ -85,6 +80,10 @@ def load_text_tower(
 
 
 def _load(files: EncoderFiles, model_class: type[Tower], dtype: torch.dtype) -> Tower:
+    # A file may hold two towers, and transformers would report the weights of the other one as
+    # unexpected at every start. Missing ones are checked below.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(files.folder, local_files_only=True)
     if files.has_text:
         # The dimension is shared, so a tower's own section of the config doesn't have it.

@@ -91,9 +91,6 @@ def measure_engines(
             saved.unlink(missing_ok=True)
 
 
-# In a process of its own
-
-
 def measure(name: str, folder: Path, chunks: int, dimension: int, saved: Path) -> dict[str, Any]:
     """Build, search, save, add and remove; return the figures."""
     vectors = read(folder, chunks, dimension)
@@ -141,7 +138,7 @@ def search_all(engine: Engine, vectors: Vectors, effort: Any) -> dict[str, Any]:
 def add_while_searching(engine: Engine, vectors: Vectors) -> dict[str, float]:
     """Add photos; return the figures.
 
-    Inset's engines are searched meanwhile; the libraries are not made for it.
+    Inset's engines are searched at the same time; the libraries don't support that.
     """
     added = vectors.chunks[: ADDED // CHUNKS].astype(np.float32)
     added = unit(added + 0.02 * np.random.default_rng(2).normal(size=added.shape))

@@ -44,9 +44,6 @@ class Command(NamedTuple):
     measure: Callable[[argparse.Namespace, Path], Rows]
 
 
-# What is measured
-
-
 def measure_ceiling(arguments: argparse.Namespace, encoder: Path) -> Rows:
     """Time the bare networks."""
     return networks.ceiling(encoder, arguments.dtypes, arguments.batches)
@@ -200,7 +197,7 @@ COMMANDS = {
     "mixed": Command(
         Section(
             "Both at once",
-            "One client searches, while photos are indexed as fast as it goes.",
+            "One client searches, while photos are indexed at full speed.",
             service.MIXED_COLUMNS,
         ),
         (add_photos, add_service, add_seconds),

@@ -1,8 +1,8 @@
 """The machine that a benchmark runs on, and how fast it is at the moment.
 
-Other users of a shared host take from its speed. So the same small computation runs before and
-between the measurements. It counts the CPU time of one thread: a service that runs beside it makes
-no difference, but a slower core does.
+On a shared host, other users slow the machine down. So the same small computation runs before and
+between the measurements. It counts the CPU time of one thread: a service that runs at the same time
+makes no difference, but a slower core does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PACE_COLUMNS = {
 
 
 def describe_machine() -> dict[str, str]:
-    """Return what figures depend on besides the code, for people."""
+    """Return what figures depend on besides the code: CPU, memory, versions."""
     known = dict(
         line.split(":", 1)
         for line in Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()

@@ -12,7 +12,7 @@ SEED = 0
 
 
 def endless(files: Sequence[Path], first: int = 0) -> Iterator[bytes]:
-    """Yield encoded photos without end, no two of the same bytes.
+    """Yield encoded photos endlessly, no two with the same bytes.
 
     A number is appended to each file, where decoders don't look. It costs nothing, and gives each
     photo an id of its own.

@@ -1,4 +1,4 @@
-"""The results of benchmarks for people: what to compare, and BENCHMARKS.md."""
+"""Report the results of benchmarks: comparisons, and BENCHMARKS.md."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ class Pictures:
         files: the photos.
 
     Attributes:
-        photos: encoded photos without end, no two of the same bytes.
-        others: likewise, to warm up with, so that the photos measured are always the same.
+        photos: endless encoded photos, no two with the same bytes.
+        others: the same for warming up, so that the measured photos are always the same.
         queries: parts of the photos, again and again.
     """
 
@@ -87,8 +87,6 @@ def count_chunks(content: bytes) -> int:
     """Return the number of chunks of all photos in an answer of `/index`."""
     return sum(len(image["chunks"]) for image in json.loads(content)["images"])
 
-
-# Indexing
 
 INDEX_COLUMNS = {
     "in_flight": ("requests in flight", "{}"),
@@ -137,8 +135,6 @@ def warm_up(service: OwnService, pictures: Pictures) -> None:
         complete(loop, WARM_UP, "query")
 
 
-# Searching
-
 SEARCH_COLUMNS = {
     "clients": ("clients", "{}"),
     "searches": ("searches", "{}"),
@@ -179,8 +175,6 @@ def search(
     alone = next((row["per_second"] for row in rows if row["clients"] == 1), None)
     return [row | {"ratio": alone and row["per_second"] / alone} for row in rows]
 
-
-# Both at once
 
 MIXED_COLUMNS = {
     "load": ("load", "{}"),
@@ -231,8 +225,6 @@ def index_figures(indexing: Stretch) -> dict[str, float]:
     """Return photos per second."""
     return {"photos_per_second": indexing.rate}
 
-
-# Memory
 
 MEMORY_COLUMNS = {
     "process": ("process", "{}"),
@@ -312,8 +304,6 @@ def growth_of(samples: Samples, name: str) -> float | None:
     counts = [count for count, _ in samples]
     return growth(counts, [pick(roles, name).own / MIB for _, roles in samples])
 
-
-# Starting
 
 STARTUP_COLUMNS = {
     "photos": ("photos in the store", "{:,}"),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, sync_playwright
 
-MISSING = "There is no Chromium here: apt-get install chromium"
+MISSING = "Chromium is not installed: apt-get install chromium"
 # It does nothing on the network by itself.
 ARGUMENTS = [
     *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),

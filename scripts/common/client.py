@@ -31,9 +31,6 @@ class RequestFailed(Exception):
     """The service refused a request or can't be reached; the message says why."""
 
 
-# One request
-
-
 async def send(client: httpx.AsyncClient, method: str, path: str, **request: Any) -> httpx.Response:
     """Send a request; repeat it after a while if the service is overloaded or restarting.
 
@@ -121,9 +118,6 @@ def fetch_stats(url: str) -> dict[str, Any]:
         return httpx.get(f"{url}/stats", timeout=TIMEOUT).raise_for_status().json()
     except httpx.HTTPError as error:
         raise unreachable(url, error) from None
-
-
-# Many requests
 
 
 async def for_each(

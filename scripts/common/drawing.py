@@ -1,4 +1,4 @@
-"""The answer to a search for people: as lines of text, and as a picture."""
+"""Show the answer to a search, as lines of text and as a picture."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def positive(text: str) -> int:
     """Parse a whole number of at least 1.
 
     Raises:
-        ArgumentTypeError, ValueError: it is none.
+        ArgumentTypeError, ValueError: it is something else.
     """
     number = int(text)
     if number < 1:

@@ -18,7 +18,7 @@ POLL_S = 0.2
 
 
 class ServiceFailed(Exception):
-    """The service doesn't start, recover or end; the message says which, and where its log is."""
+    """The service doesn't start, recover or end; the message says so, and where its log is."""
 
 
 class ServeRun:

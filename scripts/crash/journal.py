@@ -50,8 +50,8 @@ class Request:
         number: of the request.
         client: number of the client.
         picture: number of the picture that was sent; None for a deletion.
-        outcome: `unknown` until there is an answer, and for ever if the answer doesn't tell.
-        answer: the status and the text of an answer that is no success.
+        outcome: `unknown` until there is an answer, and for good if the answer doesn't tell.
+        answer: the status and the text of an answer that is not a success.
     """
 
     number: int

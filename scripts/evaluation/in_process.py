@@ -35,7 +35,7 @@ def evaluate(
     """Index photos with an encoder and a segmenter, and search by the queries.
 
     Args:
-        name: of the encoder, for people.
+        name: the encoder's name, for the report.
         options: of the segmenter, as in serve_config.yaml.
 
     Raises:
@@ -50,7 +50,7 @@ def evaluate(
 
 
 def show(options: dict[str, Any]) -> str:
-    """Return options for people."""
+    """Return options as text."""
     return ", ".join(f"{name} {value}" for name, value in options.items()) or "as by default"
 
 

@@ -96,7 +96,7 @@ def make_queries(photos: Sequence[Photo], labels: Path | None, seed: int) -> lis
         labels: folder of boxes in YOLO's format; photos without a file there are reported.
 
     Raises:
-        EvaluationFailed: a photo is broken, or a line is no box.
+        EvaluationFailed: a photo is broken, or a line is not a box.
         OSError: a file can't be read.
     """
     queries: list[Query] = []
@@ -136,7 +136,7 @@ def open_picture(data: bytes) -> Image.Image:
     """Decode a picture as the product does.
 
     Raises:
-        InsetError: it is no picture, or broken.
+        InsetError: it is not an image, or broken.
     """
     return Image.fromarray(decode(data, ImageLimits()).pixels)
 
@@ -168,8 +168,8 @@ def read_labels(file: Path, width: int, height: int) -> list[Corners]:
                 raise ValueError(line)
         except ValueError:
             raise EvaluationFailed(
-                f"{file}, line {number}: {line.strip()[:80]!r} is no box. A line is `class cx cy w "
-                "h`: a whole number, then centre and size, relative to the photo, 0 to 1."
+                f"{file}, line {number}: {line.strip()[:80]!r} is not a box. A line is `class cx "
+                "cy w h`: a whole number, then centre and size, relative to the photo, 0 to 1."
             ) from None
         boxes.append(
             (

@@ -38,7 +38,7 @@ class Row:
     """What was found with one encoder and one segmenter.
 
     Attributes:
-        encoder, segmenter: their names, for people.
+        encoder, segmenter: their names.
         dimension: length of a vector.
         chunks: the boxes of each photo's chunks, by its id.
         answers: one for each query.
@@ -111,8 +111,6 @@ def _mean(values: Sequence[float] | np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-# Tables
-
 COLUMNS = {
     "queries": ("number", "{}"),
     "recall@1": ("recall@1", "{:.3f}"),
@@ -145,9 +143,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             markdown(["encoder", "segmenter", *titles(COSTS)], cost),
         )
     )
-
-
-# The picture
 
 
 def misses(pairs: Sequence[tuple[Query, Answer]]) -> list[tuple[Query, Answer]]:

@@ -32,7 +32,7 @@ class Recipe:
         learning_rate: its maximum, from which it decays to zero along a cosine.
         warmup: steps until the maximum.
         weight_decay: AdamW's, of matrices only.
-        whole_from: share of the steps after which no patch is left out.
+        whole_from: share of the steps after which all patches are used.
         teacher_weight: of the loss for the teacher's features.
     """
 

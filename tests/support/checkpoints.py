@@ -32,10 +32,14 @@ def tiny_architecture(heads=3, classes=7):
     joined = len(backbone) + 2
     head.append([[*levels[:-2], joined, levels[-1]], 1, "Detect", ["nc", "anchors"]])
     return {
-        "nc": classes, "ch": 3, "depth_multiple": 0.33, "width_multiple": 0.25,
-        "backbone": backbone, "head": head,
+        "nc": classes,
+        "ch": 3,
+        "depth_multiple": 0.33,
+        "width_multiple": 0.25,
+        "backbone": backbone,
+        "head": head,
         "anchors": [[4 * 2**h, 6 * 2**h, 8 * 2**h, 8 * 2**h] for h in range(1, heads + 1)],
-    }  # fmt: skip
+    }
 
 
 def tiny_network(heads=3, classes=7, seed=0):

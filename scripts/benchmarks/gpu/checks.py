@@ -44,7 +44,7 @@ def _check_photos(sizes: Sizes, device: torch.device) -> Rows:
     moved = [photo.to(device) for photo in photos]
     boxes = [np.array([*tile_boxes(width, height, TILES, MAX_TILES), (0, 0, width, height)])] * 2
     size = next(iter(sizes.encoders.values())).image_size
-    # As on a GPU, whatever the device; and one by one.
+    # Once as on a GPU, whatever the device, and once one crop at a time.
     actual = scale_crops(moved, boxes, size, squash=True, together_on={device.type})
     expected = scale_crops(photos, boxes, size, squash=True, together_on=())
     crops = _levels(torch.cat(actual), torch.cat(expected))

@@ -1,4 +1,4 @@
-"""JPEGs decoded ahead by all cores, into memory that a GPU can read by itself."""
+"""Decode JPEGs ahead on all cores, into memory that a GPU reads directly."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ AHEAD = 4  # batches
 PIECE = 4  # photos that a worker is given at a time
 
 LIMITS = ImageLimits()
-# Batches of photos without end, each uint8 `[height, width, 3]`. Those of a batch are overwritten
-# when the next but one is asked for.
+# Endless batches of photos, each uint8 `[height, width, 3]`. A batch is overwritten when the next
+# but one is asked for.
 Batches = Iterator[list[np.ndarray]]
 ClosableBatches = Generator[list[np.ndarray], None, None]
 Work = TypeVar("Work")

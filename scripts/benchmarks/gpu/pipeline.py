@@ -2,8 +2,8 @@
 
 The cores decode the next photos; the copy engine uploads those that are decoded; the detector runs
 on one batch; and the crops of the batch before are cut and encoded. Each has a stream of its own.
-One thread drives all of it. It waits for the GPU twice: for what the detector has found, while the
-crops of the batch before keep the GPU busy, and before a third batch begins.
+One thread drives all of it. It waits for the GPU twice: for the detections, while the crops of the
+batch before keep the GPU busy, and before a third batch begins.
 
 The stages are the service's own functions; only the order of the calls is written here.
 """
@@ -68,12 +68,12 @@ class Batch:
 
 
 class Pipeline:
-    """The stages of a photo, from pixels to vectors.
+    """The stages of a photo, from pixels to vectors. Each runs on the current stream.
 
     Args:
         detector: a YOLOv5.
-        encoder: float `[n, 3, crop_size, crop_size]` to vectors.
-        threshold: what a detection's confidence must exceed.
+        encoder: turns float `[n, 3, crop_size, crop_size]` into vectors.
+        threshold: the confidence that a detection must exceed.
         image_size: longer side of a photo on the detector's canvas, pixels.
         crop_size: side of the encoder's input, pixels.
         dtype: of the encoder.
@@ -106,8 +106,6 @@ class Pipeline:
             torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(3)
         )
 
-    # The stages, each on the stream that is current
-
     def upload(self, pixels: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """Send photos to the device."""
         return [upload(photo, self.device) for photo in pixels]
@@ -130,7 +128,7 @@ class Pipeline:
         return predictions
 
     def choose(self, predictions: Sequence[Prediction]) -> list[np.ndarray]:
-        """Choose the boxes of each photo's chunks: objects, tiles and the whole; wait for them."""
+        """Choose the boxes of each photo's chunks, and wait for them."""
         boxes: dict[int, np.ndarray] = {}
         for numbers, places, rows in predictions:
             found = select(rows, [self.threshold] * len(places), IOU_THRESHOLD)
@@ -151,12 +149,10 @@ class Pipeline:
         )
 
     def encode(self, crops: torch.Tensor) -> torch.Tensor:
-        """Normalise and encode, and begin the copy to the CPU: float32 `[n, d]`, of length 1."""
+        """Normalise and encode, and start the copy to the CPU: float32 `[n, d]`, L2-normalised."""
         pixels = crops.permute(0, 3, 1, 2).to(self.dtype)
         vectors = self.encoder(torch.addcmul(self.shift, pixels, self.scale))
         return torch.nn.functional.normalize(vectors.float(), dim=1).to("cpu", non_blocking=True)
-
-    # All of them
 
     @torch.inference_mode()
     def run(self, batches: Batches) -> Generator[Batch, None, None]:

@@ -24,9 +24,6 @@ OBJECTS = 6  # of a photo, on average
 TRAINED_THRESHOLD = 0.1  # the service's, for trained weights
 
 
-# Decoding
-
-
 def decoding(
     decoders: Mapping[str, Decoders], device: torch.device, workers: int, seconds: float
 ) -> Rows:
@@ -44,9 +41,6 @@ def decoding(
             {"workers": name, "number": workers, "per_second": rate, "per_worker": rate / workers}
         )
     return found
-
-
-# The pipeline
 
 
 def make_pipeline(

@@ -66,9 +66,14 @@ def clip(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
     config = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        image_size=48, patch_size=8, projection_dim=32,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=48,
+        patch_size=8,
+        projection_dim=32,
+    )
     CLIPVisionModelWithProjection(config).save_pretrained(folder)
     return folder
 
@@ -208,9 +213,13 @@ def quantised(slow, tmp_path_factory, photos, config):
         shutil.copy(photos / name, folder)
     (folder / "broken.png").write_text("no picture")
     done = run(
-        "scripts/quantize.py", folder, "--config", config,
-        HOME=str(home), XDG_CACHE_HOME=str(home / ".cache"),
-    )  # fmt: skip
+        "scripts/quantize.py",
+        folder,
+        "--config",
+        config,
+        HOME=str(home),
+        XDG_CACHE_HOME=str(home / ".cache"),
+    )
     assert done.returncode == 0, done.stderr
     return home, done
 
@@ -293,7 +302,10 @@ def test_quantising_without_anything_to_do(photos, config, tmp_path, monkeypatch
     for options, words in [
         ([photos], "serve_config.yaml wants no network in int8: set backend: openvino and dtype"),
         ([tmp_path, "--config", config], "There are no photos in there."),
-        ([photos, "--config", tmp_path / "a.txt"], f"{tmp_path / 'a.txt'} is no config of Inset"),
+        (
+            [photos, "--config", tmp_path / "a.txt"],
+            f"{tmp_path / 'a.txt'} is not a config of Inset",
+        ),
     ]:
         monkeypatch.setattr("sys.argv", ["quantize.py", *map(str, options)])
         assert quantize.main() == 1

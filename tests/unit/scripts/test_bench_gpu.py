@@ -112,7 +112,7 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     bench_gpu.add_arguments(parser)
     arguments = parser.parse_args([])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"no GPU that torch sees.*--device cpu"):
+    with pytest.raises(SystemExit, match=r"Torch sees no GPU.*--device cpu"):
         bench_gpu.run(arguments)
 
 

@@ -149,7 +149,9 @@ def test_labels_are_read_in_pixels_and_clipped(tmp_path):
 def test_a_line_that_is_no_box_is_named(tmp_path, line):
     file = tmp_path / "1.txt"
     file.write_text(f"0 0.5 0.5 0.5 0.5\n{line}\n")
-    with pytest.raises(EvaluationFailed, match=r"1\.txt, line 2: .* is no box\. A line is `class"):
+    with pytest.raises(
+        EvaluationFailed, match=r"1\.txt, line 2: .* is not a box\. A line is `class"
+    ):
         read_labels(file, 200, 100)
 
 
@@ -277,7 +279,11 @@ def test_mistakes_are_told_in_words(folder, tmp_path, monkeypatch, capsys):
     for options, status, words in [
         (["--images", tmp_path / "none"], 2, "no such folder"),
         (["--images", tmp_path], 1, "There are no images in"),
-        ([*images, "--segmenter", "2"], 2, "'2' is not a JSON object with options of the"),
+        (
+            [*images, "--segmenter", "2"],
+            2,
+            "'2' is not a JSON object with options of the segmenter",
+        ),
         ([*images, "--segmenter", '{"tile": [2]}'], 2, "not a JSON object with options"),
         ([*images, "--segmenter", '{"tiles": [1]}'], 2, "greater than or equal to 2"),
         ([*images, "--limit", 0], 2, "--limit: must be at least 1"),

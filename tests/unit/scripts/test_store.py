@@ -255,7 +255,7 @@ def test_verify_without_a_service(run, folder: Path) -> None:
     status, out, err = run("verify", "--url", url)
     assert status == 2
     assert out.startswith("All is well")
-    assert f"no service answers as it should at {url}" in err
+    assert f"no Inset service answers at {url}" in err
     damage(folder, "originals", b"a", b"two")
     assert run("verify", "--url", url)[0] == 1
 

@@ -57,8 +57,10 @@ def test_who_needs_what_was_cut_begins_anew(store: Store) -> None:
     changes = store.changes(late, 2**20)
     assert not changes.anew
     assert [(change.sequence, change.vectors is None) for change in changes.changes] == [
-        (7, True), (8, False), (9, False),
-    ]  # fmt: skip
+        (7, True),
+        (8, False),
+        (9, False),
+    ]
 
 
 # Cutting

@@ -31,8 +31,11 @@ def test_a_reader_follows_an_owner_whose_map_grows(folder: Path) -> None:
     store.apply([put("0", b"0" * 1000)])
     child = subprocess.Popen(
         [sys.executable, "-c", READER, str(folder)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
     with child:
         for number in range(4):
             if number:

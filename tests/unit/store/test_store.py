@@ -229,10 +229,22 @@ def test_unknown(store: Store) -> None:
 @pytest.mark.parametrize(
     "id",
     [
-        "", ".", "..", "-a", "~", "a/b", "../a", "a b", "a\n", "a\0", "é", "a" * 201, "\udcff",
+        "",
+        ".",
+        "..",
+        "-a",
+        "~",
+        "a/b",
+        "../a",
+        "a b",
+        "a\n",
+        "a\0",
+        "é",
+        "a" * 201,
+        "\udcff",
         "a" * 5000,
     ],
-)  # fmt: skip
+)
 def test_hostile_id(store: Store, id: str) -> None:
     bad_put, bad_delete, good = store.apply([put(id, b"x"), Delete(id), put("good", b"y")])
     assert isinstance(bad_put, BadParameter)
@@ -309,10 +321,16 @@ def test_commits_are_synced(store: Store) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"a": float("nan")}, {"a": float("-inf")}, {"a": "\udcff"}, {"\ud800": 1}, {"a": None},
-        {"a": [1]}, {"a": {"b": 1}}, {1: "a"},
+        {"a": float("nan")},
+        {"a": float("-inf")},
+        {"a": "\udcff"},
+        {"\ud800": 1},
+        {"a": None},
+        {"a": [1]},
+        {"a": {"b": 1}},
+        {1: "a"},
     ],
-)  # fmt: skip
+)
 def test_metadata_that_would_not_come_back_is_refused(store: Store, bad: dict) -> None:
     refused, good = store.apply([Put("bad", b"x", None, photo(b"x"), bad), put("good", b"y")])
     assert isinstance(refused, BadParameter)
