@@ -105,7 +105,7 @@ def test_parts_within_the_limit_may_be_too_much_together(client):
         ("/search?filter=year", "'year' is not a condition"),
         ("/search?filter=year>=2020&filter=year==2021", "'year==2021'"),
         ("/search?filter=", "'' is not a condition"),
-        ("/index?metadata=year", "no JSON"),
+        ("/index?metadata=year", "not JSON"),
         ('/index?metadata={"year":null}', "'year' must be a string"),
         ("/search?text=cat", "exactly one query"),
         ("/search?id=cat", "exactly one query"),
