@@ -43,12 +43,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Let the files that ask the shared service come last, and of these the page's first.
 
     While the service runs, it takes its share of the machine; the page is tested with a store that
-    has only its own photos. In one of several processes these files come first, for they last long.
+    has only its own photos. Where several processes test, what lasts longest comes first.
     """
-    in_several = hasattr(config, "workerinput")
 
-    def turn(item: pytest.Item) -> tuple[bool, bool]:
-        return asks_service(item.nodeid) ^ in_several, not item.nodeid.startswith("tests/page/")
+    def turn(item: pytest.Item) -> tuple[int, bool]:
+        last = 2 if asks_service(item.nodeid) else item.nodeid.startswith(OWN)
+        place = -last if hasattr(config, "workerinput") else last
+        return place, not item.nodeid.startswith("tests/page/")
 
     items.sort(key=turn)
 

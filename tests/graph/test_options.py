@@ -110,29 +110,41 @@ def test_tiles_max_tiles_and_min_tile_contrast(pictures, tmp_path):
     assert 0 < count(tiles=[2, 3], min_tile_contrast=30) < 34
 
 
-async def photo_batches(segmenter, photos, pause_s=0.0):
-    """How many photos went through the network at once, when photos come one after another."""
+async def begin_in_turn(calls, sizes, waiting):
+    """Make calls one after another: while each waits for the next, or when it has begun.
+
+    Args:
+        calls: functions that return coroutines.
+        sizes: of the batches that have begun.
+        waiting: whether a call waits for the next one; None if all are made at once.
+    """
+    begun = []
+    for call in calls:
+        begun.append(asyncio.ensure_future(call()))
+        if waiting is not None:
+            await asyncio.sleep(0.3)
+        while waiting is False and len(sizes) < len(begun):
+            await asyncio.sleep(0.01)
+    await asyncio.gather(*begun)
+
+
+async def photo_batches(segmenter, photos, waiting=None):
+    """How many photos went through the network at once; see `begin_in_turn`."""
     sizes = []
     segmenter.segmenter.detector.network.register_forward_pre_hook(
         lambda _, args: sizes.append(len(args[0]))
     )
-    calls = []
-    for photo in photos:
-        calls.append(asyncio.ensure_future(segmenter.segment(photo, None)))
-        await asyncio.sleep(pause_s)
-    await asyncio.gather(*calls)
+    calls = [lambda photo=photo: segmenter.segment(photo, None) for photo in photos]
+    await asyncio.wait_for(begin_in_turn(calls, sizes, waiting), 60)
     return sizes
 
 
-async def crop_batches(encoder, pictures, pause_s=0.0):
+async def crop_batches(encoder, pictures, waiting=None):
     """The same for queries."""
     sizes = []
     encoder.encoder.tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    calls = []
-    for picture in pictures:
-        calls.append(asyncio.ensure_future(encoder.encode_query(picture, None)))
-        await asyncio.sleep(pause_s)
-    await asyncio.gather(*calls)
+    calls = [lambda picture=picture: encoder.encode_query(picture, None) for picture in pictures]
+    await asyncio.wait_for(begin_in_turn(calls, sizes, waiting), 60)
     return sizes
 
 
@@ -150,7 +162,7 @@ def test_batch_wait_ms_of_the_segmenter(tmp_path, pictures, batch_wait_ms, expec
     options = SMALL | {"batch_size": 2, "batch_wait_ms": batch_wait_ms}
     segmenter = box("Segmenter", tmp_path, {"segmenter": options})
     start = time.monotonic()
-    sizes = asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 2, pause_s=0.3))
+    sizes = asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 2, batch_wait_ms > 0))
     assert sizes == expected
     assert time.monotonic() - start < 9  # a batch that is full goes at once
 
@@ -172,7 +184,7 @@ def test_batch_wait_ms_of_the_encoder(tmp_path, pictures, batch_wait_ms, expecte
     options = {"batch_size": 2, "batch_wait_ms": batch_wait_ms}
     encoder = box("QueryEncoder", tmp_path, {"encoder": options})
     start = time.monotonic()
-    sizes = asyncio.run(crop_batches(encoder, [pictures["chelsea"]] * 2, pause_s=0.3))
+    sizes = asyncio.run(crop_batches(encoder, [pictures["chelsea"]] * 2, batch_wait_ms > 0))
     assert sizes == expected
     assert time.monotonic() - start < 9
 

@@ -21,14 +21,17 @@ async def batches_of_a_crowd(at_once, crowd, **options):
     ask = batched(work, at_once=at_once, **options)
     asked = []
 
-    async def come(number):
-        for _ in range(number):
-            asked.append(asyncio.ensure_future(ask(len(asked))))
-            await asyncio.sleep(0.05)
+    def come():
+        asked.append(asyncio.ensure_future(ask(len(asked))))
 
-    await come(at_once)
-    assert sizes == at_once * [1]  # nobody waits while a batch could begin
-    await come(crowd)
+    for number in range(at_once):
+        come()
+        async with asyncio.timeout(20):
+            while len(sizes) == number:  # nobody waits while a batch could begin
+                await asyncio.sleep(0.01)
+    for _ in range(crowd):
+        come()
+        await asyncio.sleep(0.05)
     assert sizes == at_once * [1]
     end.set()
     assert await asyncio.gather(*asked) == [-number for number in range(at_once + crowd)]
