@@ -119,8 +119,8 @@ async def begin_in_turn(calls, sizes, waiting):
         waiting: whether a call waits for the next one; None if all are made at once.
     """
     begun = []
-    for call in calls:
-        begun.append(asyncio.ensure_future(call()))
+    for begin in calls:
+        begun.append(asyncio.ensure_future(begin()))
         if waiting is not None:
             await asyncio.sleep(0.3)
         while waiting is False and len(sizes) < len(begun):
