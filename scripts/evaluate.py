@@ -35,11 +35,12 @@ from common.options import (
     parse_segmenter,
     positive,
 )
+from common.tables import table_place, write_table
 from evaluation import in_process, over_http
 from evaluation.encoders import BASELINES, load_encoder
 from evaluation.in_process import show
 from evaluation.queries import EvaluationFailed, Photo, Query, find_photos, make_queries
-from evaluation.report import Row, draw_misses, misses, row_figures, table
+from evaluation.report import LASTING_COSTS, Row, draw_misses, misses, row_figures, table
 
 from deployments.errors import ModelUnavailable
 from deployments.settings import EncoderSettings, display_name
@@ -101,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     results = [row_figures(row, queries) for row in rows]
     print(f"\n{len(distinct)} photos, {len(queries)} queries, seed {arguments.seed}\n")
     print(table(results))
+    if arguments.write:
+        write_table(arguments.write, table(results, LASTING_COSTS))
     if arguments.json:
         own = len({photo.id for photo in photos})
         counts = {"photos": own, "distractors": len(distinct) - own}
@@ -140,6 +143,12 @@ def make_parser() -> argparse.ArgumentParser:
         type=positive,
         metavar="N",
         help="only N photos and N distractors, for a quick look",
+    )
+    parser.add_argument(
+        "--write",
+        type=table_place,
+        metavar="FILE#NAME",
+        help="write the tables into a document, e.g. docs/models.md#recall",
     )
     parser.add_argument("--json", type=Path, metavar="OUT.json", help="write all figures there")
     parser.add_argument(

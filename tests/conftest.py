@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.examples import register_profiles
 from tests.support.paths import PHOTOS
-from tests.support.services import LIMITS, QUEUES, Service
+from tests.support.services import LIMITS, QUEUES, OwnService
 from tests.support.slow import Guard
 
 # They start services of their own.
@@ -94,19 +94,19 @@ def photos() -> Path:
 
 
 @pytest.fixture(scope="session")
-def service(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnService]:
     """Start the service that all tests share: as configured by default, but for small limits and
     short queues.
 
     Tests leave photos behind, so none may assume that the store is empty.
     """
-    with Service(tmp_path_factory.mktemp("service"), {"limits": LIMITS}, QUEUES) as service:
+    with OwnService(tmp_path_factory.mktemp("service"), {"limits": LIMITS}, QUEUES) as service:
         service.start()
         yield service
 
 
 @pytest.fixture(scope="session")
-def client(service: Service) -> Iterator[httpx.Client]:
+def client(service: OwnService) -> Iterator[httpx.Client]:
     """Return a client of the shared service."""
     with httpx.Client(base_url=service.url, timeout=60) as client:
         yield client

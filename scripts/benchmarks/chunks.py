@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from common.backbone import unit
-from common.tables import cells, markdown_head, markdown_row, titles
+from common.tables import cells, markdown_head, markdown_row, titles, write_table
 
 from benchmarks.chunk_engines import ADDED, ENGINES, Engine
 from benchmarks.chunk_vectors import CHUNKS, Vectors, prepare, read
@@ -53,15 +53,23 @@ COLUMNS = {
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure, and print each row of the table as soon as it is there."""
+    """Measure, print each row of the table as soon as it is there, and write the table.
+
+    Raises:
+        OSError: it can't be written.
+    """
     folder = arguments.work
     folder.mkdir(exist_ok=True)
     prepare(folder, arguments.photos, arguments.chunks, arguments.dimension)
     photos = len(read(folder, arguments.chunks, arguments.dimension).chunks)
     print(f"\n{photos * CHUNKS:,} chunks x {arguments.dimension} of {photos:,} photos\n")
-    print("\n".join(markdown_head(titles(COLUMNS))), flush=True)
+    lines = markdown_head(titles(COLUMNS))
+    print("\n".join(lines), flush=True)
     for row in measure_engines(arguments.engines, folder, arguments.chunks, arguments.dimension):
-        print(markdown_row(cells(row, COLUMNS)), flush=True)
+        lines.append(markdown_row(cells(row, COLUMNS)))
+        print(lines[-1], flush=True)
+    if arguments.write:
+        write_table(arguments.write, "\n".join(lines))
 
 
 def measure_engines(

@@ -11,6 +11,7 @@ from typing import Any
 from common.client import IN_FLIGHT
 from common.options import parse_segmenter, positive
 from common.paths import ROOT
+from common.tables import table_place
 
 from benchmarks.chunk_engines import ENGINES
 from benchmarks.networks import BATCHES, default_dtypes
@@ -153,6 +154,12 @@ def add_chunks(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("bench"),
         help="folder for vectors (%(default)s)",
+    )
+    parser.add_argument(
+        "--write",
+        type=table_place,
+        metavar="FILE#NAME",
+        help="write the table into a document, e.g. docs/models.md#engines-1m",
     )
 
 

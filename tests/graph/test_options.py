@@ -1,4 +1,4 @@
-"""What each option of the config does to the boxes that it is for."""
+"""What each option of the config does to the deployments that it is for."""
 
 import asyncio
 import json
@@ -24,9 +24,9 @@ from tests.support.graph_in_process import (
     OPERATIONS,
     Handle,
     bound,
-    box,
     call,
     ingress,
+    make,
     run,
 )
 
@@ -43,7 +43,7 @@ def segment(data, tmp_path, threshold=None, **options):
     async def once(segmenter):
         return await segmenter.segment(data, threshold)
 
-    return asyncio.run(once(box("Segmenter", tmp_path, {"segmenter": options})))
+    return asyncio.run(once(make("Segmenter", tmp_path, {"segmenter": options})))
 
 
 @pytest.mark.slow
@@ -53,13 +53,13 @@ def test_model_name_or_path(tmp_path):
     file.parent.mkdir()
     file.symlink_to(find_detector(SegmenterSettings()).path)
     changes = {"segmenter": SMALL | {"model_name_or_path": str(file)}}
-    segmenter = box("Segmenter", tmp_path, changes)
+    segmenter = make("Segmenter", tmp_path, changes)
     assert "motorcycle" in segmenter.segmenter.detector.names
     assert bound(tmp_path, changes)["Ingress"].init_kwargs["detector"] == "my/detector.pt"
     file.unlink()
     file.write_bytes(b"no checkpoint")
     with pytest.raises(ModelUnavailable, match=r"detector\.pt"):
-        box("Segmenter", tmp_path, changes)
+        make("Segmenter", tmp_path, changes)
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_image_size(tmp_path, pictures):
     """What the network is given, of a photo of 451 x 300 pixels."""
     shapes = []
     for size in (64, 320):
-        segmenter = box("Segmenter", tmp_path, {"segmenter": SMALL | {"image_size": size}})
+        segmenter = make("Segmenter", tmp_path, {"segmenter": SMALL | {"image_size": size}})
         segmenter.segmenter.detector.network.register_forward_pre_hook(
             lambda _, args: shapes.append(tuple(args[0].shape[2:]))
         )
@@ -152,7 +152,7 @@ async def crop_batches(encoder, pictures, waiting=None):
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (4, [3])])
 def test_batch_size_of_the_segmenter(tmp_path, pictures, batch_size, expected):
     options = SMALL | {"batch_size": batch_size, "batch_wait_ms": 1000, "threads": 1}
-    segmenter = box("Segmenter", tmp_path, {"segmenter": options})
+    segmenter = make("Segmenter", tmp_path, {"segmenter": options})
     assert asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 3)) == expected
 
 
@@ -160,7 +160,7 @@ def test_batch_size_of_the_segmenter(tmp_path, pictures, batch_size, expected):
 @pytest.mark.parametrize(("batch_wait_ms", "expected"), [(0, [1, 1]), (10_000, [2])])
 def test_batch_wait_ms_of_the_segmenter(tmp_path, pictures, batch_wait_ms, expected):
     options = SMALL | {"batch_size": 2, "batch_wait_ms": batch_wait_ms}
-    segmenter = box("Segmenter", tmp_path, {"segmenter": options})
+    segmenter = make("Segmenter", tmp_path, {"segmenter": options})
     start = time.monotonic()
     sizes = asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 2, batch_wait_ms > 0))
     assert sizes == expected
@@ -174,7 +174,7 @@ def test_batch_wait_ms_of_the_segmenter(tmp_path, pictures, batch_wait_ms, expec
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (4, [3])])
 def test_batch_size_of_the_encoder(tmp_path, pictures, batch_size, expected):
     options = {"batch_size": batch_size, "batch_wait_ms": 1000}
-    encoder = box("QueryEncoder", tmp_path, {"encoder": options})
+    encoder = make("QueryEncoder", tmp_path, {"encoder": options})
     assert asyncio.run(crop_batches(encoder, [pictures["chelsea"]] * 3)) == expected
 
 
@@ -182,7 +182,7 @@ def test_batch_size_of_the_encoder(tmp_path, pictures, batch_size, expected):
 @pytest.mark.parametrize(("batch_wait_ms", "expected"), [(0, [1, 1]), (10_000, [2])])
 def test_batch_wait_ms_of_the_encoder(tmp_path, pictures, batch_wait_ms, expected):
     options = {"batch_size": 2, "batch_wait_ms": batch_wait_ms}
-    encoder = box("QueryEncoder", tmp_path, {"encoder": options})
+    encoder = make("QueryEncoder", tmp_path, {"encoder": options})
     start = time.monotonic()
     sizes = asyncio.run(crop_batches(encoder, [pictures["chelsea"]] * 2, batch_wait_ms > 0))
     assert sizes == expected
@@ -194,7 +194,7 @@ def test_batches_of_crops_are_limited_by_their_number(tmp_path, pictures):
     """A photo with more crops than a batch takes, together with others."""
     photo = segment(pictures["coffee"], tmp_path, confidence_threshold=0.05)
     assert len(photo.chunks) > 4
-    encoder = box("IndexEncoder", tmp_path, {"encoder": {"batch_size": 4, "dtype": "float32"}})
+    encoder = make("IndexEncoder", tmp_path, {"encoder": {"batch_size": 4, "dtype": "float32"}})
     sizes = []
     encoder.encoder.tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
 
@@ -217,48 +217,48 @@ def test_the_encoder_can_be_a_folder(tmp_path, pictures):
         **tower, num_attention_heads=2, image_size=48, patch_size=8, projection_dim=24
     )
     CLIPVisionModelWithProjection(config).save_pretrained(folder)
-    boxes = bound(tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}})
-    encoder = box(
+    deployments = bound(tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}})
+    encoder = make(
         "QueryEncoder", tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}}
     )
     vector = asyncio.run(encoder.encode_query(pictures["chelsea"], None))
     assert vector.shape == (24,)
     identity = encoder.encoder.files.identity
     assert identity.name == "my/clip"
-    assert boxes["Ingress"].init_kwargs["encoder"] == EncoderState(
+    assert deployments["Ingress"].init_kwargs["encoder"] == EncoderState(
         name="my/clip", dimension=24, digest=identity.digest, text=False
     )
-    assert identity in boxes["Store"].init_args
-    assert 24 in boxes["ChunkIndex"].init_args
-    assert 48 in boxes["Segmenter"].init_args
-    segmenter = box(
+    assert identity in deployments["Store"].init_args
+    assert 24 in deployments["ChunkIndex"].init_args
+    assert 48 in deployments["Segmenter"].init_args
+    segmenter = make(
         "Segmenter", tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}}
     )
     assert not segmenter.segmenter.squash
     preprocessing = {"size": {"height": 48, "width": 48}, "do_center_crop": False}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
-    segmenter = box(
+    segmenter = make(
         "Segmenter", tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}}
     )
     assert segmenter.segmenter.squash
 
 
-# device, dtype, threads: of every box that computes
+# device, dtype, threads: of every deployment that computes
 
 
 def computing(name, folder, section, options):
-    """A box, where its network computes, and the network."""
-    made = box(name, folder, {section: options})
+    """A deployment, where its network computes, and the network."""
+    made = make(name, folder, {section: options})
     if name == "Segmenter":
         return made, made.segmenter.placement.device, made.segmenter.detector.network
     return made, made.encoder.placement.device, made.encoder.tower
 
 
-BOXES = [("Segmenter", "segmenter"), ("IndexEncoder", "encoder"), ("QueryEncoder", "encoder")]
+COMPUTING = [("Segmenter", "segmenter"), ("IndexEncoder", "encoder"), ("QueryEncoder", "encoder")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "section"), BOXES)
+@pytest.mark.parametrize(("name", "section"), COMPUTING)
 def test_device(tmp_path, name, section):
     options = SMALL if section == "segmenter" else {}
     if torch.cuda.is_available():
@@ -273,7 +273,7 @@ def test_device(tmp_path, name, section):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "section"), BOXES)
+@pytest.mark.parametrize(("name", "section"), COMPUTING)
 def test_backend(tmp_path, name, section):
     """By as many threads as torch would have."""
     options = SMALL if section == "segmenter" else {}
@@ -285,7 +285,7 @@ def test_backend(tmp_path, name, section):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "section"), BOXES)
+@pytest.mark.parametrize(("name", "section"), COMPUTING)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_dtype(tmp_path, name, section, dtype):
     options = SMALL if section == "segmenter" else {}
@@ -320,15 +320,18 @@ def test_threads(eight_cores, tmp_path, name, section, threads, expected):
     assert teams(made) == expected
 
 
-def teams(box):
-    """How many threads of torch each of those has that run a box's network at the same time."""
-    everyone = threading.Barrier(box.passes._threads._max_workers)
+def teams(deployment):
+    """How many threads of torch each pass of a deployment's network has."""
+    everyone = threading.Barrier(deployment.passes._threads._max_workers)
 
     def size():
         everyone.wait(timeout=10)
         return torch.get_num_threads()
 
-    return [f.result() for f in [box.passes._threads.submit(size) for _ in range(everyone.parties)]]
+    return [
+        f.result()
+        for f in [deployment.passes._threads.submit(size) for _ in range(everyone.parties)]
+    ]
 
 
 @pytest.mark.slow
@@ -348,8 +351,8 @@ class EmptyStore:
 
 
 @asynccontextmanager
-async def chunk_index_box(folder, changes):
-    """The box as the graph binds it, on a store that has nothing."""
+async def chunk_index_deployment(folder, changes):
+    """The deployment as the graph binds it, on a store that has nothing."""
     deployment = bound(folder, changes)["ChunkIndex"]
     *args, _ = deployment.init_args
     made = deployment.func_or_class.__new__(deployment.func_or_class)
@@ -362,7 +365,7 @@ async def chunk_index_box(folder, changes):
 
 def chunk_index(folder, **options):
     async def start():
-        async with chunk_index_box(folder, {"chunk_index": options}) as made:
+        async with chunk_index_deployment(folder, {"chunk_index": options}) as made:
             return made.follower.index
 
     return asyncio.run(start())
@@ -413,7 +416,9 @@ def test_aggregation(tmp_path, aggregation, expected):
     """One has a chunk that is near and one that is far, the other has two between them."""
 
     async def rank():
-        async with chunk_index_box(tmp_path, {"ranker": {"aggregation": aggregation}}) as made:
+        async with chunk_index_deployment(
+            tmp_path, {"ranker": {"aggregation": aggregation}}
+        ) as made:
             made.follower.index.put("extreme", at(0.1, 0.9))
             made.follower.index.put("moderate", at(0.3, 0.4))
             (query,) = at(0)
@@ -476,7 +481,7 @@ def test_max_request_bytes(tmp_path, pictures):
 
 
 class Hung:
-    """A box that never answers."""
+    """A deployment that never answers."""
 
     def __getattr__(self, name):
         async def hang(*args):

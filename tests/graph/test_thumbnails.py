@@ -3,18 +3,18 @@
 import pytest
 
 from deployments.store.operations import Put
-from tests.support.graph_in_process import box
+from tests.support.graph_in_process import make
 from tests.support.thumbnails import PHOTO, forget_thumbnail, thumbnails
 
 
 @pytest.mark.slow
 def test_it_is_the_thumbnail_that_indexing_would_have_made(tmp_path, pictures):
     """With the deployment that makes it in the service."""
-    store = box("Store", tmp_path / "store", {"store": {"max_bytes": 2**20}})
+    store = make("Store", tmp_path / "store", {"store": {"max_bytes": 2**20}})
     data = pictures["coffee"]
     store.store.apply([Put("coffee", data, None, PHOTO)])
     forget_thumbnail(store, "coffee")
-    segmenter = box("Segmenter", tmp_path)
+    segmenter = make("Segmenter", tmp_path)
     (indexed,) = segmenter.segmenter.segment([data])
     assert thumbnails(tmp_path, store, segmenter, "coffee") == [indexed.thumbnail]
     store.store.close()

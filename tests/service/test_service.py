@@ -20,7 +20,7 @@ from tests.support.documents import readme_example
 from tests.support.geometry import overlap
 from tests.support.http_client import PNG, index, problem, search
 from tests.support.pictures import encode, picture, pixels
-from tests.support.services import LIMITS, Service
+from tests.support.services import LIMITS, OwnService
 from tests.support.waiting import together
 
 # Indexing
@@ -580,7 +580,7 @@ print(json.dumps({
 """
 
 
-def test_handles_do_the_same_from_another_process(client, service: Service, tmp_path):
+def test_handles_do_the_same_from_another_process(client, service: OwnService, tmp_path):
     import base64
 
     data, other = picture("by handle"), picture("other by handle")
@@ -616,7 +616,7 @@ def test_handles_do_the_same_from_another_process(client, service: Service, tmp_
         assert by_http[key] == image[key]
 
 
-def test_the_handle_example_of_the_readme(client, service: Service, photos, tmp_path):
+def test_the_handle_example_of_the_readme(client, service: OwnService, photos, tmp_path):
     """As it is printed there, but for the address of the right Ray."""
     example = readme_example("get_app_handle")
     assert example.count('"auto"') == 1

@@ -7,14 +7,14 @@ import pytest
 
 from deployments.records import EncoderIdentity
 from deployments.store.store import Store
-from tests.support.services import Service
+from tests.support.services import OwnService
 from tests.support.waiting import wait_until
 
 START_FAILURE_S = 180  # two of them start at the same time
 
 
 @pytest.fixture(scope="module")
-def failures(slow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
+def failures(slow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, OwnService]]:
     """Services that can't start: one while the graph is built, one in a replica. They are started
     together, because each takes a while to say so.
     """
@@ -23,8 +23,8 @@ def failures(slow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
         return tmp_path_factory.mktemp(name)
 
     services = {
-        "unknown key": Service(folder("key"), {"segmenter": {"confidence": 0.5}}),
-        "other encoder": Service(folder("other")),
+        "unknown key": OwnService(folder("key"), {"segmenter": {"confidence": 0.5}}),
+        "other encoder": OwnService(folder("other")),
     }
     other = EncoderIdentity("other/encoder", 256, "ab" * 32)
     Store(services["other encoder"].store, other).close()

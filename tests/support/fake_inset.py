@@ -55,7 +55,7 @@ def known(id, filename=None, metadata=MappingProxyType({})):
     )
 
 
-class Service:
+class FakeInset:
     """Remembers each call; raises an error where it is told to."""
 
     limits = LIMITS

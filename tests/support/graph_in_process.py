@@ -1,8 +1,7 @@
 """The graph in this process, as it is bound: all of its deployments, one, or some.
 
 `serve.run(..., _local_testing_mode=True)` runs the real deployments with the real models, without a
-cluster. Where a deployment has to be looked into, it is built as the graph binds it: `deployment`
-below.
+cluster. Where a deployment has to be looked into, it is built as the graph binds it: `make` below.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from deployments.ingress.service import Inset
 
 WAIT_S = 60
 FLOWS = (IndexFlow, SearchFlow)
-# The boxes that the ingress asks, and what it is asked itself.
+# The deployments that the ingress asks, and what it is asked itself.
 HANDLES = ["segmenter", "index_encoder", "query_encoder", "chunk_index", "store"]
 OPERATIONS = [
     ("index", [b"x"]),
@@ -66,8 +65,8 @@ def bound(folder, changes=None):
     return found
 
 
-def box(name, folder, changes=None):
-    """A box as the graph binds it, without a replica around it."""
+def make(name, folder, changes=None):
+    """Return a deployment as the graph binds it, without a replica around it."""
     deployment = bound(folder, changes)[name]
     return deployment.func_or_class(*deployment.init_args, **deployment.init_kwargs)
 
@@ -90,7 +89,7 @@ class Handle:
 
 
 def ingress(folder, changes=None, **targets):
-    """The service as the graph binds it, on other boxes; one that isn't given must not be asked."""
+    """Return the service as the graph binds it, on these deployments; no other must be called."""
     handles = {name: Handle(targets.get(name)) for name in HANDLES}
     flows = {
         "index_flow": IndexFlow(handles["segmenter"], handles["index_encoder"], handles["store"]),

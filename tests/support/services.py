@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from common.own_service import OwnService as Service
-from common.own_service import free_port
+from common.own_service import OwnService, free_port
 from common.serve_run import ServiceFailed
 
-__all__ = ["LIMITS", "QUEUES", "Service", "ServiceFailed", "free_port"]
+__all__ = ["LIMITS", "QUEUES", "OwnService", "ServiceFailed", "free_port"]
 
 # What can be refused is refused here early, so that the tests needn't send much.
 LIMITS = {

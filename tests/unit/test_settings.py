@@ -19,7 +19,7 @@ from deployments.settings import EncoderSettings, SegmenterSettings, Settings, d
 from tests.support.paths import ROOT
 
 CONFIGS = [ROOT / "serve_config.yaml", ROOT / "serve_config.gpu.yaml"]
-BOXES = ["Ingress", "Segmenter", "IndexEncoder", "QueryEncoder", "ChunkIndex", "Store"]
+DEPLOYMENTS = ["Ingress", "Segmenter", "IndexEncoder", "QueryEncoder", "ChunkIndex", "Store"]
 
 # Where serve_config.yaml doesn't give what a key left out means, and says so beside it.
 OTHER_DEFAULTS = {
@@ -94,8 +94,8 @@ def test_rays_own_keys_are_keys_of_ray(config):
     ServeDeploySchema.model_validate(config)
 
 
-def test_every_box_has_its_entry_and_no_other_has(config):
-    assert [entry["name"] for entry in application(config)["deployments"]] == BOXES
+def test_every_deployment_has_its_entry_and_no_other_has(config):
+    assert [entry["name"] for entry in application(config)["deployments"]] == DEPLOYMENTS
 
 
 def test_only_this_machine_reaches_it_by_default(config):

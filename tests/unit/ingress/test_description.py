@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from deployments.ingress.app import build_app
-from tests.support.fake_inset import REQUESTS, STATUSES, Service
+from tests.support.fake_inset import REQUESTS, STATUSES, FakeInset
 
 # What the docstrings of `Inset` say each of them raises.
 RAISES = {
@@ -24,7 +24,7 @@ RAISES = {
 
 @pytest.fixture(scope="module")
 def description():
-    client = TestClient(build_app(Service()))
+    client = TestClient(build_app(FakeInset()))
     first = client.get("/openapi.json").json()
     assert client.get("/openapi.json").json() == first
     return first

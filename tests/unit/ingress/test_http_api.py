@@ -22,7 +22,7 @@ from tests.support.fake_inset import (
     REQUESTS,
     STATUSES,
     THUMBNAIL,
-    Service,
+    FakeInset,
 )
 
 PROBLEMS = {
@@ -34,7 +34,7 @@ PROBLEMS = {
 
 @pytest.fixture
 def service():
-    return Service()
+    return FakeInset()
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_a_body_that_ends_early_is_a_problem(client, service, cut):
 
 
 def test_too_many_parts():
-    service = Service()
+    service = FakeInset()
     service.limits = LIMITS.model_copy(update={"max_request_bytes": 10**6})
     client = TestClient(build_app(service))
     assert client.post("/index", **multipart(*[FILE] * MAX_PARTS)).status_code == 201

@@ -1,4 +1,4 @@
-"""What the ingress makes of its boxes: of their failures, and of photos that come and go."""
+"""What the ingress makes of the deployments: of their failures, and of photos that come and go."""
 
 import asyncio
 import math
@@ -15,23 +15,23 @@ from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownId, 
 from deployments.metadata import Filter
 from deployments.records import Chunk, EncodedPhoto, RankedPhoto, Record
 from deployments.store.operations import Delete, Put
-from tests.support.graph_in_process import HANDLES, OPERATIONS, box, ingress
+from tests.support.graph_in_process import HANDLES, OPERATIONS, ingress, make
 from tests.support.paths import ROOT
 from tests.support.thumbnails import PHOTO, forget_thumbnail, thumbnails
 
 
 @pytest.mark.parametrize("name", ["ingress", "store"])
-def test_a_box_that_computes_nothing_is_without_torch(name):
+def test_a_deployment_that_computes_nothing_is_without_torch(name):
     """It takes 130 MB, and seconds to load."""
     code = f"import sys, deployments.{name}.deployment; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-# Failures of its boxes
+# Failures of deployments
 
 
 class Failing:
-    """A box whose every call fails."""
+    """A deployment whose every call fails."""
 
     def __init__(self, error):
         self.error = error
@@ -51,7 +51,7 @@ class Failing:
         (RayActorError(), "being restarted"),
     ],
 )
-def test_a_box_that_is_busy_or_gone_is_a_sentence(tmp_path, error, sentence):
+def test_a_deployment_that_is_busy_or_gone_is_a_sentence(tmp_path, error, sentence):
     inset = ingress(tmp_path, **dict.fromkeys(HANDLES, Failing(error)))
     for operation, args in OPERATIONS:
         with pytest.raises(Unavailable, match=sentence):
@@ -87,7 +87,7 @@ def record(id, sequence=1, chunks=1):
 
 
 class Moving:
-    """All boxes of a search in one; things happen to the store after the photos were ranked.
+    """All deployments of a search in one; things happen to the store after the photos were ranked.
 
     Args:
         content: the photos when the search begins, nearest first.
@@ -264,7 +264,7 @@ def test_the_ranker_gets_the_filter(tmp_path):
 
 def test_a_photo_that_is_missing_is_gone_as_of_the_sequence_number(tmp_path):
     """Between a commit and its announcement as well: else no search would look again."""
-    store = box("Store", tmp_path / "store")
+    store = make("Store", tmp_path / "store")
     whole = [Chunk(box=(0, 0, 10, 10), source="whole")]
     vectors = np.zeros((1, 256), np.float32)
     photo = EncodedPhoto(10, 10, "image/png", False, whole, vectors, b"small")
@@ -280,7 +280,7 @@ def test_a_photo_that_is_missing_is_gone_as_of_the_sequence_number(tmp_path):
 
 
 class Maker:
-    """The box that makes thumbnails; something may happen meanwhile."""
+    """The deployment that makes thumbnails; something may happen meanwhile."""
 
     def __init__(self, meanwhile=lambda: None, prefix=b"small "):
         self.meanwhile = meanwhile
@@ -295,8 +295,8 @@ class Maker:
 
 @pytest.fixture
 def store(tmp_path, batches_without_replicas):
-    """The box of the store, with a photo `old` as an older version has stored it."""
-    made = box("Store", tmp_path / "store", {"store": {"max_bytes": 2**20}})
+    """The deployment of the store, with a photo `old` as an older version has stored it."""
+    made = make("Store", tmp_path / "store", {"store": {"max_bytes": 2**20}})
     made.store.apply([Put("old", b"original", None, PHOTO), Put("new", b"x", None, PHOTO)])
     forget_thumbnail(made, "old")
     yield made

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from deployments.ingress.app import build_app
 from deployments.ingress.static_files import FOLDER
-from tests.support.fake_inset import Service
+from tests.support.fake_inset import FakeInset
 
 NAMES = sorted(file.name for file in FOLDER.iterdir())
 PATHS = ["/", *(f"/page/{name}" for name in NAMES if name != "index.html")]
@@ -23,7 +23,7 @@ TEXTS = {name: (FOLDER / name).read_text() for name in NAMES}
 
 @pytest.fixture(scope="module")
 def client():
-    return TestClient(build_app(Service()), raise_server_exceptions=False)
+    return TestClient(build_app(FakeInset()), raise_server_exceptions=False)
 
 
 @pytest.mark.parametrize("path", PATHS)
