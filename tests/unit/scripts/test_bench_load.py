@@ -15,11 +15,15 @@ from tests.support.services import free_port
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a body with itself: 200 after 20 ms; `busy` with 503, `gone` not at all."""
+    """Answers a body with itself: 200 after 20 ms; `busy` with 503, `gone` not at all.
+
+    What is sent as `early` is answered when as many have come as `meeting` waits for.
+    """
 
     protocol_version = "HTTP/1.1"
     connections: ClassVar[set] = set()
     most, now = 0, 0
+    meeting = threading.Barrier(3)
     lock = threading.Lock()
 
     def do_POST(self):
@@ -31,6 +35,8 @@ class Handler(BaseHTTPRequestHandler):
         with self.lock:
             Handler.now += 1
             Handler.most = max(Handler.most, Handler.now)
+        if body.startswith(b"early"):
+            self.meeting.wait(20)
         time.sleep(0.02)
         with self.lock:
             Handler.now -= 1
@@ -56,10 +62,11 @@ def url():
 
 
 def test_each_client_keeps_its_connection_and_sends_one_request_at_a_time(url):
-    bodies = [b"%d" % number for number in range(12)]
+    # The first ones wait for each other: else a slow client might find nothing left to send.
+    bodies = [b"early %d" % number for number in range(3)] + [b"%d" % n for n in range(3, 12)]
     with ClosedLoop(url, "/", iter(bodies), 3, bytes.decode) as loop:
         stretch = complete(loop, len(bodies), "request")
-    assert sorted(int(answer.found) for answer in stretch.good) == list(range(12))
+    assert sorted(answer.found for answer in stretch.good) == sorted(map(bytes.decode, bodies))
     assert (len(Handler.connections), Handler.most) == (3, 3)
     assert stretch.errors == 0
     assert min(answer.ended - answer.began for answer in loop.answers) >= 0.02
