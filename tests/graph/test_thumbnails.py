@@ -8,6 +8,7 @@ from tests.support.thumbnails import PHOTO, forget_thumbnail, thumbnails
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("batches_without_replicas")
 def test_it_is_the_thumbnail_that_indexing_would_have_made(tmp_path, pictures):
     """With the deployment that makes it in the service."""
     store = make("Store", tmp_path / "store", {"store": {"max_bytes": 2**20}})
