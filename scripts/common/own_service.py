@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import signal
 import socket
 import sys
@@ -22,6 +23,9 @@ except ImportError:
         "psutil is missing, which finds the processes of a service. It comes with the development "
         "dependencies: .venv/bin/python -m pip install --editable '.[dev]'"
     )
+
+# Linux gives connections ports from 32768 on, and Ray takes some below 20000.
+PORTS = (20_000, 30_000)
 
 
 class OwnService(ServeRun):
@@ -160,7 +164,13 @@ def command(process: psutil.Process) -> str:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Return a port that nothing listens on.
+
+    It is below those that the system gives to connections by itself, so none of them takes it
+    before the service listens there.
+    """
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
