@@ -124,7 +124,7 @@ class FaissHnsw(Library):
         return self.index.search(query[None], effort, params=parameters)[1][0]
 
     def remove(self, photo: int) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("FAISS removes nothing from this graph: see `can_remove`")
 
     def save(self, path: Path) -> None:
         self.faiss.write_index(self.index, str(path))

@@ -1,0 +1,326 @@
+"""Replicas of the chunk index against the store's log, which they follow."""
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from deployments.chunk_index import maintenance
+from deployments.chunk_index.deployment import ChunkIndexDeployment, Search
+from deployments.errors import UnknownSequence
+from deployments.query import SearchOptions
+from deployments.ranker import Ranker
+from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
+from deployments.settings import ChunkIndexSettings
+from deployments.store.operations import Delete, Put
+from deployments.store.store import Store
+from tests.support.examples import examples
+from tests.support.vectors import (
+    DIMENSION,
+    assert_found,
+    direction,
+    filters,
+    ids,
+    parse,
+    photo_vectors,
+    unit,
+    years,
+)
+
+pytestmark = pytest.mark.usefixtures("batches_without_replicas")
+
+ONE = SearchOptions(limit=1, max_chunks=1)
+
+ENCODER = EncoderIdentity("test", DIMENSION, "00")
+
+
+class StoreHandle:
+    """Answers `changes.remote` as the deployment of a store does, a few changes at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.changes = SimpleNamespace(remote=self._changes)
+
+    async def _changes(self, position, wait_s, follower, kept):
+        assert follower
+        changes = self.store.changes(position, max_bytes=1000)
+        if wait_s and changes.position == position:
+            await asyncio.sleep(0.002)  # a moment, in the place of a long poll
+            changes = self.store.changes(position, max_bytes=1000)
+        return changes
+
+
+class Replicas:
+    """Some replicas of the index on an event loop of their own, beside one store."""
+
+    def __init__(self, folder: Path, count: int, engine: str = "approximate") -> None:
+        self.folder = folder
+        self.loop = asyncio.new_event_loop()
+        self.handle = StoreHandle(Store(folder / "store", ENCODER))
+        self.settings = ChunkIndexSettings(engine=engine, device="cpu", path=str(folder / "index"))
+        self.replicas = [self.start() for _ in range(count)]
+
+    def run(self, coroutine):
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 20))
+
+    def start(self):
+        replica = object.__new__(ChunkIndexDeployment.func_or_class)
+        self.run(replica.__init__(self.settings, DIMENSION, Ranker(), self.handle))
+        return replica
+
+    def stop(self, replica):
+        for task in replica._tasks:
+            task.cancel()
+        self.run(asyncio.wait(replica._tasks))
+        replica._threads.shutdown()
+        replica.maintenance._threads.shutdown()
+
+    def restart(self, number: int) -> None:
+        self.stop(self.replicas[number])
+        self.replicas[number] = self.start()
+
+    def close(self) -> None:
+        for replica in self.replicas:
+            self.stop(replica)
+        self.handle.store.close()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+
+    def put(self, id: str, vectors: np.ndarray, metadata: dict | None = None) -> int:
+        chunk = Chunk(box=(0, 0, 1, 1), source="whole")
+        photo = EncodedPhoto(1, 1, "image/png", False, [chunk] * len(vectors), vectors, b"small")
+        (stored,) = self.handle.store.apply([Put(id, id.encode(), None, photo, metadata or {})])
+        return stored.record.sequence
+
+    def delete(self, id: str) -> int:
+        (sequence,) = self.handle.store.apply([Delete(id)])
+        assert isinstance(sequence, int)
+        return sequence
+
+    def search(self, replica, query, count=10, sequence=None, condition=None):
+        if sequence is None:
+            sequence = self.handle.store.sequence
+        filter = parse(condition)
+        options = SearchOptions(count, max_chunks=1, filter=filter)
+        ranked, known = self.run(replica.rank(query, options, sequence))
+        assert known >= sequence
+        found = self.run(replica._search(Search(query, count, filter)))
+        nearest = sorted(map(min, found.distances))
+        assert [photo.distance for photo in ranked] == nearest[:count]
+        return found
+
+
+class ReplicasMachine(RuleBasedStateMachine):
+    """Two replicas always answer like a dictionary, whatever happens to them or to the log."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.all = Replicas(self.folder, 2)
+        self.content: dict[str, tuple[np.ndarray, dict]] = {}
+
+    def teardown(self):
+        self.all.close()
+        shutil.rmtree(self.folder)
+
+    @rule(id=ids, vectors=photo_vectors, metadata=years)
+    def put(self, id, vectors, metadata):
+        if id in self.content:
+            self.all.delete(id)
+        self.all.put(id, vectors, metadata)
+        self.content[id] = vectors, metadata
+
+    @precondition(lambda self: self.content)
+    @rule(data=st.data())
+    def delete(self, data):
+        id = data.draw(st.sampled_from(sorted(self.content)))
+        self.all.delete(id)
+        del self.content[id]
+
+    @rule(number=st.integers(0, 1), query=direction, count=st.integers(1, 10), condition=filters)
+    def search(self, number, query, count, condition):
+        filter = parse(condition)
+        content = {
+            id: vectors
+            for id, (vectors, metadata) in self.content.items()
+            if filter is None or filter.matches(metadata)
+        }
+        found = self.all.search(self.all.replicas[number], query, count, condition=condition)
+        assert_found(found, content, query, count)
+
+    @rule(number=st.integers(0, 1))
+    def link(self, number):
+        index = self.all.replicas[number].follower.index
+        index._engine.begin_at = 1
+        index.build()
+
+    @rule(number=st.integers(0, 1))
+    def save(self, number):
+        replica = self.all.replicas[number]
+        self.all.run(replica.maintenance.save())
+
+    @rule(number=st.integers(0, 1))
+    def restart(self, number):
+        self.all.restart(number)
+
+    @rule(number=st.integers(0, 1))
+    def renew(self, number):
+        self.all.run(self.all.replicas[number].maintenance.renew())
+
+    @rule()
+    def cut_log(self):
+        store = self.all.handle.store
+        store.cut_log(store.sequence)
+
+
+TestReplicasMachine = ReplicasMachine.TestCase
+TestReplicasMachine.settings = settings(max_examples=examples(25), stateful_step_count=25)
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    replicas = Replicas(tmp_path, 1)
+    yield replicas
+    replicas.close()
+
+
+def test_a_search_waits_for_the_change_it_must_know(alone):
+    (replica,) = alone.replicas
+    east = unit(1, 0, 0, 0)
+
+    async def search_first():
+        search = asyncio.ensure_future(replica.rank(east, ONE, 1))
+        await asyncio.sleep(0.05)
+        assert not search.done()
+        alone.put("a", east[None])
+        return await search
+
+    # Until the store says that there is no change 1, the search waits for it.
+    replica.follower.store.changes.remote = slowly = slow(replica.follower.store.changes.remote)
+    found, known = alone.run(search_first())
+    assert slowly.calls
+    assert [photo.id for photo in found] == ["a"]
+    assert known == 1
+
+
+def slow(changes):
+    async def answer_late(*args):
+        answer_late.calls += 1
+        await asyncio.sleep(0.2)
+        return await changes(*args)
+
+    answer_late.calls = 0
+    return answer_late
+
+
+def test_a_change_that_the_store_does_not_have_is_not_waited_for(alone):
+    (replica,) = alone.replicas
+    alone.put("a", unit(1, 0, 0, 0)[None])
+    with pytest.raises(UnknownSequence, match=r"change 7 .* last change is 1"):
+        alone.run(replica.rank(unit(1, 0, 0, 0), ONE, 7))
+
+
+def test_another_store_takes_the_place_of_what_was_known(alone, tmp_path):
+    """As when an older copy is restored under a running service."""
+    (replica,) = alone.replicas
+    east = unit(1, 0, 0, 0)
+    for id in "abc":
+        alone.put(id, east[None])
+    assert sorted(alone.search(replica, east).photos) == ["a", "b", "c"]
+    alone.handle.store.close()
+    alone.handle.store = Store(tmp_path / "other", ENCODER)
+    alone.put("d", east[None])
+    alone.run(until(lambda: replica.follower.sequence == 1))
+    assert alone.search(replica, east).photos == ["d"]
+    with pytest.raises(UnknownSequence):
+        alone.run(replica.rank(east, ONE, 3))
+
+
+def test_a_replica_starts_from_its_snapshot_and_reads_only_what_is_newer(alone):
+    (replica,) = alone.replicas
+    east = unit(1, 0, 0, 0)
+    alone.put("a", east[None])
+    alone.put("b", east[None])
+    alone.search(replica, east)
+    alone.run(replica.maintenance.save())
+    alone.delete("b")
+    sequence = alone.put("c", east[None])
+    alone.stop(replica)
+    asked = []
+    changes = alone.handle.changes.remote
+
+    async def remember(position, *rest):
+        asked.append(position)
+        return await changes(position, *rest)
+
+    alone.handle.changes.remote = remember
+    alone.replicas[0] = alone.start()
+    assert asked[0].sequence == 2
+    assert sorted(alone.search(alone.replicas[0], east, sequence=sequence).photos) == ["a", "c"]
+
+
+def test_building_saving_and_renewing_happen_by_themselves(alone, monkeypatch):
+    for name, value in {"BUILD_CHUNKS": 8, "SNAPSHOT_CHUNKS": 8, "RENEWAL_CHUNKS": 8}.items():
+        monkeypatch.setattr(maintenance, name, value)
+    (replica,) = alone.replicas
+    replica.follower.index._engine.begin_at = 1
+    rng = np.random.default_rng(7)
+    for number in range(40):
+        alone.put(f"{number}", np.stack([unit(*rng.normal(size=4)) for _ in range(3)]))
+
+    alone.run(
+        until(lambda: replica.follower.index.chunks == 120 and replica.follower.index.waiting == 0)
+    )
+    alone.run(until(lambda: replica.follower.snapshot is not None))
+    for number in range(30):
+        alone.delete(f"{number}")
+    alone.run(until(lambda: replica.follower.index.chunks == 30))
+    alone.run(until(lambda: replica.follower.index.removed == 0))
+    state = alone.run(replica.stats())
+    assert (state.photos, state.chunks, state.sequence) == (10, 30, 70)
+    assert state.engine == "approximate"
+    assert state.snapshot
+    alone.run(replica.check_health())
+
+
+@pytest.mark.parametrize("obstacle", ["index", "graph.faiss"])
+def test_a_snapshot_that_can_not_be_written_is_tried_again_later(
+    alone, caplog, monkeypatch, obstacle
+):
+    """The system's errors, and FAISS's own."""
+    (replica,) = alone.replicas
+    alone.search(replica, unit(1, 0, 0, 0), sequence=alone.put("a", unit(1, 0, 0, 0)[None]))
+    if obstacle == "index":
+        shutil.rmtree(alone.folder / "index", ignore_errors=True)
+        (alone.folder / "index").write_text("a file in the way")
+    else:
+        folder = alone.folder / "elsewhere"
+        (folder / "graph.faiss").mkdir(parents=True)
+        monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(folder))
+    alone.run(replica.maintenance.save())
+    assert "can't write a snapshot" in caplog.text
+    assert replica.follower.snapshot is None
+    assert replica.follower.unsaved == 1
+    assert not replica.maintenance.must_save(quiet_s=1000)
+
+
+def test_a_replica_that_no_longer_follows_is_replaced(alone):
+    (replica,) = alone.replicas
+    replica._tasks[0].cancel()
+    alone.run(asyncio.sleep(0.01))
+    with pytest.raises((RuntimeError, asyncio.CancelledError)):
+        alone.run(replica.check_health())
