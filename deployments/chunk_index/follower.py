@@ -93,11 +93,14 @@ class Follower:
         return 0 if self.position is None else self.position.sequence
 
     async def follow(self) -> None:
-        """Follow the store forever."""
+        """Follow the store until this is cancelled."""
         while True:
             try:
                 await self._advance()
-            except Exception:  # for example, the store is restarting
+            except Exception as error:  # for example, the store is restarting
+                task = asyncio.current_task()
+                if task and task.cancelling():  # Ray answers a cancelled call with its own error
+                    raise asyncio.CancelledError from error
                 logger.warning("can't read the store's log; trying again", exc_info=True)
                 await asyncio.sleep(RETRY_S)
 

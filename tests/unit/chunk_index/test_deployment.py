@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from ray.serve.exceptions import RequestCancelledError
 
 from deployments.chunk_index import maintenance
 from deployments.chunk_index.deployment import ChunkIndexDeployment, Search
@@ -324,3 +325,25 @@ def test_a_replica_that_no_longer_follows_is_replaced(alone):
     alone.run(asyncio.sleep(0.01))
     with pytest.raises((RuntimeError, asyncio.CancelledError)):
         alone.run(replica.check_health())
+
+
+def test_a_replica_that_is_stopped_no_longer_follows(alone, caplog):
+    """Ray answers a cancelled call with an exception of its own, which must not be retried."""
+    replica, asked = alone.replicas[0], asyncio.Event()
+
+    async def changes(*_):
+        asked.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise RequestCancelledError("a request") from None
+
+    async def stop() -> None:
+        alone.handle.changes.remote = changes
+        await asked.wait()
+        replica._tasks[0].cancel()
+        await asyncio.wait([replica._tasks[0]], timeout=5)
+
+    alone.run(stop())
+    assert replica._tasks[0].cancelled()
+    assert not caplog.records
