@@ -21,7 +21,15 @@ from deployments.handles import (
     StoreHandle,
 )
 from deployments.query import Query, SearchOptions
-from deployments.records import Match, MatchedChunk, Metadata, RankedPhoto, Record, Stored
+from deployments.records import (
+    Match,
+    MatchedChunk,
+    Metadata,
+    RankedPhoto,
+    Record,
+    SearchAnswer,
+    Stored,
+)
 
 
 class IndexFlow:
@@ -100,7 +108,7 @@ class SearchFlow:
         """Make all later searches know the changes up to this one."""
         self._last = max(self._last, sequence)
 
-    async def run(self, query: Query, options: SearchOptions, min_sequence: int) -> list[Match]:
+    async def run(self, query: Query, options: SearchOptions, min_sequence: int) -> SearchAnswer:
         """Find the photos that match a query, nearest first, each once.
 
         Args:
@@ -126,7 +134,7 @@ class SearchFlow:
             # takes its place. If a record is missing although nothing has changed, it is damaged.
             # The store has logged that, and the other photos are still returned.
             if newer <= known or all(record and record.sequence <= known for record in records):
-                return _matches(ranked, records)
+                return SearchAnswer(found=None, matches=_matches(ranked, records))
             sequence = newer
 
     def _encode(self, query: Query) -> Response[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Literal, get_args
 
 from deployments.errors import BadParameter
 from deployments.metadata import Filter
@@ -16,6 +17,8 @@ DEFAULT_RECORDS = 100  # in one answer to a listing
 DEFAULT_CHUNKS = 5  # a photo has about forty chunks, which is too many for each match
 MAX_DISTANCE = 2.0  # cosine distance of two opposite vectors
 
+Verify = Literal["auto", "all", "none"]
+Group = Literal["copies"]
 Corners = tuple[float, float, float, float]
 
 
@@ -66,20 +69,35 @@ class SearchOptions:
         max_distance: chunks beyond this cosine distance don't count, 0 to 2.
         max_chunks: most chunks of each photo in the answer, nearest first, 1 to 1000.
         filter: photos that don't match it are left out, and don't count towards the limit.
+        verify: which photos the verifier looks at. `auto`: the nearest ones until one is verified,
+            then those that are about as near; `all`: every photo of the answer; `none`.
+        verified: leave out photos that are not verified.
+        group: `copies`: of photos that are copies of each other, list the others under the first.
 
     Raises:
-        BadParameter: a number is out of its range.
+        BadParameter: a number is out of its range, or verified photos are asked for without
+            looking at any.
     """
 
     limit: int = DEFAULT_LIMIT
     max_distance: float = MAX_DISTANCE
     max_chunks: int = DEFAULT_CHUNKS
     filter: Filter | None = None
+    verify: Verify = "auto"
+    verified: bool = False
+    group: Group | None = None
 
     def __post_init__(self) -> None:
         check_range("limit", self.limit, 1, MAX_LIMIT)
         check_range("max_distance", self.max_distance, 0, MAX_DISTANCE)
         check_range("max_chunks", self.max_chunks, 1, MAX_LIMIT)
+        check_choice("verify", self.verify, get_args(Verify))
+        if self.group is not None:
+            check_choice("group", self.group, get_args(Group))
+        if self.verified and self.verify == "none":
+            raise BadParameter(
+                "With verify=none no photo is verified: leave out verified=true, or verify=none."
+            )
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -90,6 +108,16 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
     """
     if not low <= value <= high:
         raise BadParameter(f"{name} must be from {low:g} to {high:g}, not {value}.")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Check that a parameter is one of its values.
+
+    Raises:
+        BadParameter
+    """
+    if value not in choices:
+        raise BadParameter(f"{name} must be {' or '.join(choices)}, not {value!r}.")
 
 
 def parse_filter(conditions: str | Sequence[str]) -> Filter | None:

@@ -19,6 +19,14 @@ Box = Annotated[
     tuple[int, int, int, int],
     Field(description="x1, y1, x2, y2 in pixels of the upright original; x2 and y2 exclusive"),
 ]
+Point = tuple[float, float]
+Quad = Annotated[
+    tuple[Point, Point, Point, Point],
+    Field(
+        description="corners x, y in pixels of the upright original, in the order of the query's "
+        "corners: top left, top right, bottom right, bottom left. They may lie beyond the photo"
+    ),
+]
 Distance = Annotated[
     float, Field(ge=0, le=2, description="cosine distance: 0 is the same direction, 2 the opposite")
 ]
@@ -232,11 +240,14 @@ class MatchedChunk(BaseModel):
 
 
 class Match(BaseModel):
-    """A photo that answers a query. `box`, `source` and `label` are those of its nearest chunk."""
+    """A photo that answers a query.
+
+    `source`, `label` and, if it is not verified, `box` are those of its nearest chunk.
+    """
 
     id: str
     distance: Distance
-    box: Box
+    box: Box = Field(description="if it is verified, the bounds of `quad` inside the photo")
     source: Source
     label: str | None
     chunks: list[MatchedChunk] = Field(
@@ -246,6 +257,45 @@ class Match(BaseModel):
     width: int
     height: int
     url: str = Field(description="path of the original on this service")
+    verified: bool | None = Field(
+        default=None,
+        description="whether its pixels show the query; null if nobody looked. The fields below "
+        "are null unless this is true",
+    )
+    quad: Quad | None = Field(default=None, description="where the query is in the photo")
+    part: Box | None = Field(
+        default=None,
+        description="the part of the query that was found, in pixels of the upright query: all of "
+        "it, unless borders or other pictures around it were left out. `quad` is its place",
+    )
+    mirrored: bool | None = None
+    rotation: float | None = Field(
+        default=None, ge=-180, le=180, description="degrees by which the query is turned, clockwise"
+    )
+    scale: float | None = Field(
+        default=None, gt=0, description="pixels of the photo for one pixel of the query"
+    )
+    inliers: int | None = Field(
+        default=None, description="places in the query that were found at their place in the photo"
+    )
+    coverage: float | None = Field(
+        default=None, ge=0, le=1, description="share of the query that lies in the photo"
+    )
+    copies: list[Match] = Field(
+        default=[], description="with `group=copies`: matches that are copies of this one"
+    )
+
+
+class SearchAnswer(BaseModel):
+    found: bool | None = Field(
+        description="whether a photo was verified; null if no photo was looked at"
+    )
+    texture: Literal["too plain to verify"] | None = Field(
+        default=None, description="why no photo was looked at, if the query is the reason"
+    )
+    matches: list[Match] = Field(
+        description="verified photos first, then the others, nearest first; each photo once"
+    )
 
 
 class IndexState(BaseModel):

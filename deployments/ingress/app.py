@@ -22,7 +22,6 @@ from deployments.ingress.schemas import (
     IndexParameters,
     Listing,
     ListParameters,
-    SearchAnswer,
     SearchParameters,
     describe_body,
     describe_errors_as_problems,
@@ -31,7 +30,7 @@ from deployments.ingress.service import Inset
 from deployments.ingress.static_files import add_page
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.metadata import parse_metadata
-from deployments.records import IndexedImage, Record, Stats
+from deployments.records import IndexedImage, Record, SearchAnswer, Stats
 
 # How many images of one multipart request are indexed at the same time.
 PARTS_IN_FLIGHT = 16
@@ -154,7 +153,7 @@ async def search(
         if len(images) > 1:
             raise BadParameter("Send one image to search by, not several.")
         data = await images[0].read()
-    return SearchAnswer(matches=await inset.search(data, **query))
+    return await inset.search(data, **query)
 
 
 @router.get("/images", responses=describe_problems(400))

@@ -22,8 +22,10 @@ from deployments.query import (
     DEFAULT_RECORDS,
     MAX_DISTANCE,
     MAX_LIMIT,
+    Group,
+    Verify,
 )
-from deployments.records import ID_PATTERN, IndexedImage, Match, Record
+from deployments.records import ID_PATTERN, IndexedImage, Record
 
 # Metadata and filters as far as JSON Schema can describe them; `metadata.py` checks them fully.
 METADATA_SCHEMA = {
@@ -55,10 +57,6 @@ class FailedImage(BaseModel):
 
 class IndexAnswer(BaseModel):
     images: list[IndexedImage | FailedImage] = Field(description="in the order they were sent")
-
-
-class SearchAnswer(BaseModel):
-    matches: list[Match] = Field(description="nearest first, each photo once")
 
 
 class Listing(BaseModel):
@@ -128,6 +126,22 @@ class SearchParameters(Parameters):
         "with `=`, `!=`, `<`, `<=`, `>` or `>=`, for example `year>=2020`, `flash=true`, "
         '`camera=Canon EOS` or `lot="007"`. Several conditions must all hold. A condition does '
         "not hold for a photo that lacks the key or has a value of another type",
+    )
+    verify: Verify = Field(
+        "auto",
+        description="which photos are looked at, to see whether the query is in them and where. "
+        "`auto`: the nearest ones until one is verified, then those that are about as near; `all`: "
+        "every photo of the answer; `none`: the answer is by distance alone",
+    )
+    verified: bool = Field(
+        False,
+        description="answer only photos that are verified: an empty answer means that the query is "
+        "in none of those that were looked at",
+    )
+    group: Group | None = Field(
+        None,
+        description="`copies`: of photos that are copies of each other, answer one, and list the "
+        "others under it",
     )
 
 

@@ -22,18 +22,19 @@ from deployments.query import (
     MAX_DISTANCE,
     MAX_LIMIT,
     Corners,
+    Group,
     Query,
     SearchOptions,
+    Verify,
     check_range,
     parse_filter,
 )
-from deployments.records import EncoderState, IndexedImage, Match, Record, Stats, check_id
+from deployments.records import EncoderState, IndexedImage, Record, SearchAnswer, Stats, check_id
 from deployments.settings import LimitSettings
 
 logger = logging.getLogger(__name__)
 
 # Inside `Inset`, `list` is a method.
-Matches = list[Match]
 Records = list[Record]
 Deployments = list[Handle]
 
@@ -118,8 +119,11 @@ class Inset:
         max_chunks: int = DEFAULT_CHUNKS,
         min_sequence: int = 0,
         filter: str | Sequence[str] = (),
-    ) -> Matches:
-        """Find the photos that match a query, nearest first, each once.
+        verify: Verify = "auto",
+        verified: bool = False,
+        group: Group | None = None,
+    ) -> SearchAnswer:
+        """Find the photos that contain a query, and those that look like it.
 
         Give exactly one of `data`, `text` and `id`.
 
@@ -134,13 +138,16 @@ class Inset:
             filter: one or several conditions on the metadata, for example `year>=2020`, all of
                 which must hold; see `deployments.metadata.Filter`. Other photos don't count
                 towards the limit.
+            verify, verified, group: see `query.SearchOptions`.
 
         Raises:
             BadParameter, UnknownId, TooLarge, NotAnImage, BrokenImage, Unavailable
             UnknownSequence: the store has no change `min_sequence`.
         """
         query = Query(data, text, id, box)
-        options = SearchOptions(limit, max_distance, max_chunks, parse_filter(filter))
+        options = SearchOptions(
+            limit, max_distance, max_chunks, parse_filter(filter), verify, verified, group
+        )
         async with self._answering():
             return await self.search_flow.run(query, options, min_sequence)
 

@@ -79,7 +79,7 @@ def test_the_same_photo_again_changes_nothing(inset, pictures):
 
 def test_an_object_finds_the_photo_it_was_cut_from(inset, pictures):
     for name, cut in (("coffee", (170, 12, 424, 303)), ("chelsea", (10, 0, 420, 298))):
-        nearest, *others = call(inset.search, part(pictures[name], cut))
+        nearest, *others = call(inset.search, part(pictures[name], cut)).matches
         assert nearest.id == name
         np.testing.assert_allclose(nearest.box, cut, atol=15)
         assert {match.id for match in others} == pictures.keys() - {name}
@@ -87,7 +87,7 @@ def test_an_object_finds_the_photo_it_was_cut_from(inset, pictures):
 
 
 def test_a_part_of_a_stored_photo_is_a_query(inset):
-    (match,) = call(inset.search, id="chelsea", box=(0, 0, 451, 300), limit=1)
+    (match,) = call(inset.search, id="chelsea", box=(0, 0, 451, 300), limit=1).matches
     assert (match.id, match.box, match.label) == ("chelsea", (0, 0, 451, 300), None)
     assert match.source == "whole"
     assert match.distance < 1e-3
@@ -96,14 +96,14 @@ def test_a_part_of_a_stored_photo_is_a_query(inset):
 def test_a_bit_that_is_no_object_is_found_by_a_tile(inset, pictures):
     """The saucer's edge and the table, of a photo in which only the cup is an object."""
     (tile, *_) = [c.box for c in call(inset.record, "coffee").chunks if c.source == "tile"]
-    match = call(inset.search, part(pictures["coffee"], tile))[0]
+    match = call(inset.search, part(pictures["coffee"], tile)).matches[0]
     assert (match.id, match.box, match.source, match.label) == ("coffee", tile, "tile", None)
     assert match.distance < 1e-3
     assert match.chunks[0].source == "tile"
 
 
 def test_what_is_too_far_is_no_match(inset, pictures):
-    matches = call(inset.search, pictures["coffee"], max_distance=0.001)
+    matches = call(inset.search, pictures["coffee"], max_distance=0.001).matches
     assert [match.id for match in matches] == ["coffee"]
     assert [chunk.source for chunk in matches[0].chunks] == ["whole"]
 
@@ -118,9 +118,9 @@ def test_a_deleted_photo_is_gone_at_once(inset, pictures):
     data = part(pictures["astronaut"], (0, 0, 200, 200))
     id = call(inset.index, data).id
     assert id == hashlib.sha256(data).hexdigest()
-    assert call(inset.search, data)[0].id == id
+    assert call(inset.search, data).matches[0].id == id
     call(inset.delete, id)
-    assert id not in [match.id for match in call(inset.search, data)]
+    assert id not in [match.id for match in call(inset.search, data).matches]
     with pytest.raises(UnknownId, match=id[:12]):
         call(inset.get, id)
 
@@ -136,7 +136,9 @@ def test_metadata_is_kept_and_filtered_by(inset, pictures):
     assert call(inset.record, "coffee").metadata == {}
 
     def found(filter):
-        return [match.id for match in call(inset.search, id="coffee", limit=1, filter=filter)]
+        return [
+            match.id for match in call(inset.search, id="coffee", limit=1, filter=filter).matches
+        ]
 
     assert found(()) == ["coffee"]
     assert found("year>=2024") == found(["camera=Canon EOS", "flash=false"]) == ["meta"]

@@ -462,7 +462,7 @@ def test_max_image_bytes(strict, inset, pictures):
     for refused in (strict.index, strict.search):
         with pytest.raises(TooLarge, match="2,097,152 are accepted"):
             call(refused, large)
-    assert call(inset.search, large, limit=1)[0].id == "chelsea"
+    assert call(inset.search, large, limit=1).matches[0].id == "chelsea"
 
 
 def test_max_pixels(strict, inset, pictures):
@@ -470,7 +470,7 @@ def test_max_pixels(strict, inset, pictures):
     for refused in (strict.index, strict.search):
         with pytest.raises(TooLarge, match="250,000 are accepted"):
             call(refused, data)
-    assert call(inset.search, data, limit=1)[0].id == "motorcycle"
+    assert call(inset.search, data, limit=1).matches[0].id == "motorcycle"
 
 
 def test_max_request_bytes(tmp_path, pictures):

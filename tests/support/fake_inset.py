@@ -11,6 +11,7 @@ from deployments.records import (
     Match,
     MatchedChunk,
     Record,
+    SearchAnswer,
     Stats,
     StoreState,
 )
@@ -84,7 +85,8 @@ class FakeInset:
         chunk = MatchedChunk(box=BOX, source="tile", distance=0.25, label=None)
         match = {"id": "a", "distance": 0.25, "chunks": [chunk]}
         nearest = {"box": BOX, "source": "tile", "label": None}
-        return [Match(**match, **nearest, filename=None, width=20, height=10, url="/images/a")]
+        of_photo = {"filename": None, "width": 20, "height": 10, "url": "/images/a"}
+        return SearchAnswer(found=None, matches=[Match(**match, **nearest, **of_photo)])
 
     async def get(self, id):
         self.remember("get", id)

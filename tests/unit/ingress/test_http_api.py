@@ -393,6 +393,9 @@ def test_a_query_is_a_picture_a_text_or_a_stored_photo(client, service):
         "max_chunks": 5,
         "min_sequence": 0,
         "filter": [],
+        "verify": "auto",
+        "verified": False,
+        "group": None,
     }
     photo = {"id": "a", "box": (1, 2, 3.5, 4), "limit": 3, "max_distance": 0.5, "min_sequence": 7}
     assert service.calls == [

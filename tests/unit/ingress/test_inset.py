@@ -154,7 +154,7 @@ def search(folder, moving, limit, deleted=None):
         inset = ingress(folder, **dict.fromkeys(HANDLES, moving))
         if deleted is not None:
             await inset.delete(deleted)
-        return [match.id for match in await inset.search(b"x", limit=limit)]
+        return [match.id for match in (await inset.search(b"x", limit=limit)).matches]
 
     return asyncio.run(both())
 
@@ -230,7 +230,7 @@ def test_a_store_that_was_restored_is_searched_as_it_is_now(tmp_path):
         await inset.delete("x")
         first = await inset.search(b"x")
         second = await inset.search(b"x")
-        return moving.asked, [[match.id for match in matches] for matches in (first, second)]
+        return moving.asked, [[match.id for match in one.matches] for one in (first, second)]
 
     asked, found = asyncio.run(run())
     assert found == [["y", "z"]] * 2
@@ -249,7 +249,7 @@ def test_what_a_client_must_know_is_not_forgotten(tmp_path):
     for min_sequence in (5, 10**6):
         with pytest.raises(UnknownSequence, match=f"{min_sequence} has not happened"):
             asyncio.run(inset.search(b"x", min_sequence=min_sequence))
-    assert asyncio.run(inset.search(b"x", min_sequence=4))
+    assert asyncio.run(inset.search(b"x", min_sequence=4)).matches
     assert moving.asked == [5, 10**6, 4]
 
 
