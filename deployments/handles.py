@@ -19,6 +19,7 @@ from deployments.records import (
     IndexState,
     Metadata,
     Position,
+    Preview,
     RankedPhoto,
     Record,
     SegmentedPhoto,
@@ -92,11 +93,13 @@ class StoreHandle(Handle, Protocol):
     put: Method[[str, bytes, str | None, Later[EncodedPhoto], Metadata], Stored]
     delete: Method[[str], int]
     keep_thumbnail: Method[[str, str, bytes], bool]
+    keep_preview: Method[[str, str, bytes], bool]
     find: Method[[str, str], Record | None]
     record: Method[[str], Record]
     records: Method[[list[str]], tuple[list[bytes | None], int]]
     get: Method[[str], tuple[Record, bytes]]
     thumbnail: Method[[str], bytes | None]
+    previews: Method[[list[str]], list[Preview | None]]
     original: Method[[str], bytes]
     records_after: Method[[str | None, int], list[Record]]
     changes: Method[[Position | None, float, str, Position | None], Changes]

@@ -1,4 +1,4 @@
-"""How large images may be that are decoded, and how large thumbnails are."""
+"""How large images may be that are decoded, and how large thumbnails and previews are."""
 
 from __future__ import annotations
 
@@ -23,3 +23,6 @@ THUMBNAIL_BYTES = 20_000
 # A photo of COCO128 takes 0.3 ms and 15 kB. WebP of the same quality (SSIM 0.92) is 30 % smaller,
 # but takes 12 times as long to encode.
 THUMBNAIL_TYPE = "image/jpeg"
+
+PREVIEW_SIDE = 640  # longest side, pixels
+PREVIEW_BYTES = 60_000

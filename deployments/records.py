@@ -67,6 +67,7 @@ class SegmentedPhoto:
         chunks: the detections, most confident first, then the tiles, then the whole photo.
         crops: uint8 `[len(chunks), s, s, 3]`, RGB, one for each chunk.
         thumbnail: an encoded image, see `segmenter.thumbnails.make_thumbnail`.
+        preview: an encoded image, see `compute.previews.make_preview`.
     """
 
     width: int
@@ -76,6 +77,7 @@ class SegmentedPhoto:
     chunks: list[Chunk]
     crops: np.ndarray
     thumbnail: bytes
+    preview: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class EncodedPhoto:
     chunks: list[Chunk]
     vectors: np.ndarray
     thumbnail: bytes
+    preview: bytes
 
 
 class Record(BaseModel):
@@ -110,6 +113,23 @@ class Record(BaseModel):
     sequence: int = Field(description="the store's sequence number of this change")
     metadata: Metadata = Field(default={}, description="as the client sent it")
     chunks: list[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A photo's preview, and what is needed to use it.
+
+    Attributes:
+        sha256: of the original, hexadecimal.
+        width, height: size of the upright original, pixels.
+        data: a JPEG, see `compute.previews.make_preview`; None if the photo was stored without one,
+            or if it is damaged. Another can be made of the original.
+    """
+
+    sha256: str
+    width: int
+    height: int
+    data: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ def stats(arguments: argparse.Namespace) -> int:
             "originals": megabytes(state.original_bytes),
             "file": megabytes(details.file_bytes),
             "thumbnails": f"{megabytes(details.thumbnail_bytes)}, of {details.thumbnails:,} photos",
+            "previews": f"{megabytes(details.preview_bytes)}, of {details.previews:,} photos",
             "used": megabytes(state.used_bytes),
             "free": f"{megabytes(details.free_bytes)} (`compact` gives them back to the disk)",
             "encoder": f"{encoder.name}, dimension {encoder.dimension}, weights {encoder.digest}",

@@ -72,6 +72,7 @@ class EncoderDeployment:
             photo.chunks,
             np.concatenate(vectors),
             photo.thumbnail,
+            photo.preview,
         )
 
     async def encode_query(

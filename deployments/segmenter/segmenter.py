@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import torch
 
 from deployments.compute.device import download, pinned, place, upload
 from deployments.compute.images import DecodedImage, decode, scale_crops
+from deployments.compute.jpegs import scale_down
+from deployments.compute.previews import make_preview
 from deployments.errors import BadParameter, InsetError
-from deployments.limits import ImageLimits
+from deployments.limits import PREVIEW_SIDE, ImageLimits
 from deployments.records import Chunk, SegmentedPhoto
 from deployments.segmenter.chunks import choose_boxes, contrast
 from deployments.segmenter.detection import Detections
@@ -23,6 +25,15 @@ from deployments.segmenter.thumbnails import make_thumbnail
 from deployments.settings import SegmenterSettings
 
 DECODING_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedPhoto:
+    """A decoded photo, and the small pictures that were made of it."""
+
+    image: DecodedImage
+    thumbnail: bytes
+    preview: bytes
 
 
 class Segmenter:
@@ -99,14 +110,21 @@ class Segmenter:
     ) -> list[SegmentedPhoto | InsetError]:
         results: list[Any] = list(self._threads.map(self._open, images, thresholds))
         good = [i for i, result in enumerate(results) if not isinstance(result, InsetError)]
-        opened: list[tuple[DecodedImage, bytes]] = [results[i] for i in good]
-        photos = [upload(image.pixels, self.placement.device) for image, _ in opened]
+        opened: list[OpenedPhoto] = [results[i] for i in good]
+        photos = [upload(photo.image.pixels, self.placement.device) for photo in opened]
         found = self.detector.detect(photos, [thresholds[i] for i in good])
         cut = self._cut(photos, found)
-        for i, (image, thumbnail), (chunks, crops) in zip(good, opened, cut, strict=True):
-            height, width = image.pixels.shape[:2]
+        for i, photo, (chunks, crops) in zip(good, opened, cut, strict=True):
+            height, width = photo.image.pixels.shape[:2]
             results[i] = SegmentedPhoto(
-                width, height, image.media_type, image.animated, chunks, crops, thumbnail
+                width,
+                height,
+                photo.image.media_type,
+                photo.image.animated,
+                chunks,
+                crops,
+                photo.thumbnail,
+                photo.preview,
             )
         return results
 
@@ -118,16 +136,18 @@ class Segmenter:
         """
         return make_thumbnail(decode(data, self.limits).pixels)
 
-    def _open(self, data: bytes, threshold: float) -> tuple[DecodedImage, bytes] | InsetError:
-        """Decode a photo and make its thumbnail, or return the error."""
+    def _open(self, data: bytes, threshold: float) -> OpenedPhoto | InsetError:
+        """Decode a photo and make its thumbnail and preview, or return the error."""
         try:
             if not 0 <= threshold <= 1:
                 raise BadParameter(
                     f"confidence_threshold must be between 0 and 1, not {threshold}."
                 )
             image = decode(data, self.limits)
-            thumbnail = make_thumbnail(image.pixels)
-            return replace(image, pixels=pinned(image.pixels, self.placement.device)), thumbnail
+            small = scale_down(image.pixels, PREVIEW_SIDE)
+            thumbnail, preview = make_thumbnail(small), make_preview(small)
+            image = replace(image, pixels=pinned(image.pixels, self.placement.device))
+            return OpenedPhoto(image, thumbnail, preview)
         except InsetError as error:
             return error
 

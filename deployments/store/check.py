@@ -37,7 +37,8 @@ class Damage:
 
     Attributes:
         id: the photo; empty if no single photo is concerned.
-        part: `record`, `original`, `vectors`, `boxes`, `thumbnail`, `log` or `totals`.
+        part: `record`, `original`, `vectors`, `boxes`, `thumbnail`, `preview`, `log` or
+            `totals`.
         what: what is wrong with this part.
     """
 
@@ -77,7 +78,6 @@ class StoreCheck:
             damage = []
             data = self._txn.get(key, db=self._dbs.originals)
             vectors = self._txn.get(key, db=self._dbs.vectors)
-            thumbnail = self._txn.get(key, db=self._dbs.thumbnails)
             self._found.chunks += count_chunks(vectors or b"", self._dimension)
             self._found.original_bytes += len(data or b"")
             try:
@@ -91,10 +91,7 @@ class StoreCheck:
                 if self._txn.get(sequence_key(record.sequence), db=self._dbs.log) != PUT + key:
                     what = f"has no entry for the put with the sequence number {record.sequence}"
                     damage.append(Damage(id, "log", what))
-            # A photo of an older format may lack a thumbnail.
-            if thumbnail is not None and not is_intact(id, thumbnail):
-                what = "its checksum is wrong; the service makes a new one on the next request"
-                damage.append(Damage(id, "thumbnail", what))
+            damage += self._check_pictures(id, key)
             yield damage
 
     def log_damage(self) -> Iterator[list[Damage]]:
@@ -117,7 +114,7 @@ class StoreCheck:
         for part, db in (
             ("original", self._dbs.originals),
             ("vectors", self._dbs.vectors),
-            ("thumbnail", self._dbs.thumbnails),
+            *self._pictures(),
         ):
             cursor = self._txn.cursor(db=db)
             for key in cursor.iternext(keys=True, values=False):
@@ -153,6 +150,17 @@ class StoreCheck:
                 size = f"{record.width} x {record.height}"
                 what = f"chunk {number}: {x1},{y1},{x2},{y2} isn't within the photo, {size}"
                 yield Damage(record.id, "boxes", what)
+
+    def _check_pictures(self, id: str, key: bytes) -> Iterator[Damage]:
+        for part, db in self._pictures():
+            value = self._txn.get(key, db=db)
+            # A photo of an older format may lack it.
+            if value is not None and not is_intact(id, value):
+                what = "its checksum is wrong; the service makes a new one on the next request"
+                yield Damage(id, part, what)
+
+    def _pictures(self) -> tuple[tuple[str, lmdb._Database], ...]:
+        return ("thumbnail", self._dbs.thumbnails), ("preview", self._dbs.previews)
 
     def _check_put(self, sequence: int, id: str) -> list[Damage]:
         value = self._txn.get(id.encode(), db=self._dbs.records)

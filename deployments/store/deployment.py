@@ -17,6 +17,7 @@ from deployments.records import (
     EncoderIdentity,
     Metadata,
     Position,
+    Preview,
     Record,
     Stored,
     StoreState,
@@ -24,7 +25,14 @@ from deployments.records import (
 from deployments.settings import HEALTH_CHECK_S, StoreSettings
 from deployments.startup import ending_serve_run
 from deployments.store.followers import Followers
-from deployments.store.operations import Delete, KeepThumbnail, Operation, Put, Result
+from deployments.store.operations import (
+    Delete,
+    KeepPreview,
+    KeepThumbnail,
+    Operation,
+    Put,
+    Result,
+)
 from deployments.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -83,12 +91,21 @@ class StoreDeployment:
         return sequence
 
     async def keep_thumbnail(self, id: str, sha256: str, data: bytes) -> bool:
-        """Store a thumbnail that was made later, see `KeepThumbnail`; return whether it was stored.
+        """Store a thumbnail that was made later, see `Keep`; return whether it was stored.
 
         Raises:
             BadParameter, StoreFull, CorruptRecord
         """
         kept: bool = await self._apply_one(KeepThumbnail(id, sha256, data))
+        return kept
+
+    async def keep_preview(self, id: str, sha256: str, data: bytes) -> bool:
+        """Store a preview that was made later, see `Keep`; return whether it was stored.
+
+        Raises:
+            BadParameter, StoreFull, CorruptRecord
+        """
+        kept: bool = await self._apply_one(KeepPreview(id, sha256, data))
         return kept
 
     async def find(self, id: str, sha256: str) -> Record | None:
@@ -118,6 +135,10 @@ class StoreDeployment:
     async def thumbnail(self, id: str) -> bytes | None:
         """See `Store.thumbnail`."""
         return self.store.thumbnail(id)
+
+    async def previews(self, ids: list[str]) -> list[Preview | None]:
+        """See `Store.previews`."""
+        return await asyncio.to_thread(self.store.previews, ids)
 
     async def original(self, id: str) -> bytes:
         """Return the original bytes alone, for the encoder to search by a stored photo."""

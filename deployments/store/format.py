@@ -8,14 +8,16 @@ A store has these named databases:
     records    id                                     checksum, `Record` as JSON
     vectors    id                                     checksum, float16 [chunks, d], little-endian
     thumbnails id                                     checksum, the bytes of a JPEG
+    previews   id                                     checksum, the bytes of a JPEG
     log        sequence number, 8 bytes big-endian    operation (1 byte), id
 
 The log has one entry for each stored photo, and one for each deletion after the change "cut".
 Deleting a photo removes the entry of its put. The last key is the store's sequence number, so the
 last entry is never cut.
 
-A store of format 1 or 2 has no thumbnails, so its photos lack them until a client asks for them. A
-store of format 1 has neither a history nor a cut, and its records have no metadata.
+A store of format 1 to 3 has no previews, and one of format 1 or 2 no thumbnails, so its photos lack
+them until they are asked for. A store of format 1 has neither a history nor a cut, and its records
+have no metadata.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ from deployments.records import VECTOR_DTYPE, EncoderIdentity, Record, check_id
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
-READABLE_FORMATS = (1, 2, FORMAT)
+FORMAT = 4
+READABLE_FORMATS = (1, 2, 3, FORMAT)
 CHECKSUM_BYTES = 16
 PUT, DELETE = b"P", b"D"
 
@@ -55,6 +57,7 @@ class Databases(NamedTuple):
     records: lmdb._Database
     vectors: lmdb._Database
     thumbnails: lmdb._Database
+    previews: lmdb._Database
     log: lmdb._Database
 
 
@@ -84,7 +87,7 @@ def upgrade_store(txn: lmdb.Transaction[bytes], dbs: Databases, found: int) -> N
     """Upgrade a store of an older format to this one.
 
     The photos stay as they are. Records of format 1 are read as having no metadata, and thumbnails
-    are made on request.
+    and previews are made on request.
     """
     if found == 1:
         _begin_log(txn, dbs)
@@ -233,10 +236,14 @@ def _record_json(id: str, value: bytes | None) -> bytes:
     return value[CHECKSUM_BYTES:]
 
 
-def thumbnail_or_log(id: str, value: bytes | None) -> bytes | None:
-    """Return a thumbnail; None if it is missing, or damaged, which is logged."""
+def picture_or_log(id: str, part: str, value: bytes | None) -> bytes | None:
+    """Return a thumbnail or a preview; None if it is missing, or damaged, which is logged.
+
+    Args:
+        part: `thumbnail` or `preview`.
+    """
     if value is not None and not is_intact(id, value):
-        logger.error("The stored thumbnail of the photo %r is damaged: check the disk.", id)
+        logger.error("The stored %s of the photo %r is damaged: check the disk.", part, id)
         return None
     return value and value[CHECKSUM_BYTES:]
 

@@ -62,12 +62,12 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
-class KeepThumbnail:
-    """Store the thumbnail of a photo that was stored without one.
+class Keep:
+    """Store a small picture of a photo that was stored without it.
 
     Attributes:
         sha256: of the original that it was made from. If the id has another original by now, or
-            none, the thumbnail is not stored.
+            none, the picture is not stored.
     """
 
     id: str
@@ -75,7 +75,17 @@ class KeepThumbnail:
     data: bytes
 
 
-Operation = Put | Delete | KeepThumbnail
+@dataclass(frozen=True, slots=True)
+class KeepThumbnail(Keep):
+    """Store the thumbnail of a photo."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepPreview(Keep):
+    """Store the preview of a photo."""
+
+
+Operation = Put | Delete | KeepThumbnail | KeepPreview
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +101,10 @@ class PreparedPut:
     data: bytes
     vectors: bytes
     thumbnail: bytes
+    preview: bytes
 
 
-Prepared = PreparedPut | Delete | KeepThumbnail | BadParameter
+Prepared = PreparedPut | Delete | KeepThumbnail | KeepPreview | BadParameter
 Result = Stored | int | bool | InsetError
 
 
@@ -131,7 +142,7 @@ def _prepare_put(put: Put, dimension: int) -> PreparedPut:
         metadata=check_metadata(put.metadata),
         chunks=photo.chunks,
     )
-    return PreparedPut(record, put.data, vectors.tobytes(), photo.thumbnail)
+    return PreparedPut(record, put.data, vectors.tobytes(), photo.thumbnail, photo.preview)
 
 
 def _printable(filename: str | None) -> str | None:
@@ -169,7 +180,9 @@ class Writer:
                 case Delete():
                     return self._delete(operation.id)
                 case KeepThumbnail():
-                    return self._keep_thumbnail(operation)
+                    return self._keep(operation, self._dbs.thumbnails)
+                case KeepPreview():
+                    return self._keep(operation, self._dbs.previews)
                 case _:
                     return operation
         except InsetError as error:
@@ -188,6 +201,7 @@ class Writer:
         self._txn.put(key, checksum(id, payload) + payload, db=self._dbs.records)
         self._txn.put(key, checksum(id, put.vectors) + put.vectors, db=self._dbs.vectors)
         self._txn.put(key, checksum(id, put.thumbnail) + put.thumbnail, db=self._dbs.thumbnails)
+        self._txn.put(key, checksum(id, put.preview) + put.preview, db=self._dbs.previews)
         self._totals.chunks += len(record.chunks)
         self._totals.original_bytes += len(put.data)
         return Stored(record, created=True)
@@ -201,21 +215,22 @@ class Writer:
         data = self._txn.pop(key, db=self._dbs.originals) or b""
         vectors = self._txn.pop(key, db=self._dbs.vectors) or b""
         self._txn.delete(key, db=self._dbs.thumbnails)
+        self._txn.delete(key, db=self._dbs.previews)
         self._totals.chunks -= count_chunks(vectors, self._dimension)
         self._totals.original_bytes -= len(data)
         self._forget_put(id, value)
         return self._log(DELETE, key)
 
-    def _keep_thumbnail(self, kept: KeepThumbnail) -> bool:
-        """Write a thumbnail if it belongs to the photo that is stored now; return whether it does.
+    def _keep(self, kept: Keep, db: lmdb._Database) -> bool:
+        """Write a picture if it belongs to the photo that is stored now; return whether it does.
 
-        This makes no log entry, because the chunk index needs no thumbnails.
+        This makes no log entry, because the chunk index needs no such pictures.
         """
         id, key = kept.id, kept.id.encode()
         value = self._txn.get(key, db=self._dbs.records)
         if value is None or decode_record(id, value).sha256 != kept.sha256:
             return False
-        self._txn.put(key, checksum(id, kept.data) + kept.data, db=self._dbs.thumbnails)
+        self._txn.put(key, checksum(id, kept.data) + kept.data, db=db)
         return True
 
     def _forget_put(self, id: str, value: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,15 @@ from pathlib import Path
 import lmdb
 
 from deployments.errors import CorruptRecord, StoreUnusable
-from deployments.records import Change, Changes, EncoderIdentity, Position, Record, StoreState
+from deployments.records import (
+    Change,
+    Changes,
+    EncoderIdentity,
+    Position,
+    Preview,
+    Record,
+    StoreState,
+)
 from deployments.store.access import (
     DATA,
     MAX_READERS,
@@ -35,6 +44,7 @@ from deployments.store.format import (
     key_of,
     last_sequence,
     open_databases,
+    picture_or_log,
     read_encoder,
     read_format,
     read_meta,
@@ -42,7 +52,6 @@ from deployments.store.format import (
     require_same_content,
     sequence_key,
     sequence_of,
-    thumbnail_or_log,
     unknown,
 )
 
@@ -61,8 +70,8 @@ class StoreDetails:
     Attributes:
         file_bytes: size of the file on disk, bytes.
         free_bytes: size of the empty pages in the file, bytes; writers use them again.
-        thumbnails: number of photos that have one; the others get theirs on request.
-        thumbnail_bytes: size of the pages that hold them, bytes.
+        thumbnails, previews: number of photos that have one; the others get theirs on request.
+        thumbnail_bytes, preview_bytes: size of the pages that hold them, bytes.
         log_entries: one for each photo, and one for each deletion since the log was cut.
         cut: deletions up to this change are no longer in the log.
         oldest, newest: when the first and the last of the stored photos were indexed, UTC, ISO
@@ -73,6 +82,8 @@ class StoreDetails:
     free_bytes: int
     thumbnails: int
     thumbnail_bytes: int
+    previews: int
+    preview_bytes: int
     log_entries: int
     cut: int
     oldest: str | None
@@ -233,7 +244,24 @@ class StoreReader:
             value = txn.get(key, db=self.dbs.thumbnails)
         if not is_there:
             raise unknown(id)
-        return thumbnail_or_log(id, value)
+        return picture_or_log(id, "thumbnail", value)
+
+    def previews(self, ids: Sequence[str]) -> list[Preview | None]:
+        """Return the previews of many photos in one snapshot.
+
+        If there is no such photo, or its record is damaged, there is None in its place. Damage is
+        logged.
+
+        Raises:
+            BadParameter
+        """
+        keys = [key_of(id) for id in ids]
+        with self.reading() as txn:
+            found = [
+                (txn.get(key, db=self.dbs.records), txn.get(key, db=self.dbs.previews))
+                for key in keys
+            ]
+        return [_preview(id, *values) for id, values in zip(ids, found, strict=True)]
 
     def records_after(self, after: str | None, limit: int) -> list[Record]:
         """Return at most `limit` records in id order (ASCII), of the ids greater than `after`.
@@ -357,6 +385,7 @@ class StoreReader:
         """Return what `stats` leaves out. This searches the log for the oldest and newest photo."""
         with self.reading() as txn:
             main, thumbnails = txn.stat(), txn.stat(self.dbs.thumbnails)
+            previews = txn.stat(self.dbs.previews)
             used = sum(_page_bytes(stat) for stat in (main, *map(txn.stat, self.dbs)))
             # LMDB's two meta pages are neither used nor free.
             pages = self._env.info()["last_pgno"] + 1 - 2
@@ -365,6 +394,8 @@ class StoreReader:
                 free_bytes=max(0, pages * main["psize"] - used),
                 thumbnails=thumbnails["entries"],
                 thumbnail_bytes=_page_bytes(thumbnails),
+                previews=previews["entries"],
+                preview_bytes=_page_bytes(previews),
                 log_entries=txn.stat(self.dbs.log)["entries"],
                 cut=read_meta(txn, self.dbs.meta, "cut"),
                 oldest=self._indexed_at(txn, txn.cursor(db=self.dbs.log).iternext(keys=False)),
@@ -394,6 +425,16 @@ class StoreReader:
         """
         with self.reading() as txn:
             self._env.copyfd(descriptor, compact=True, txn=txn)
+
+
+def _preview(id: str, record: bytes | None, value: bytes | None) -> Preview | None:
+    described = json_or_log(id, record)
+    if described is None:
+        return None
+    # A few numbers of it are needed, and a `Record` checks all chunks.
+    fields = json.loads(described)
+    data = picture_or_log(id, "preview", value)
+    return Preview(fields["sha256"], fields["width"], fields["height"], data)
 
 
 def _page_bytes(stat: lmdb._StatDict) -> int:

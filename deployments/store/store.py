@@ -1,8 +1,8 @@
 """The store: the only owner of durable state.
 
 It is one LMDB environment in one folder, owned by one process. A photo's bytes, record, vectors,
-thumbnail and log entry are committed in one transaction, so after any crash a photo is there
-completely or not at all. `format.py` describes the databases, `reader.py` reads them.
+thumbnail, preview and log entry are committed in one transaction, so after any crash a photo is
+there completely or not at all. `format.py` describes the databases, `reader.py` reads them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from deployments.store.format import (
     upgrade_store,
 )
 from deployments.store.operations import (
-    KeepThumbnail,
+    Keep,
     Operation,
     Prepared,
     PreparedPut,
@@ -104,7 +104,7 @@ class Store(StoreReader):
 
         Returns:
             For each operation: `Stored` for a put, the sequence number for a deletion, whether a
-            thumbnail was kept, or the error (BadParameter, IdTaken, UnknownId, CorruptRecord,
+            picture was kept, or the error (BadParameter, IdTaken, UnknownId, CorruptRecord,
             StoreFull). If it isn't an error, the operation is on disk.
 
         Raises:
@@ -148,7 +148,7 @@ class Store(StoreReader):
             return error
 
     def _commit(self, operations: Sequence[Prepared]) -> list[Result]:
-        adding = (PreparedPut, KeepThumbnail)
+        adding = (PreparedPut, Keep)
         sizes = [len(op.data) for op in operations if isinstance(op, adding)]
         return self._write(
             lambda txn: Writer(txn, self.dbs, self.encoder.dimension).carry_out(operations),

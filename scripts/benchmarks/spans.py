@@ -50,7 +50,7 @@ CLASSES: list[tuple[type, list[str]]] = [
     (store.Store, ["apply"]),
 ]
 MODULES: list[tuple[ModuleType, list[str]]] = [
-    (segmenter, ["decode", "make_thumbnail"]),
+    (segmenter, ["decode", "scale_down", "make_thumbnail", "make_preview"]),
     (encoder_deployment, ["decode"]),
 ]
 

@@ -10,9 +10,17 @@ from pathlib import Path
 import lmdb
 import numpy as np
 
-from deployments.records import Change, Chunk, EncodedPhoto, EncoderIdentity, Metadata, Position
+from deployments.records import (
+    Change,
+    Chunk,
+    EncodedPhoto,
+    EncoderIdentity,
+    Metadata,
+    Position,
+    Preview,
+)
 from deployments.store.format import checksum, decode_record, decode_vectors
-from deployments.store.operations import KeepThumbnail, Put
+from deployments.store.operations import KeepPreview, KeepThumbnail, Put
 from deployments.store.reader import StoreReader
 from deployments.store.store import Store
 
@@ -28,9 +36,8 @@ def photo(data: bytes, chunks: int | None = None) -> EncodedPhoto:
     vectors = generator.standard_normal((chunks, DIMENSION), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     whole = Chunk(box=(0, 0, 640, 480), source="whole")
-    return EncodedPhoto(
-        640, 480, "image/jpeg", False, [whole] * chunks, vectors, b"small " + data[:100]
-    )
+    small, grey = b"small " + data[:100], b"grey " + data[:5000]
+    return EncodedPhoto(640, 480, "image/jpeg", False, [whole] * chunks, vectors, small, grey)
 
 
 def metadata(data: bytes) -> Metadata:
@@ -45,6 +52,17 @@ def put(id: str, data: bytes) -> Put:
 def keep(id: str, data: bytes) -> KeepThumbnail:
     """As the service does for a photo that was stored without its thumbnail."""
     return KeepThumbnail(id, hashlib.sha256(data).hexdigest(), photo(data).thumbnail)
+
+
+def keep_preview(id: str, data: bytes) -> KeepPreview:
+    """As the service does for a photo that was stored without its preview."""
+    return KeepPreview(id, hashlib.sha256(data).hexdigest(), photo(data).preview)
+
+
+def preview_of(data: bytes, kept: bool = True) -> Preview:
+    """What the store says of the preview of a photo; without its bytes if it has none."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Preview(sha256, 640, 480, photo(data).preview if kept else None)
 
 
 def float16(data: bytes) -> np.ndarray:
@@ -67,6 +85,7 @@ def assert_whole(store: Store, id: str, data: bytes) -> None:
     assert record.sha256 == hashlib.sha256(data).hexdigest()
     np.testing.assert_array_equal(vectors_of(store, id), float16(data))
     assert store.thumbnail(id) == photo(data).thumbnail
+    assert store.previews([id]) == [preview_of(data)]
 
 
 Content = dict[str, tuple[np.ndarray, Metadata]]
@@ -133,43 +152,52 @@ def assert_counts(store: Store, photos: dict[str, bytes]) -> None:
 def make_old(folder: Path, photos: dict[str, bytes], format: int) -> None:
     """A store as older versions wrote it: `photos`, after one that was put and deleted."""
     folder.mkdir()
-    with lmdb.open(str(folder), max_dbs=5, map_size=2**20) as env:
-        names = (b"meta", b"originals", b"records", b"vectors", b"log")
-        with env.begin(write=True) as txn:
-            meta, originals, records, vectors, log = (env.open_db(n, txn=txn) for n in names)
-            txn.put(b"format", b"%d" % format, db=meta)
-            if format > 1:
-                txn.put(b"history", json.dumps("0" * 32).encode(), db=meta)
-                txn.put(b"cut", b"1", db=meta)
-            txn.put(b"encoder", json.dumps(asdict(ENCODER)).encode(), db=meta)
-            totals = {
-                "chunks": sum(len(float16(data)) for data in photos.values()),
-                "original_bytes": sum(map(len, photos.values())),
+    names = (b"meta", b"originals", b"records", b"vectors", b"log")
+    if format > 2:
+        names += (b"thumbnails",)
+    with (
+        lmdb.open(str(folder), max_dbs=len(names), map_size=2**20) as env,
+        env.begin(write=True) as txn,
+    ):
+        meta, originals, records, vectors, log, *thumbnails = (
+            env.open_db(name, txn=txn) for name in names
+        )
+        txn.put(b"format", b"%d" % format, db=meta)
+        if format > 1:
+            txn.put(b"history", json.dumps("0" * 32).encode(), db=meta)
+            txn.put(b"cut", b"1", db=meta)
+        txn.put(b"encoder", json.dumps(asdict(ENCODER)).encode(), db=meta)
+        totals = {
+            "chunks": sum(len(float16(data)) for data in photos.values()),
+            "original_bytes": sum(map(len, photos.values())),
+        }
+        txn.put(b"totals", json.dumps(totals).encode(), db=meta)
+        txn.put((2).to_bytes(8, "big"), b"Dgone", db=log)
+        for sequence, (id, data) in enumerate(photos.items(), 3):
+            key, described = id.encode(), photo(data)
+            record = {
+                "id": id,
+                "filename": f"{id}.jpg",
+                "media_type": "image/jpeg",
+                "bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "width": 640,
+                "height": 480,
+                "animated": False,
+                "indexed_at": "2026-01-01T00:00:00.000+00:00",
+                "sequence": sequence,
+                "chunks": [chunk.model_dump() for chunk in described.chunks],
             }
-            txn.put(b"totals", json.dumps(totals).encode(), db=meta)
-            txn.put((2).to_bytes(8, "big"), b"Dgone", db=log)
-            for sequence, (id, data) in enumerate(photos.items(), 3):
-                key, described = id.encode(), photo(data)
-                record = {
-                    "id": id,
-                    "filename": f"{id}.jpg",
-                    "media_type": "image/jpeg",
-                    "bytes": len(data),
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                    "width": 640,
-                    "height": 480,
-                    "animated": False,
-                    "indexed_at": "2026-01-01T00:00:00.000+00:00",
-                    "sequence": sequence,
-                    "chunks": [chunk.model_dump() for chunk in described.chunks],
-                }
-                if format > 1:
-                    record["metadata"] = metadata(data)
-                payload, rows = json.dumps(record).encode(), float16(data).tobytes()
-                txn.put(key, data, db=originals)
-                txn.put(key, checksum(id, payload) + payload, db=records)
-                txn.put(key, checksum(id, rows) + rows, db=vectors)
-                txn.put(sequence.to_bytes(8, "big"), b"P" + key, db=log)
+            if format > 1:
+                record["metadata"] = metadata(data)
+            payload, rows = json.dumps(record).encode(), float16(data).tobytes()
+            txn.put(key, data, db=originals)
+            txn.put(key, checksum(id, payload) + payload, db=records)
+            txn.put(key, checksum(id, rows) + rows, db=vectors)
+            for db in thumbnails:
+                small = described.thumbnail
+                txn.put(key, checksum(id, small) + small, db=db)
+            txn.put(sequence.to_bytes(8, "big"), b"P" + key, db=log)
 
 
 OLD = {"a": b"one", "b": b"2" * 5000}

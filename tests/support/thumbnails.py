@@ -9,7 +9,9 @@ from tests.support.graph_in_process import ingress
 
 WHOLE = Chunk(box=(0, 0, 10, 10), source="whole")
 VECTOR = np.zeros((1, 256), np.float32)
-PHOTO = EncodedPhoto(10, 10, "image/png", False, [WHOLE], VECTOR, b"made when it was indexed")
+PHOTO = EncodedPhoto(
+    10, 10, "image/png", False, [WHOLE], VECTOR, b"made when it was indexed", b"preview"
+)
 
 
 def forget_thumbnail(store, id):

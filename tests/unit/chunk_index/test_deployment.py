@@ -98,7 +98,7 @@ class Replicas:
 
     def put(self, id: str, vectors: np.ndarray, metadata: dict | None = None) -> int:
         chunk = Chunk(box=(0, 0, 1, 1), source="whole")
-        photo = EncodedPhoto(1, 1, "image/png", False, [chunk] * len(vectors), vectors, b"small")
+        photo = EncodedPhoto(1, 1, "image/png", False, [chunk] * len(vectors), vectors, b"", b"")
         (stored,) = self.handle.store.apply([Put(id, id.encode(), None, photo, metadata or {})])
         return stored.record.sequence
 

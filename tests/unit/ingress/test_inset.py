@@ -267,7 +267,7 @@ def test_a_photo_that_is_missing_is_gone_as_of_the_sequence_number(tmp_path):
     store = make("Store", tmp_path / "store")
     whole = [Chunk(box=(0, 0, 10, 10), source="whole")]
     vectors = np.zeros((1, 256), np.float32)
-    photo = EncodedPhoto(10, 10, "image/png", False, whole, vectors, b"small")
+    photo = EncodedPhoto(10, 10, "image/png", False, whole, vectors, b"", b"")
     store.store.apply([Put("a", b"x", None, photo)])
     (deleted,) = store.store.apply([Delete("a")])
     (missing,), sequence = asyncio.run(store.records(["a"]))
@@ -343,7 +343,7 @@ def test_a_full_store_is_no_reason_to_answer_no_thumbnail(tmp_path, store, caplo
     number = 0
     while not isinstance(store.store.apply([Put(f"{number}", b"x", None, PHOTO)])[0], StoreFull):
         number += 1
-    maker = Maker(prefix=b"x" * 15_000)
+    maker = Maker(prefix=b"x" * 40_000)
     answers = thumbnails(tmp_path, store, maker, "old", "old")
     assert answers == [maker.prefix + b"original"] * 2
     assert len(maker.made) == 2

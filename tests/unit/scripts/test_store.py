@@ -101,8 +101,9 @@ def test_stats(run) -> None:
     status, out, _ = run("stats")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert status == 0
-    assert (lines["photos"], lines["sequence"], lines["format"]) == ("4", "6", "3")
+    assert (lines["photos"], lines["sequence"], lines["format"]) == ("4", "6", "4")
     assert lines["thumbnails"].endswith(" MB, of 4 photos")
+    assert lines["previews"].endswith(" MB, of 4 photos")
     assert lines["log"] == "5 entries, cut at 0"
     assert lines["encoder"] == f"{ENCODER.name}, dimension {DIMENSION}, weights {ENCODER.digest}"
     assert float(lines["file"].split()[0]) >= 2.3
@@ -129,7 +130,7 @@ def test_verify(run) -> None:
 
 
 def damage(folder: Path, database: str, key: bytes, value: bytes | None) -> None:
-    with lmdb.open(str(folder), max_dbs=6) as env, env.begin(write=True) as txn:
+    with lmdb.open(str(folder), max_dbs=7) as env, env.begin(write=True) as txn:
         db = env.open_db(database.encode(), txn=txn)
         if value is None:
             assert txn.delete(key, db=db)
@@ -160,6 +161,7 @@ def damage(folder: Path, database: str, key: bytes, value: bytes | None) -> None
                 ("a", "original"),
                 ("a", "vectors"),
                 ("a", "thumbnail"),
+                ("a", "preview"),
                 ("-", "totals"),
             ],
         ),
@@ -168,6 +170,8 @@ def damage(folder: Path, database: str, key: bytes, value: bytes | None) -> None
         ("vectors", b"stray", b"", [("stray", "vectors")]),
         ("thumbnails", b"a", b"x" * 500, [("a", "thumbnail")]),
         ("thumbnails", b"stray", b"", [("stray", "thumbnail")]),
+        ("previews", b"a", b"x" * 500, [("a", "preview")]),
+        ("previews", b"stray", b"", [("stray", "preview")]),
         ("log", sequence_key(2), None, [("a", "log")]),
         ("log", sequence_key(2), PUT + b"nobody", [("a", "log"), ("nobody", "log")]),
         ("log", sequence_key(7), PUT + b"a", [("a", "log")]),
@@ -186,12 +190,14 @@ def test_verify_finds_damage(run, folder: Path, database, key, value, expected) 
     assert summary.startswith(f"{len(expected)} problems, {concerned} of ")
 
 
-def test_a_photo_without_a_thumbnail_is_no_damage(run, folder: Path) -> None:
-    """It was stored by an older version, and gets one when somebody asks for it."""
-    damage(folder, "thumbnails", b"a", None)
+@pytest.mark.parametrize("pictures", ["thumbnails", "previews"])
+def test_a_photo_without_its_pictures_is_no_damage(run, folder: Path, pictures: str) -> None:
+    """It was stored by an older version, and gets them when somebody asks for them."""
+    damage(folder, pictures, b"a", None)
     status, out, _ = run("verify")
     assert (status, out[:11]) == (0, "All is well")
-    assert "of 3 photos" in run("stats")[1]
+    lines = dict(line.split(maxsplit=1) for line in run("stats")[1].splitlines())
+    assert lines[pictures].endswith(", of 3 photos")
 
 
 def test_verify_finds_wrong_vectors_and_boxes(folder: Path, run) -> None:
@@ -318,7 +324,7 @@ def test_what_is_no_backup_is_not_restored(run, folder: Path, tmp_path: Path) ->
     assert "There is no file" in err
 
 
-@pytest.mark.parametrize("format", [1, 2])
+@pytest.mark.parametrize("format", [1, 2, 3])
 def test_a_backup_of_an_older_format_is_restored(run, tmp_path: Path, format: int) -> None:
     make_old(tmp_path / "old", OLD, format)
     file = tmp_path / "old" / "data.mdb"

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from deployments.compute.images import decode, scale_crop, scale_crops
+from deployments.compute.previews import make_preview
 from deployments.errors import BadParameter, BrokenImage, ModelUnavailable, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
 from deployments.records import SegmentedPhoto
@@ -83,15 +84,17 @@ def test_the_crops_are_the_boxes_of_the_full_picture(squash):
         np.testing.assert_array_equal(crop, scale_crop(pixels, chunk.box, 64, squash))
 
 
-def test_a_photo_comes_with_its_thumbnail(segmenter):
-    names = ("chelsea.png", "coffee.png")
+def test_a_photo_comes_with_its_thumbnail_and_preview(segmenter):
+    names = ("chelsea.png", "motorcycle_left.png")  # smaller and larger than a preview
     results = segmenter.segment([photo(name) for name in names])
     for name, result in zip(names, results, strict=True):
-        expected = make_thumbnail(decode(photo(name), ImageLimits()).pixels)
+        pixels = decode(photo(name), ImageLimits()).pixels
+        expected = make_thumbnail(pixels)
         assert result.thumbnail == segmenter.thumbnail(photo(name)) == expected
+        assert result.preview == make_preview(pixels)
 
 
-def test_a_thumbnail_lies_as_the_photo_does(segmenter):
+def test_small_pictures_lie_as_the_photo_does(segmenter):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     data = io.BytesIO()
@@ -101,6 +104,9 @@ def test_a_thumbnail_lies_as_the_photo_does(segmenter):
     with Image.open(io.BytesIO(result.thumbnail)) as thumbnail:
         assert thumbnail.size == (160, 320)
         assert not thumbnail.getexif()  # or a browser would turn it once more
+    with Image.open(io.BytesIO(result.preview)) as preview:
+        assert preview.size == (320, 640)
+        assert not preview.getexif()
 
 
 def test_no_thumbnail_of_what_is_no_photo(segmenter):

@@ -19,6 +19,8 @@ from tests.support.stores import (
     assert_whole,
     float16,
     keep,
+    keep_preview,
+    preview_of,
     put,
     replay,
     vectors_of,
@@ -27,7 +29,7 @@ from tests.support.stores import (
 
 def flip(folder: Path, database: bytes, id: bytes, position: int) -> None:
     """Flip a bit of a value behind the store's back."""
-    env = lmdb.open(str(folder), max_dbs=6)
+    env = lmdb.open(str(folder), max_dbs=7)
     db = env.open_db(database)
     with env.begin(write=True) as txn:
         value = bytearray(txn.get(id, db=db))
@@ -92,6 +94,35 @@ def test_a_damaged_thumbnail_is_as_good_as_none(folder: Path, caplog, position: 
     store.close()
 
 
+@pytest.mark.parametrize("position", [0, 20, -1])
+def test_a_damaged_preview_is_as_good_as_none(folder: Path, caplog, position: int) -> None:
+    good, bad = b"g" * 100, b"b" * 100
+    store = Store(folder, ENCODER)
+    store.apply([put("bad", bad), put("good", good)])
+    store.close()
+    flip(folder, b"previews", b"bad", position)
+    store = Store(folder, ENCODER)
+    assert store.previews(["good", "bad"]) == [preview_of(good), preview_of(bad, kept=False)]
+    assert "preview of the photo 'bad' is damaged" in caplog.text
+    assert store.apply([keep_preview("bad", bad)]) == [True]
+    assert_whole(store, "bad", bad)
+    store.close()
+
+
+def test_the_preview_of_a_damaged_record_is_none(folder: Path, caplog) -> None:
+    """Nobody knows of which original it was made."""
+    store = Store(folder, ENCODER)
+    store.apply([put("bad", b"b"), put("good", b"g")])
+    store.close()
+    flip(folder, b"records", b"bad", 30)
+    store = Store(folder, ENCODER)
+    assert store.previews(["bad", "good"]) == [None, preview_of(b"g")]
+    assert "record of the photo 'bad' is damaged" in caplog.text
+    (refused,) = store.apply([keep_preview("bad", b"b")])
+    assert isinstance(refused, CorruptRecord)
+    store.close()
+
+
 def test_put_over_a_damaged_record(folder: Path) -> None:
     store = Store(folder, ENCODER)
     store.apply([put("a", b"x")])
@@ -108,7 +139,7 @@ def test_values_of_another_photo_are_found(folder: Path) -> None:
     store = Store(folder, ENCODER)
     store.apply([put("a", b"x"), put("b", b"x")])
     store.close()
-    env = lmdb.open(str(folder), max_dbs=6)
+    env = lmdb.open(str(folder), max_dbs=7)
     with env.begin(write=True) as txn:
         for name in (b"records", b"vectors"):
             db = env.open_db(name, txn=txn)

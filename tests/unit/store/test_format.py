@@ -26,9 +26,11 @@ from tests.support.stores import (
     assert_whole,
     float16,
     keep,
+    keep_preview,
     make_old,
     metadata,
     photo,
+    preview_of,
     put,
     vectors_of,
 )
@@ -50,13 +52,13 @@ def test_content_hash_tells_ids_and_vectors() -> None:
 # Stores of older formats
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def format(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
 def format_of(folder: Path) -> dict[str, object]:
-    with lmdb.open(str(folder), max_dbs=6) as env:
+    with lmdb.open(str(folder), max_dbs=7) as env:
         meta = env.open_db(b"meta", create=False)
         with env.begin() as txn:
             return {key.decode(): json.loads(value) for key, value in txn.cursor(db=meta)}
@@ -71,7 +73,8 @@ def test_an_old_store_is_upgraded(folder: Path, format: int) -> None:
             record, original = store.original(id)
             assert (original, record.metadata) == (data, {} if format == 1 else metadata(data))
             np.testing.assert_array_equal(vectors_of(store, id), float16(data))
-            assert store.thumbnail(id) is None
+            assert store.thumbnail(id) == (photo(data).thumbnail if format > 2 else None)
+            assert store.previews([id]) == [preview_of(data, kept=False)]
         assert_counts(store, OLD)
         assert (store.sequence, store.deletions) == (4, 1)
         assert set(Replica().catch_up(store)) == set(OLD)
@@ -98,9 +101,22 @@ def test_a_photo_of_an_old_store_gets_its_thumbnail(folder: Path, format: int) -
         store = Store(folder, ENCODER)
         assert store.apply([keep("a", OLD["a"]), keep("a", b"other")]) == [True, False]
         assert store.thumbnail("a") == photo(OLD["a"]).thumbnail
-        assert store.thumbnail("b") is None
         details = store.details()
-        assert (details.thumbnails, store.sequence) == (1, 4)
+        assert (details.thumbnails, store.sequence) == (1 if format < 3 else 2, 4)
+        store.close()
+
+
+def test_a_photo_of_an_old_store_gets_its_preview(folder: Path, format: int) -> None:
+    make_old(folder, OLD, format)
+    for _ in range(2):
+        store = Store(folder, ENCODER)
+        results = store.apply([keep_preview("a", OLD["a"]), keep_preview("a", b"other")])
+        assert results == [True, False]
+        assert store.previews(["a", "b"]) == [
+            preview_of(OLD["a"]),
+            preview_of(OLD["b"], kept=False),
+        ]
+        assert (store.details().previews, store.sequence) == (1, 4)
         store.close()
 
 

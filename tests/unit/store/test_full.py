@@ -16,7 +16,7 @@ import pytest
 
 from deployments.errors import StoreFull
 from deployments.records import Stored
-from deployments.store.operations import Delete, KeepThumbnail
+from deployments.store.operations import Delete, KeepPreview, KeepThumbnail
 from deployments.store.store import Store
 from tests.support.paths import ROOT
 from tests.support.stores import ENCODER, assert_counts, assert_whole, at, put
@@ -77,10 +77,10 @@ def test_full_store(folder: Path) -> None:
     assert isinstance(small, Stored)
     assert isinstance(again, Stored)
     held["small"] = b"s"
-    # A thumbnail is no reason to go beyond the limit, as a deletion is.
-    large = KeepThumbnail("small", hashlib.sha256(b"s").hexdigest(), b"t" * 500_000)
-    (full,) = store.apply([large])
-    assert isinstance(full, StoreFull)
+    # A small picture is no reason to go beyond the limit, as a deletion is.
+    for kind in (KeepThumbnail, KeepPreview):
+        (full,) = store.apply([kind("small", hashlib.sha256(b"s").hexdigest(), b"t" * 500_000)])
+        assert isinstance(full, StoreFull)
     for id, data in held.items():
         assert_whole(store, id, data)
     # Deleting makes room, again and again, and the map doesn't creep.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -24,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from deployments.errors import BadParameter, EncoderMismatch, IdTaken, StoreUnusable, UnknownId
 from deployments.records import Chunk, EncodedPhoto, EncoderIdentity, Stored
 from deployments.store.copies import backup, restore
-from deployments.store.operations import Delete, KeepThumbnail, Put
+from deployments.store.operations import Delete, Keep, KeepPreview, KeepThumbnail, Put
 from deployments.store.store import Store
 from tests.support.examples import examples
 from tests.support.paths import ROOT
@@ -37,8 +38,10 @@ from tests.support.stores import (
     assert_whole,
     at,
     keep,
+    keep_preview,
     metadata,
     photo,
+    preview_of,
     put,
 )
 
@@ -47,7 +50,7 @@ from tests.support.stores import (
 IDS = st.sampled_from(["a", "B", "a.1", "a~", "0-_", "z" * 200])
 DATA = st.sampled_from([b"\0", b"one", b"two", b"3" * 5000, b"4" * 20_000])
 PORTIONS = st.sampled_from([1, 600, 2**20])
-MAKERS = st.sampled_from([put, put, keep])
+MAKERS = st.sampled_from([put, put, keep, keep_preview])
 OPERATIONS = st.one_of(
     st.builds(lambda make, id, data: make(id, data), MAKERS, IDS, DATA), st.builds(Delete, IDS)
 )
@@ -81,17 +84,18 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.history == history
 
     @rule(operations=st.lists(OPERATIONS, min_size=1, max_size=6))
-    def apply(self, operations: list[Put | Delete | KeepThumbnail]) -> None:
+    def apply(self, operations: list[Put | Delete | Keep]) -> None:
         results = self.store.apply(operations)
         assert len(results) == len(operations)
         for operation, result in zip(operations, results, strict=True):
             self.check(operation, result)
 
-    def check(self, operation: Put | Delete | KeepThumbnail, result: object) -> None:
+    def check(self, operation: Put | Delete | Keep, result: object) -> None:
         held = self.photos.get(operation.id)
-        if isinstance(operation, KeepThumbnail):
+        if isinstance(operation, Keep):
             # Of another photo, or of one that is gone, it must leave no trace.
-            assert result is (held is not None and operation == keep(operation.id, held))
+            make = keep if isinstance(operation, KeepThumbnail) else keep_preview
+            assert result is (held is not None and operation == make(operation.id, held))
         elif isinstance(operation, Delete) and held is None:
             assert isinstance(result, UnknownId)
         elif isinstance(operation, Delete):
@@ -154,6 +158,11 @@ class StoreMachine(RuleBasedStateMachine):
             id if id in self.photos else None for id in ids
         ]
 
+    @rule(ids=st.lists(IDS, max_size=8))
+    def previews(self, ids: list[str]) -> None:
+        expected = [preview_of(self.photos[id]) if id in self.photos else None for id in ids]
+        assert self.store.previews(ids) == expected
+
     @rule(after=st.none() | IDS, limit=st.integers(1, 4))
     def records_after(self, after: str | None, limit: int) -> None:
         found = [record.id for record in self.store.records_after(after, limit)]
@@ -215,11 +224,29 @@ def test_a_thumbnail_goes_with_its_photo(store: Store) -> None:
         assert txn.stat(store.dbs.thumbnails)["entries"] == 0
 
 
+def test_a_preview_goes_with_its_photo(store: Store) -> None:
+    """And comes back with no other, nor alone. Its SHA-256 tells whose it is."""
+    one, two = put("a", b"one"), put("a", b"two")
+    store.apply([one])
+    late = KeepPreview("a", hashlib.sha256(b"one").hexdigest(), b"late")
+    assert store.apply([late]) == [True]
+    assert store.previews(["a"]) == [replace(preview_of(b"one"), data=b"late")]
+    results = store.apply([Delete("a"), late, two, late])
+    assert [results[1], results[3]] == [False, False]
+    assert store.previews(["a", "b", "a"]) == [preview_of(b"two"), None, preview_of(b"two")]
+    assert store.thumbnail("a") == two.photo.thumbnail
+    assert store.sequence == 3  # nobody who follows the log need know
+    store.apply([Delete("a")])
+    assert store.previews(["a"]) == [None]
+    with store.reading() as txn:
+        assert txn.stat(store.dbs.previews)["entries"] == 0
+
+
 def test_unknown(store: Store) -> None:
     for read in (store.record, store.original, store.thumbnail):
         with pytest.raises(UnknownId, match="'nobody'"):
             read("nobody")
-    assert store.records(["nobody"]) == [None]
+    assert store.records(["nobody"]) == store.previews(["nobody"]) == [None]
     assert store.records_after(None, 10) == []
     changes = store.changes(None, 1)
     assert (changes.changes, changes.last) == ([], 0)
@@ -253,6 +280,9 @@ def test_hostile_id(store: Store, id: str) -> None:
     for read in (store.record, store.original, store.thumbnail):
         with pytest.raises(BadParameter):
             read(id)
+    for read_many in (store.records, store.previews):
+        with pytest.raises(BadParameter):
+            read_many(["good", id])
     with pytest.raises(BadParameter):
         store.records_after(id, 1)
     str(bad_put.detail).encode()  # it can be written into a response
@@ -277,7 +307,7 @@ def test_file_name_that_is_not_utf8(store: Store) -> None:
 )
 def test_vectors_that_do_not_fit(store: Store, chunks: int, vectors: np.ndarray) -> None:
     whole = [Chunk(box=(0, 0, 1, 1), source="whole")] * chunks
-    bad = EncodedPhoto(1, 1, "image/png", False, whole, vectors, b"small")
+    bad = EncodedPhoto(1, 1, "image/png", False, whole, vectors, b"", b"")
     with pytest.raises(ValueError, match="'bad'"):
         store.apply([put("good", b"x"), Put("bad", b"y", None, bad)])
     assert store.stats().photos == 0
@@ -292,7 +322,7 @@ def test_log_keeps_no_entry_of_what_is_gone(folder: Path) -> None:
     assert changes.position.sequence == 40
     assert store.deletions == 20
     store.close()
-    with lmdb.open(str(folder), max_dbs=6) as env, env.begin() as txn:
+    with lmdb.open(str(folder), max_dbs=7) as env, env.begin() as txn:
         assert txn.stat(env.open_db(b"log", txn=txn, create=False))["entries"] == 20
 
 
@@ -372,12 +402,12 @@ def test_encoder_mismatch(folder: Path) -> None:
 
 def test_other_format(folder: Path) -> None:
     Store(folder, ENCODER).close()
-    env = lmdb.open(str(folder), max_dbs=6)
+    env = lmdb.open(str(folder), max_dbs=7)
     meta = env.open_db(b"meta")
     with env.begin(write=True) as txn:
         txn.put(b"format", b"99", db=meta)
     env.close()
-    with pytest.raises(StoreUnusable, match="has format 99, but this version reads format 3"):
+    with pytest.raises(StoreUnusable, match="has format 99, but this version reads format 4"):
         Store(folder, ENCODER)
 
 
