@@ -214,8 +214,16 @@ def verify(store: Path, journal: Journal) -> list[str]:
         return [f"scripts/store.py verify: {printed}"]
     reader = StoreReader(store)
     try:
-        found = reader.records(list(reader.ids()))
+        ids = list(reader.ids())
+        found = reader.records(ids)
+        lacking = [id for id in ids if not _has_preview(reader, id)]
     finally:
         reader.close()
     records = [json.loads(record) for record in found if record is not None]
-    return [f"in the files, {wrong}" for wrong in check_records(journal, records)]
+    wrong = check_records(journal, records) + [f"{id} has no preview" for id in lacking]
+    return [f"in the files, {what}" for what in wrong]
+
+
+def _has_preview(reader: StoreReader, id: str) -> bool:
+    (preview,) = reader.previews([id])
+    return preview is not None and preview.data is not None

@@ -223,6 +223,16 @@ def test_the_files_of_the_end_are_held_against_the_journal(journal, folder):
     assert verify(folder, journal) == ["in the files, b is listed, and was never sent"]
 
 
+def test_a_photo_that_was_stored_without_its_preview_is_reported(journal, folder):
+    store = Store(folder, ENCODER)
+    store.apply([put("a", picture(1))])
+    with store._env.begin(write=True) as txn:
+        txn.delete(b"a", db=store.dbs.previews)
+    store.close()
+    tell(journal, "index", indexed())
+    assert verify(folder, journal) == ["in the files, a has no preview"]
+
+
 # The script
 
 
