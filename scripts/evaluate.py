@@ -64,9 +64,9 @@ from common.options import (
 from common.tables import table_place, write_table
 from evaluation import in_process, over_http
 from evaluation.encoders import BASELINES, load_encoder
-from evaluation.figures import Row, row_figures
+from evaluation.figures import Row, is_missed, judge_all, row_figures
 from evaluation.in_process import show
-from evaluation.kinds import ABSENT, ALL_KINDS, PARTS
+from evaluation.kinds import ALL_KINDS, PARTS
 from evaluation.over_http import VERIFY, SearchOptions
 from evaluation.queries import (
     ABSENT_QUERIES,
@@ -77,7 +77,7 @@ from evaluation.queries import (
     find_photos,
     make_queries,
 )
-from evaluation.report import LASTING_COSTS, draw_misses, list_answers, misses, table
+from evaluation.report import LASTING_COSTS, draw_misses, list_answers, table
 
 from deployments.errors import ModelUnavailable
 from deployments.settings import EncoderSettings, display_name
@@ -141,7 +141,8 @@ def run(arguments: argparse.Namespace) -> int:
     rows = evaluate_where(arguments, distinct, queries)
     if not rows:
         return 1
-    results = [row_figures(row, queries) for row in rows]
+    judged = [judge_all(row, queries) for row in rows]
+    results = [row_figures(row, some) for row, some in zip(rows, judged, strict=True)]
     print(f"\n{len(distinct)} photos, {len(queries)} queries, seed {arguments.seed}\n")
     print(table(results))
     if arguments.write:
@@ -149,7 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         own = len({photo.id for photo in photos})
         counts = {"photos": own, "distractors": len(distinct) - own}
-        answers = [{"answers": list_answers(row, queries)} for row in rows]
+        answers = [{"answers": list_answers(some)} for some in judged]
         content = {
             "seed": arguments.seed,
             **counts,
@@ -158,7 +159,11 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.json.write_text(json.dumps(content, indent=2) + "\n")
     if arguments.failures:
         wanted = arguments.failures_of or arguments.kinds
-        missed = [miss for miss in misses(rows[0], queries) if miss[0].kind in wanted]
+        missed = [
+            one
+            for one in judged[0]
+            if one.query.kind in wanted and is_missed(one.query, one.outcome)
+        ]
         draw_misses(missed, known).save(arguments.failures)
         print(f"\nDrawn in {arguments.failures}: of {rows[0].encoder}, {len(missed)} were missed.")
     return 0 if len(rows) == expected_rows(arguments) else 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from deployments.records import Box
-from evaluation.geometry import Quad, diagonal, distance, pose
-from evaluation.kinds import KINDS
+from deployments.records import Box, Quad
+from evaluation.geometry import diagonal, distance, pose
+from evaluation.kinds import KINDS, PARTS
 from evaluation.queries import Place, Query, iou
 
 COVERING = 0.3  # least IoU of a chunk with the query's box
@@ -116,6 +117,22 @@ class Outcome:
     ms: float | None
 
 
+class Judged(NamedTuple):
+    """A query, what it found, and how good that is."""
+
+    query: Query
+    answer: Answer
+    outcome: Outcome
+
+
+def judge_all(row: Row, queries: Sequence[Query]) -> list[Judged]:
+    """Compare the answers of a row with the truth."""
+    return [
+        Judged(query, answer, judge(query, answer, row.chunks))
+        for query, answer in zip(queries, row.answers, strict=True)
+    ]
+
+
 def judge(query: Query, answer: Answer, chunks: Mapping[str, Sequence[Box]]) -> Outcome:
     """Compare an answer with the truth.
 
@@ -172,24 +189,23 @@ def is_missed(query: Query, outcome: Outcome) -> bool:
     return bool(query.places and (outcome.rank != 1 or outcome.verified is False or elsewhere))
 
 
+def _is_of(kind: str, query: Query) -> bool:
+    return query.kind == kind
+
+
 # The rows of the report: those whose queries belong to it.
 GROUPS: dict[str, Callable[[Query], bool]] = {
-    "object": lambda query: query.kind == "object",
-    "patch": lambda query: query.kind == "patch",
+    **{kind: partial(_is_of, kind) for kind in PARTS},
     "patch, not turned": lambda query: query.kind == "patch" and not query.turned,
-    **{name: lambda query, name=name: query.kind == name for name in KINDS},
+    **{kind: partial(_is_of, kind) for kind in KINDS},
 }
 
 
-def row_figures(row: Row, queries: Sequence[Query]) -> dict[str, Any]:
+def row_figures(row: Row, judged: Sequence[Judged]) -> dict[str, Any]:
     """Return all figures of a row, for JSON; None for the mean of nothing."""
     chunks = float(np.mean([len(boxes) for boxes in row.chunks.values()]))
-    pairs = [
-        (query, judge(query, answer, row.chunks))
-        for query, answer in zip(queries, row.answers, strict=True)
-    ]
     groups = {
-        group: group_figures([outcome for query, outcome in pairs if belongs(query)])
+        group: group_figures([one.outcome for one in judged if belongs(one.query)])
         for group, belongs in GROUPS.items()
     }
     return {

@@ -12,10 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deployments.compute.images import outer_box
-from deployments.records import Box
-
-Point = tuple[float, float]
-Quad = tuple[Point, Point, Point, Point]  # top left, top right, bottom right, bottom left
+from deployments.records import Box, Point, Quad
 
 
 def corners(width: float, height: float, x: float = 0, y: float = 0) -> Quad:

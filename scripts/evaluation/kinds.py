@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from evaluation.geometry import Quad, apply, corners, shift
+from deployments.records import Quad
+from evaluation.geometry import apply, corners, shift
 from evaluation.views import View
 
 PartKind = Literal["object", "patch"]

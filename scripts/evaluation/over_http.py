@@ -16,6 +16,7 @@ from common.client import RequestFailed, fetch_stats, for_each, index_files, rea
 from common.serve_run import ServiceFailed
 
 from deployments.query import Verify
+from deployments.records import Quad
 from evaluation.figures import Answer, Found, Row
 from evaluation.queries import LIMIT, EvaluationFailed, Photo, Query
 
@@ -143,6 +144,12 @@ def _read_match(match: dict[str, Any]) -> Found:
         photo=match["id"],
         box=tuple(match["box"]),
         part=tuple(match["part"]) if match["part"] else None,
-        quad=tuple(map(tuple, match["quad"])) if match["quad"] else None,
+        quad=read_quad(match["quad"]) if match["quad"] else None,
         **{name: match[name] for name in ("verified", "mirrored", "rotation", "inliers")},
     )
+
+
+def read_quad(corners: list[list[float]]) -> Quad:
+    """Read the corners of a quad from JSON."""
+    one, two, three, four = ((x, y) for x, y in corners)
+    return one, two, three, four

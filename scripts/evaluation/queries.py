@@ -18,10 +18,10 @@ from tqdm import tqdm
 from deployments.compute.images import decode, outer_box
 from deployments.errors import InsetError
 from deployments.limits import ImageLimits
-from deployments.records import Box
+from deployments.records import Box, Quad
 from deployments.segmenter.suppression import intersection_over_union
 from evaluation.distortions import Distortion
-from evaluation.geometry import Quad, apply, bounds, corners, homography
+from evaluation.geometry import apply, bounds, corners, homography
 from evaluation.kinds import ABSENT, KINDS, PARTS, PartKind
 from evaluation.views import View
 
@@ -190,20 +190,22 @@ def make_queries(
         EvaluationFailed: a photo is broken, a line is not a box, or there are too few photos.
         OSError: a file can't be read.
     """
-    queries, parts, unlabelled = [], [], []
+    queries: list[Query] = []
+    parts: list[Part] = []
+    unlabelled = []
     for photo in tqdm(photos, unit="photo", desc="cutting queries", leave=False):
         picture = read_photo(photo)
         file = label_file(photo, labels) if labels else None
         labelled = read_labels(file, *picture.size) if file else []
         if labels and not file:
             unlabelled.append(photo.name)
-        for kind in PARTS:
+        for name in PARTS:
             # A generator for each photo and kind, so that neither other photos nor labels change
             # the draw.
-            rng = generator(seed, kind, photo.name)
-            some = find_parts(photo, picture.size, kind, rng, labelled)
+            rng = generator(seed, name, photo.name)
+            some = find_parts(photo, picture.size, name, rng, labelled)
             parts += some
-            if kind in kinds:
+            if name in kinds:
                 queries += _cut(some, picture, rng)
     if unlabelled:
         print(
@@ -211,15 +213,15 @@ def make_queries(
             f"{', '.join(unlabelled[:5])}{' ...' if len(unlabelled) > 5 else ''}",
             file=sys.stderr,
         )
-    for name, kind in KINDS.items():
-        if name == ABSENT or name not in kinds:
+    for kind, needs in ((kind, KINDS[kind].parts) for kind in KINDS if kind in kinds):
+        if kind == ABSENT:
             continue
-        if len(photos) < kind.parts:
+        if needs > len({photo.id for photo in photos}):
             raise EvaluationFailed(
-                f"A query of the kind {name} has parts of {kind.parts} photos, and there are only "
-                f"{len(photos)}: leave this kind out."
+                f"A query of the kind {kind} has parts of {needs} different photos, and there are "
+                f"fewer: choose other ones with --kinds."
             )
-        queries += _change(name, parts, per_kind, seed)
+        queries += _change(kind, parts, per_kind, seed)
     if ABSENT in kinds and absent:
         queries += _change(ABSENT, absent_parts(absent, seed), absent_queries, seed)
     return queries

@@ -11,9 +11,10 @@ from common.drawing import CAPTION, MARGIN, PAPER, QUERY, TILE, draw_photo
 from common.tables import Columns, cells, markdown, titles
 from PIL import Image, ImageDraw
 
-from evaluation.figures import GROUPS, OVERLAPS, Answer, Found, Outcome, Row, is_missed, judge
-from evaluation.geometry import Quad, corners
-from evaluation.queries import Photo, Place, Query, open_picture, read_photo
+from deployments.records import Quad
+from evaluation.figures import GROUPS, OVERLAPS, Found, Judged, Outcome
+from evaluation.geometry import corners
+from evaluation.queries import Photo, Place, open_picture, read_photo
 
 MOST_MISSES = 24
 RIGHT, WRONG = "#2f9e44", "#e03131"
@@ -85,33 +86,21 @@ def _table(
     return markdown([*head, *titles(used)], rows)
 
 
-def list_answers(row: Row, queries: Sequence[Query]) -> list[dict[str, Any]]:
+def list_answers(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """Return each query, its answer and what that is worth, for JSON."""
     return [
         {
             "kind": query.kind,
             "name": query.name,
             "places": [asdict(place) for place in query.places],
-            **asdict(judge(query, answer, row.chunks)),
+            **asdict(outcome),
             "found": [asdict(found) for found in answer.found],
         }
-        for query, answer in zip(queries, row.answers, strict=True)
+        for query, answer, outcome in judged
     ]
 
 
-Miss = tuple[Query, Answer, Outcome]
-
-
-def misses(row: Row, queries: Sequence[Query]) -> list[Miss]:
-    """Return the queries that are worth a look: not first, not verified, or at a wrong place."""
-    judged = [
-        (query, answer, judge(query, answer, row.chunks))
-        for query, answer in zip(queries, row.answers, strict=True)
-    ]
-    return [miss for miss in judged if is_missed(miss[0], miss[2])]
-
-
-def draw_misses(missed: Sequence[Miss], photos: Mapping[str, Photo]) -> Image.Image:
+def draw_misses(missed: Sequence[Judged], photos: Mapping[str, Photo]) -> Image.Image:
     """Draw misses, two in a line: the query, the right photo, and what was answered.
 
     The place of a query is drawn as a quad, or as a box where only that is known; both the true and
@@ -122,7 +111,7 @@ def draw_misses(missed: Sequence[Miss], photos: Mapping[str, Photo]) -> Image.Im
         photos: by their ids; an answered photo that isn't among them is not drawn.
     """
     places = np.linspace(0, len(missed) - 1, min(len(missed), MOST_MISSES)).astype(int)
-    strips = [_draw_miss(*missed[place], photos) for place in places]
+    strips = [_draw_miss(missed[place], photos) for place in places]
     width, height = 3 * (TILE + MARGIN), TILE + CAPTION + MARGIN
     lines = max(1, (len(strips) + 1) // 2)
     sheet = Image.new("RGB", (2 * (width + MARGIN), lines * height + MARGIN), PAPER)
@@ -131,9 +120,8 @@ def draw_misses(missed: Sequence[Miss], photos: Mapping[str, Photo]) -> Image.Im
     return sheet
 
 
-def _draw_miss(
-    query: Query, answer: Answer, outcome: Outcome, photos: Mapping[str, Photo]
-) -> Image.Image:
+def _draw_miss(miss: Judged, photos: Mapping[str, Photo]) -> Image.Image:
+    query, answer, outcome = miss
     kind = f"{query.kind}{', turned' if query.turned else ''}"
     tiles = [draw_photo(open_picture(query.data), [], "query", kind, QUERY)]
     right = query.places[0] if query.places else None

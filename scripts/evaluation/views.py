@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from evaluation.geometry import Quad, apply, corners, shift, stretch
+from deployments.records import Quad
+from evaluation.geometry import apply, corners, shift, stretch
 
 TURNS = {
     90: Image.Transpose.ROTATE_270,  # Pillow turns counter-clockwise
