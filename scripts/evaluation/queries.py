@@ -190,6 +190,13 @@ def make_queries(
         EvaluationFailed: a photo is broken, a line is not a box, or there are too few photos.
         OSError: a file can't be read.
     """
+    changed = [kind for kind in KINDS if kind in kinds and kind != ABSENT]
+    for kind in changed:
+        if KINDS[kind].parts > len({photo.id for photo in photos}):
+            raise EvaluationFailed(
+                f"A query of the kind {kind} has parts of {KINDS[kind].parts} different photos, "
+                "and there are fewer: choose other ones with --kinds."
+            )
     queries: list[Query] = []
     parts: list[Part] = []
     unlabelled = []
@@ -213,14 +220,7 @@ def make_queries(
             f"{', '.join(unlabelled[:5])}{' ...' if len(unlabelled) > 5 else ''}",
             file=sys.stderr,
         )
-    for kind, needs in ((kind, KINDS[kind].parts) for kind in KINDS if kind in kinds):
-        if kind == ABSENT:
-            continue
-        if needs > len({photo.id for photo in photos}):
-            raise EvaluationFailed(
-                f"A query of the kind {kind} has parts of {needs} different photos, and there are "
-                f"fewer: choose other ones with --kinds."
-            )
+    for kind in changed:
         queries += _change(kind, parts, per_kind, seed)
     if ABSENT in kinds and absent:
         queries += _change(ABSENT, absent_parts(absent, seed), absent_queries, seed)
