@@ -255,11 +255,13 @@ def test_figures_of_a_ranking_by_hand():
     json.dumps(row)
 
     found, costs = table([row]).split("\n\n")
-    assert [line.split(" | ")[2] for line in found.splitlines()[2:]] == GROUPS
+    assert [line.split(" | ")[0] for line in found.splitlines()[2:]] == [f"| {g}" for g in GROUPS]
     assert "verified" not in found
-    assert "| mine | 2,3 | object | 4 | 0.500 | 0.750 | 1.000 | 0.281 | 0.750 | 0.333 |" in found
+    assert "\n| object | 4 | 0.500 | 0.750 | 1.000 | 0.281 | 0.750 | 0.333 |" in found
     assert costs.splitlines()[-1] == "| mine | 2,3 | 8 | 1.3 | 21 | 5.5 |"
-    for lines in (found.splitlines(), costs.splitlines()):
+    several, _ = table([row, row | {"segmenter": "4"}]).split("\n\n")
+    assert "| mine | 4 | object | 4 | 0.500 |" in several
+    for lines in (found.splitlines(), costs.splitlines(), several.splitlines()):
         assert len({line.count("|") for line in lines}) == 1
 
 
@@ -302,9 +304,9 @@ def test_figures_of_verified_answers_by_hand():
 
     found, placed, _ = table([row]).split("\n\n")
     assert "of its photos" not in found
-    assert found.splitlines()[-1] == "| mine | 2,3 | absent | 2 |" + "  |" * 7 + " 1 | 2 | 3 |"
-    assert [line.split(" | ")[2] for line in placed.splitlines()[2:]] == ["object"]
-    assert placed.endswith("| object | 0.766 | 0.750 | 0.750 | 0.500 | 2.5 | 0.177 | 1.000 |")
+    assert found.splitlines()[-1] == "| absent | 2 |" + "  |" * 7 + " 1 | 2 | 3 |"
+    assert len(placed.splitlines()) == 3
+    assert placed.endswith("\n| object | 0.766 | 0.750 | 0.750 | 0.500 | 2.5 | 0.177 | 1.000 |")
 
 
 @pytest.mark.parametrize(
@@ -429,10 +431,10 @@ def test_a_quad_is_drawn_as_a_polygon_and_its_first_corner_marked():
     quad = ((30, 5), (55, 30), (30, 55), (5, 30))
     drawn = np.asarray(with_quad(Image.new("RGB", (60, 60)), quad, "red"))
     red = (drawn == (255, 0, 0)).all(2)
-    edges = [red[17, 42], red[42, 42], red[42, 17], red[17, 17]]
+    edges = [red[17, 42], red[43, 42], red[42, 17], red[18, 17]]
     assert all(edges)
     assert not red[30, 15:45].any()
-    dot, others = red[3:8, 28:33], red[30, 57:]
+    dot, others = red[4:8, 29:32], red[30, 57:]
     assert dot.all()
     assert not others.any()
 
