@@ -16,6 +16,7 @@ from evaluation.figures import GROUPS, OVERLAPS, Found, Judged, Outcome
 from evaluation.geometry import corners
 from evaluation.queries import Photo, Place, open_picture, read_photo
 
+NAMES = ["encoder", "segmenter"]
 MOST_MISSES = 24
 RIGHT, WRONG = "#2f9e44", "#e03131"
 
@@ -53,24 +54,26 @@ LASTING_COSTS = {key: column for key, column in COSTS.items() if key != "photos_
 def table(rows: Sequence[dict[str, Any]], costs: Columns = COSTS) -> str:
     """Lay the figures of all rows out as Markdown tables: what was found, where, and costs.
 
-    Columns that would be empty are left out; and what is known of places without verification.
+    Columns that would be empty or the same in each line are left out, and the places where nothing
+    was verified.
     """
+    several = len(rows) > 1
     lines = [
-        ([row["encoder"], row["segmenter"], group], row[group])
+        ([*(_names(row) if several else []), group], row[group])
         for group in GROUPS
         for row in rows
         if group in row
     ]
     placed = [line for line in lines if line[1]["corner_error"] is not None]
-    tables = [_table([*_NAMES, "queries"], lines, FOUND)]
+    head = [*(NAMES if several else []), "queries"]
+    tables = [_table(head, lines, FOUND)]
     if placed:
-        tables.append(_table([*_NAMES, "queries"], placed, PLACED))
-    of_rows = [([row["encoder"], row["segmenter"]], row) for row in rows]
-    tables.append(_table(_NAMES, of_rows, costs))
-    return "\n\n".join(tables)
+        tables.append(_table(head, placed, PLACED))
+    return "\n\n".join([*tables, _table(NAMES, [(_names(row), row) for row in rows], costs)])
 
 
-_NAMES = ["encoder", "segmenter"]
+def _names(row: Mapping[str, Any]) -> list[str]:
+    return [row[name] for name in NAMES]
 
 
 def _table(
