@@ -16,7 +16,11 @@ from tests.support.services import LIMITS, QUEUES, OwnService
 from tests.support.slow import Guard
 
 # They start services of their own.
-OWN = ("tests/service/test_crashtest.py", "tests/service/test_startup.py")
+OWN = (
+    "tests/service/test_crashtest.py",
+    "tests/service/test_evaluate_service.py",
+    "tests/service/test_startup.py",
+)
 
 
 def asks_service(nodeid: str) -> bool:

@@ -15,6 +15,8 @@ from PIL import Image, ImageEnhance
 
 from deployments.compute.images import outer_box
 from deployments.records import Box
+from evaluation.geometry import shift
+from evaluation.views import View
 
 SCALES = (0.5, 1.3)
 BRIGHTNESSES = (0.75, 1.3)
@@ -54,20 +56,22 @@ class Distortion:
             quality=int(rng.integers(QUALITIES[0], QUALITIES[1] + 1)),
         )
 
-    def part(self, photo: Image.Image, box: Box) -> Image.Image:
+    def view(self, photo: Image.Image, box: Box) -> View:
         """Return a part of an RGB photo, distorted but not yet compressed."""
-        part = cut(photo, box, self.degrees)
+        view = View.whole(cut(photo, box, self.degrees), window(photo, box, self.degrees))
         if self.mirrored:
-            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        width, height = (max(1, round(side * self.scale)) for side in part.size)
-        part = part.resize((width, height), Image.Resampling.BICUBIC)
-        part = ImageEnhance.Brightness(part).enhance(self.brightness)
-        return ImageEnhance.Color(part).enhance(self.colour)
+            view = view.mirrored()
+        view = view.resized(*(max(1, round(side * self.scale)) for side in view.picture.size))
+        return view.painted(self._recolour)
 
-    def jpeg(self, photo: Image.Image, box: Box) -> bytes:
-        """Return a part of an RGB photo, distorted, as the bytes of a JPEG."""
+    def _recolour(self, picture: Image.Image) -> Image.Image:
+        picture = ImageEnhance.Brightness(picture).enhance(self.brightness)
+        return ImageEnhance.Color(picture).enhance(self.colour)
+
+    def save(self, picture: Image.Image) -> bytes:
+        """Return a picture as the bytes of a JPEG."""
         saved = io.BytesIO()
-        self.part(photo, box).save(saved, "JPEG", quality=self.quality)
+        picture.save(saved, "JPEG", quality=self.quality)
         return saved.getvalue()
 
 
@@ -90,13 +94,24 @@ def cut(photo: Image.Image, box: tuple[float, float, float, float], degrees: flo
     around = outer_box((x - radius, y - radius, x + radius, y + radius), *photo.size)
     region = photo.crop(around)
     mean = region.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-    x, y = x - around[0], y - around[1]
-    width, height = round(x2 - x1), round(y2 - y1)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # The matrix takes a pixel of the result to its place in the region.
-    first_row = (cos, sin, x - cos * width / 2 - sin * height / 2)
-    second_row = (-sin, cos, y + sin * width / 2 - cos * height / 2)
-    matrix = (*first_row, *second_row)
+    matrix = shift(-around[0], -around[1]) @ window(photo, box, degrees)
     return region.transform(
-        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=mean
+        (round(x2 - x1), round(y2 - y1)),
+        Image.Transform.AFFINE,
+        tuple(matrix[:2].ravel()),
+        Image.Resampling.BICUBIC,
+        fillcolor=mean,
     )
+
+
+def window(
+    photo: Image.Image, box: tuple[float, float, float, float], degrees: float
+) -> np.ndarray:
+    """Return the matrix, 3 x 3, that takes points of what `cut` returns to points of the photo."""
+    if not degrees:
+        return shift(*outer_box(box, *photo.size)[:2])
+    x1, y1, x2, y2 = box
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+    centre = (round(x2 - x1) / 2, round(y2 - y1) / 2)
+    return shift((x1 + x2) / 2, (y1 + y2) / 2) @ turn @ shift(-centre[0], -centre[1])

@@ -19,8 +19,8 @@ from deployments.records import Box, Neighbours
 from deployments.segmenter.segmenter import Segmenter
 from deployments.settings import ChunkIndexSettings, SegmenterSettings
 from evaluation.encoders import CropEncoder
+from evaluation.figures import Answer, Found, Row
 from evaluation.queries import LIMIT, EvaluationFailed, Photo, Query, open_picture
-from evaluation.report import Answer, Row
 
 BATCH = 8  # photos
 
@@ -113,8 +113,8 @@ async def search(
             return index.search(vector[np.newaxis], count)[0]
 
         ranked = await ranker.rank(fetch, LIMIT)
-        box = chunks[ranked[0].id][ranked[0].chunks[0][0]] if ranked else None
-        answers.append(Answer([photo.id for photo in ranked], box))
+        nearest = ((photo.id, photo.chunks[0][0]) for photo in ranked)
+        answers.append(Answer(tuple(Found(id, chunks[id][number]) for id, number in nearest)))
     return answers
 
 

@@ -4,30 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
 
 import httpx
 from common.client import RequestFailed, fetch_stats, for_each, index_files, read_answer, send
+from common.serve_run import ServiceFailed
 
+from deployments.query import Verify
+from deployments.records import Quad
+from evaluation.figures import Answer, Found, Row
 from evaluation.queries import LIMIT, EvaluationFailed, Photo, Query
-from evaluation.report import Answer, Row
+
+JPEG = {"Content-Type": "image/jpeg"}
+VERIFY = get_args(Verify)
 
 
-def evaluate(url: str, photos: Sequence[Photo], queries: Sequence[Query]) -> Row:
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How a service is searched.
+
+    Attributes:
+        verify: as `/search` has it: `auto`, `all` or `none`.
+        clients: that search at the same time; only a single one's searches are timed.
+    """
+
+    verify: Verify = "auto"
+    clients: int = 1
+
+
+def evaluate(
+    url: str, photos: Sequence[Photo], queries: Sequence[Query], options: SearchOptions
+) -> Row:
     """Index photos through a service, and search there by the queries.
 
     Raises:
         EvaluationFailed: the service can't be reached, or refuses something.
     """
     try:
-        return asyncio.run(_evaluate(url, photos, queries))
+        return asyncio.run(_evaluate(url, photos, queries, options))
     except RequestFailed as error:
         raise EvaluationFailed(f"{url}: {error}") from None
 
 
-async def _evaluate(url: str, photos: Sequence[Photo], queries: Sequence[Query]) -> Row:
+def evaluate_own(photos: Sequence[Photo], queries: Sequence[Query], options: SearchOptions) -> Row:
+    """Do the same with a service that lives as long as this takes, as configured by default.
+
+    Raises:
+        EvaluationFailed: the service doesn't start, or refuses something.
+    """
+    # It needs psutil, a development dependency, which an evaluation without it does not.
+    from common.own_service import OwnService
+
+    with tempfile.TemporaryDirectory() as folder, OwnService(Path(folder)) as service:
+        print("Starting a service ...", file=sys.stderr)
+        try:
+            service.start()
+        except ServiceFailed as error:
+            raise EvaluationFailed(str(error)) from None
+        return evaluate(service.url, photos, queries, options)
+
+
+async def _evaluate(
+    url: str, photos: Sequence[Photo], queries: Sequence[Query], options: SearchOptions
+) -> Row:
     before = fetch_stats(url)["store"]["photos"]
     start = time.monotonic()
     summary = await index_files(url, [photo.file for photo in photos])
@@ -47,7 +91,7 @@ async def _evaluate(url: str, photos: Sequence[Photo], queries: Sequence[Query])
             "they are distractors too.",
             file=sys.stderr,
         )
-    answers = await search(url, queries)
+    answers = await search(url, queries, options)
     encoder = after["encoder"]
     rate = len(photos) / seconds if summary.counts["created"] == len(photos) else None
     return Row(encoder["name"], "of the service", encoder["dimension"], chunks, answers, rate)
@@ -67,24 +111,45 @@ async def fetch_records(url: str, ids: Sequence[str]) -> dict[str, dict[str, Any
     return dict(zip(distinct, await for_each(url, distinct, fetch, "record"), strict=True))
 
 
-async def search(url: str, queries: Sequence[Query]) -> list[Answer]:
+async def search(url: str, queries: Sequence[Query], options: SearchOptions) -> list[Answer]:
     """Search by each query.
 
     Raises:
         RequestFailed
     """
+    parameters = {"limit": LIMIT, "verify": options.verify}
 
     async def search_once(client: httpx.AsyncClient, query: Query) -> Answer:
-        answer = await send(
-            client,
-            "POST",
-            "/search",
-            params={"limit": LIMIT},
-            content=query.data,
-            headers={"Content-Type": "image/jpeg"},
+        start = time.perf_counter()
+        response = await send(
+            client, "POST", "/search", params=parameters, content=query.data, headers=JPEG
         )
-        matches = read_answer(answer)["matches"]
-        box = tuple(matches[0]["box"]) if matches else None
-        return Answer([match["id"] for match in matches], box)
+        ms = 1000 * (time.perf_counter() - start)
+        return read_found(read_answer(response), ms if options.clients == 1 else None)
 
-    return await for_each(url, queries, search_once, "query")
+    return await for_each(url, queries, search_once, "query", in_flight=options.clients)
+
+
+def read_found(answer: dict[str, Any], ms: float | None = None) -> Answer:
+    """Read the answer of `/search`.
+
+    Args:
+        ms: how long it took.
+    """
+    return Answer(tuple(map(_read_match, answer["matches"])), answer["texture"], ms)
+
+
+def _read_match(match: dict[str, Any]) -> Found:
+    return Found(
+        photo=match["id"],
+        box=tuple(match["box"]),
+        part=tuple(match["part"]) if match["part"] else None,
+        quad=read_quad(match["quad"]) if match["quad"] else None,
+        **{name: match[name] for name in ("verified", "mirrored", "rotation", "inliers")},
+    )
+
+
+def read_quad(corners: list[list[float]]) -> Quad:
+    """Read the corners of a quad from JSON."""
+    one, two, three, four = ((x, y) for x, y in corners)
+    return one, two, three, four

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,12 @@ from tqdm import tqdm
 from deployments.compute.images import decode, outer_box
 from deployments.errors import InsetError
 from deployments.limits import ImageLimits
-from deployments.records import Box
+from deployments.records import Box, Quad
 from deployments.segmenter.suppression import intersection_over_union
 from evaluation.distortions import Distortion
+from evaluation.geometry import apply, bounds, corners, homography
+from evaluation.kinds import ABSENT, KINDS, PARTS, PartKind
+from evaluation.views import View
 
 Corners = tuple[float, float, float, float]  # x1, y1, x2, y2, pixels
 
@@ -30,6 +33,11 @@ LARGEST_OBJECT = 0.5  # of the photo's area
 JITTER = 0.1  # most that a corner moves, as a share of the box's sides
 PATCHES = 3  # of a photo; the last one is turned
 PATCH_SIDES = (0.15, 0.5)  # shares of the photo's
+MIDDLES = 2  # of a photo without labels
+MIDDLE_SIDES = (0.3, 0.7)  # shares of the photo's
+PER_KIND = 200
+ABSENT_QUERIES = 2000
+PICTURES = 8  # photos that are kept decoded
 
 
 class EvaluationFailed(Exception):
@@ -51,24 +59,89 @@ class Photo:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """A part of a photo, as somebody might search by it.
+class Place:
+    """Where a query's content is in a photo.
 
     Attributes:
-        photo: the id of the photo it was cut from: the right answer.
+        photo: the id of the photo.
         name: of that photo.
-        kind: `object`: cut around a labelled box; `patch`: anywhere.
-        box: where it was cut.
-        turned: whether it is turned and mirrored.
-        data: a JPEG.
+        content: corners of what is of the photo, in the query; all of it, unless something frames
+            or hides a part of it.
+        quad: the same corners, in the photo.
+        box: around the quad, inside the photo.
+        whole: the corners of the query, in the photo. What frames the content may lie beyond it.
     """
 
     photo: str
     name: str
-    kind: Literal["object", "patch"]
+    content: Quad
+    quad: Quad
     box: Box
+    whole: Quad
+
+    @classmethod
+    def of(cls, photo: Photo, size: tuple[int, int], view: View) -> Place:
+        """Return the place of a view.
+
+        Args:
+            size: width and height of the photo.
+        """
+        whole = apply(view.to_photo, corners(*view.picture.size))
+        box = bounds(view.quad, *size)
+        return cls(photo.id, photo.name, view.content, view.quad, box, whole)
+
+    def of_part(self, part: Box) -> Quad:
+        """Return where a box of the query is in the photo."""
+        x1, y1, x2, y2 = part
+        to_photo = homography(self.content, self.quad)
+        return apply(to_photo, corners(x2 - x1, y2 - y1, x1, y1))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A part of a photo, as somebody might search by it.
+
+    Attributes:
+        kind: one of `ALL_KINDS`.
+        name: of the photo it was cut from.
+        places: the right answers. None for a query that is absent, four for a collage.
+        also: ids of photos of which parts are in it too, which nobody looks for.
+        turned: whether it is a part that is turned by 15 degrees, and mirrored.
+        data: a JPEG.
+    """
+
+    kind: str
+    name: str
+    places: tuple[Place, ...]
+    also: tuple[str, ...]
     turned: bool
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a photo to be cut out.
+
+    Attributes:
+        kind: `object`: a labelled box; `patch`: anywhere.
+        number: among those of this kind and photo.
+        size: width and height of the photo.
+    """
+
+    photo: Photo
+    kind: PartKind
+    number: int
+    box: Box
+    size: tuple[int, int]
+
+    @property
+    def key(self) -> str:
+        return f"{self.photo.name} {self.kind} {self.number}"
+
+    @property
+    def turned(self) -> bool:
+        """Whether a query that is this part, and nothing more, is turned and mirrored."""
+        return self.kind == "patch" and self.number == PATCHES - 1
 
 
 def find_photos(folder: Path, limit: int | None = None) -> list[Photo]:
@@ -89,34 +162,164 @@ def find_photos(folder: Path, limit: int | None = None) -> list[Photo]:
     ]
 
 
-def make_queries(photos: Sequence[Photo], labels: Path | None, seed: int) -> list[Query]:
-    """Cut the queries; those of a photo depend on its name and the seed, not on other photos.
+def make_queries(
+    photos: Sequence[Photo],
+    labels: Path | None,
+    seed: int,
+    *,
+    kinds: Collection[str] = PARTS,
+    per_kind: int = PER_KIND,
+    absent: Sequence[Photo] = (),
+    absent_queries: int = ABSENT_QUERIES,
+) -> list[Query]:
+    """Make the queries; the same ones from the same names of the photos and the same seed.
+
+    Those that are objects and patches depend on their own photo alone. Of the other kinds those
+    parts come first whose name, with the kind and the seed, has the smallest checksum: with a
+    smaller number, or with fewer photos, they are a part of the same ones. Only what stands beside
+    them, in a collage and where a half is covered, depends on which other photos there are.
 
     Args:
         labels: folder of boxes in YOLO's format; photos without a file there are reported.
+        kinds: of `ALL_KINDS`.
+        per_kind: most queries of each kind but objects, patches and absent ones.
+        absent: photos from which the absent queries are cut.
+        absent_queries: most of these.
 
     Raises:
-        EvaluationFailed: a photo is broken, or a line is not a box.
+        EvaluationFailed: a photo is broken, a line is not a box, or there are too few photos.
         OSError: a file can't be read.
     """
+    changed = [kind for kind in KINDS if kind in kinds and kind != ABSENT]
+    for kind in changed:
+        if KINDS[kind].parts > len({photo.id for photo in photos}):
+            raise EvaluationFailed(
+                f"A query of the kind {kind} has parts of {KINDS[kind].parts} different photos, "
+                "and there are fewer: choose other ones with --kinds."
+            )
     queries: list[Query] = []
+    parts: list[Part] = []
     unlabelled = []
     for photo in tqdm(photos, unit="photo", desc="cutting queries", leave=False):
         picture = read_photo(photo)
         file = label_file(photo, labels) if labels else None
-        if file:
-            boxes = read_labels(file, *picture.size)
-            queries += _cut(photo, picture, "object", seed, boxes)
-        elif labels:
+        labelled = read_labels(file, *picture.size) if file else []
+        if labels and not file:
             unlabelled.append(photo.name)
-        queries += _cut(photo, picture, "patch", seed)
+        for name in PARTS:
+            # A generator for each photo and kind, so that neither other photos nor labels change
+            # the draw.
+            rng = generator(seed, name, photo.name)
+            some = find_parts(photo, picture.size, name, rng, labelled)
+            parts += some
+            if name in kinds:
+                queries += _cut(some, picture, rng)
     if unlabelled:
         print(
             f"{len(unlabelled)} photos have no file in {labels}, so no object queries: "
             f"{', '.join(unlabelled[:5])}{' ...' if len(unlabelled) > 5 else ''}",
             file=sys.stderr,
         )
+    for kind in changed:
+        queries += _change(kind, parts, per_kind, seed)
+    if ABSENT in kinds and absent:
+        queries += _change(ABSENT, absent_parts(absent, seed), absent_queries, seed)
     return queries
+
+
+def generator(*words: object) -> np.random.Generator:
+    """Return a generator of random numbers that follow from some words."""
+    return np.random.default_rng(_checksum(*words))
+
+
+def _checksum(*words: object) -> int:
+    digest = hashlib.sha256(" ".join(map(str, words)).encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def find_parts(
+    photo: Photo,
+    size: tuple[int, int],
+    kind: PartKind,
+    rng: np.random.Generator,
+    labelled: Sequence[Corners],
+) -> list[Part]:
+    """Return the parts of one kind of a photo.
+
+    Args:
+        size: width and height of the photo.
+        labelled: x1, y1, x2, y2 of the labelled objects, pixels.
+    """
+    boxes = object_boxes(labelled, *size, rng) if kind == "object" else patch_boxes(*size, rng)
+    return [Part(photo, kind, number, box, size) for number, box in enumerate(boxes)]
+
+
+def absent_parts(photos: Sequence[Photo], seed: int) -> list[Part]:
+    """Return parts of photos without labels: two from the middle and three from anywhere of each.
+
+    What somebody photographed is in the middle.
+    """
+    parts = []
+    for photo in tqdm(photos, unit="photo", desc="reading absent photos", leave=False):
+        size = read_photo(photo).size
+        for kind in PARTS:
+            rng = generator(seed, ABSENT, kind, photo.name)
+            middle = [middle_box(*size, rng) for _ in range(MIDDLES)] if kind == "object" else []
+            parts += find_parts(photo, size, kind, rng, middle)
+    return parts
+
+
+def _cut(parts: Sequence[Part], picture: Image.Image, rng: np.random.Generator) -> Iterator[Query]:
+    """Yield the queries that are parts of a photo themselves."""
+    for part in parts:
+        distortion = Distortion.draw(rng, part.turned)
+        view = distortion.view(picture, part.box)
+        place = Place.of(part.photo, part.size, view)
+        data = distortion.save(view.picture)
+        yield Query(part.kind, part.photo.name, (place,), (), part.turned, data)
+
+
+def _change(name: str, parts: Sequence[Part], most: int, seed: int) -> list[Query]:
+    """Return the queries of a kind."""
+    kind = KINDS[name]
+    read = lru_cache(maxsize=PICTURES)(read_photo)  # several parts of a photo follow each other
+    chosen = sorted(parts, key=lambda part: _checksum(seed, name, part.key))[:most]
+    queries = []
+    for part in tqdm(_in_order(chosen, parts), unit="query", desc=f"making {name}", leave=False):
+        rng = generator(seed, "change", name, part.key)
+        together = [part, *_companions(part, parts, kind.parts - 1, f"{seed} {name}")]
+        turned = name == ABSENT and part.turned
+        distortions = [Distortion.draw(rng, turned) for _ in together]
+        views = [
+            distortion.view(read(one.photo), one.box)
+            for distortion, one in zip(distortions, together, strict=True)
+        ]
+        shown = kind.change(views, rng)
+        places = [
+            Place.of(one.photo, one.size, view)
+            for one, view in zip(together, shown, strict=False)
+            if name != ABSENT
+        ]
+        also = tuple(one.photo.id for one in together[len(shown) :])
+        data = distortions[0].save(shown[0].picture)
+        queries.append(Query(name, part.photo.name, tuple(places), also, turned, data))
+    return queries
+
+
+def _in_order(chosen: Sequence[Part], parts: Sequence[Part]) -> list[Part]:
+    """Return some parts in the order of all parts, in which those of a photo are together."""
+    keys = {part.key for part in chosen}
+    return [part for part in parts if part.key in keys]
+
+
+def _companions(part: Part, parts: Sequence[Part], count: int, salt: str) -> list[Part]:
+    """Return parts of so many other photos, all of them different."""
+    companions: dict[str, Part] = {}
+    if count:
+        for other in sorted(parts, key=lambda one: _checksum(salt, part.key, one.key)):
+            if other.photo.id != part.photo.id:
+                companions.setdefault(other.photo.id, other)
+    return list(companions.values())[:count]
 
 
 def read_photo(photo: Photo) -> Image.Image:
@@ -182,28 +385,6 @@ def read_labels(file: Path, width: int, height: int) -> list[Corners]:
     return boxes
 
 
-def _cut(
-    photo: Photo,
-    picture: Image.Image,
-    kind: Literal["object", "patch"],
-    seed: int,
-    labelled: Sequence[Corners] = (),
-) -> Iterator[Query]:
-    """Yield the queries of one kind from a photo."""
-    # A generator for each photo and kind, so that neither other photos nor labels change the draw.
-    digest = hashlib.sha256(f"{seed} {kind} {photo.name}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    boxes = (
-        object_boxes(labelled, *picture.size, rng)
-        if kind == "object"
-        else patch_boxes(*picture.size, rng)
-    )
-    for number, box in enumerate(boxes):
-        turned = kind == "patch" and number == PATCHES - 1
-        data = Distortion.draw(rng, turned).jpeg(picture, box)
-        yield Query(photo.id, photo.name, kind, box, turned, data)
-
-
 def object_boxes(
     labelled: Sequence[Corners],
     width: int,
@@ -235,6 +416,13 @@ def patch_boxes(width: int, height: int, rng: np.random.Generator) -> list[Box]:
         x, y = (int(rng.integers(room + 1)) for room in (width - w, height - h))
         boxes.append((x, y, x + w, y + h))
     return boxes
+
+
+def middle_box(width: int, height: int, rng: np.random.Generator) -> Corners:
+    """Return a box about the middle of a photo of so many pixels."""
+    w, h = (side * rng.uniform(*MIDDLE_SIDES) for side in (width, height))
+    x, y = (room * rng.uniform(0.25, 0.75) for room in (width - w, height - h))
+    return (x, y, x + w, y + h)
 
 
 def iou(box: Corners, boxes: Sequence[Corners]) -> list[float]:

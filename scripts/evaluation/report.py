@@ -1,124 +1,45 @@
-"""The report of scripts/evaluate.py: figures, tables, and a picture of the misses."""
+"""The report of scripts/evaluate.py: tables, answers for JSON, and a picture of the misses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from common.drawing import CAPTION, MARGIN, PAPER, QUERY, TILE, draw_photo
 from common.tables import Columns, cells, markdown, titles
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from deployments.records import Box
-from evaluation.queries import Photo, Query, iou, open_picture, read_photo
+from deployments.records import Quad
+from evaluation.figures import GROUPS, OVERLAPS, Found, Judged, Outcome
+from evaluation.geometry import corners
+from evaluation.queries import Photo, Place, open_picture, read_photo
 
-COVERING = 0.3  # least IoU of a chunk with the query's box
-FLOAT16 = 2  # bytes
-
+NAMES = ["encoder", "segmenter"]
 MOST_MISSES = 24
 RIGHT, WRONG = "#2f9e44", "#e03131"
 
-
-class Answer(NamedTuple):
-    """What a search found.
-
-    Attributes:
-        photos: ids, nearest first.
-        box: that of the first photo's nearest chunk; None if nothing was found.
-    """
-
-    photos: list[str]
-    box: Box | None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What was found with one encoder and one segmenter.
-
-    Attributes:
-        encoder, segmenter: their names.
-        dimension: length of a vector.
-        chunks: the boxes of each photo's chunks, by its id.
-        answers: one for each query.
-        rate: photos through segmenter and encoder per second; None if they were stored before.
-    """
-
-    encoder: str
-    segmenter: str
-    dimension: int
-    chunks: dict[str, list[Box]]
-    answers: list[Answer]
-    rate: float | None
-
-
-GROUPS: dict[str, Callable[[Query], bool]] = {
-    "object": lambda query: query.kind == "object",
-    "patch": lambda query: query.kind == "patch",
-    "patch, not turned": lambda query: query.kind == "patch" and not query.turned,
-}
-
-
-def rank(query: Query, answer: Answer) -> int | None:
-    """Return the place of the right photo in an answer, from 1; None if it isn't there."""
-    return answer.photos.index(query.photo) + 1 if query.photo in answer.photos else None
-
-
-def row_figures(row: Row, queries: Sequence[Query]) -> dict[str, Any]:
-    """Return all figures of a row, for JSON; None for the mean of nothing."""
-    chunks = float(np.mean([len(boxes) for boxes in row.chunks.values()]))
-    pairs = list(zip(queries, row.answers, strict=True))
-    groups = {
-        group: group_figures([pair for pair in pairs if belongs(pair[0])], row.chunks)
-        for group, belongs in GROUPS.items()
-    }
-    return {
-        "encoder": row.encoder,
-        "segmenter": row.segmenter,
-        "dimension": row.dimension,
-        "chunks_per_photo": chunks,
-        "index_bytes_per_photo": chunks * row.dimension * FLOAT16,
-        "photos_per_second": row.rate,
-        **groups,
-    }
-
-
-def group_figures(
-    pairs: Sequence[tuple[Query, Answer]], chunks: Mapping[str, list[Box]]
-) -> dict[str, Any]:
-    """Return the figures of some queries and their answers."""
-    ranks = np.array([rank(query, answer) or np.inf for query, answer in pairs])
-    covered = np.array(
-        [max(iou(query.box, chunks[query.photo])) >= COVERING for query, _ in pairs], bool
-    )
-    # A photo without a chunk near the query may come first as well: by its colours, for example.
-    overlaps = [
-        iou(query.box, [answer.box])[0]
-        for query, answer in pairs
-        if answer.box is not None and rank(query, answer) == 1
-    ]
-    return {
-        "queries": len(pairs),
-        **{f"recall@{k}": _mean(ranks <= k) for k in (1, 5, 10)},
-        "box_iou": _mean(overlaps),
-        "covered": _mean(covered),
-        "recall@1_covered": _mean(ranks[covered] == 1),
-    }
-
-
-def _mean(values: Sequence[float] | np.ndarray) -> float | None:
-    return float(np.mean(values)) if len(values) else None
-
-
-COLUMNS = {
+FOUND = {
     "queries": ("number", "{}"),
     "recall@1": ("recall@1", "{:.3f}"),
     "recall@5": ("@5", "{:.3f}"),
     "recall@10": ("@10", "{:.3f}"),
+    "parts": ("of its photos", "{:.3f}"),
     "box_iou": ("box IoU", "{:.3f}"),
     "covered": ("covered", "{:.3f}"),
     "recall@1_covered": ("recall@1 of the covered", "{:.3f}"),
+    "verified": ("verified", "{:.3f}"),
+    "wrongly_verified": ("wrongly verified", "{}"),
+    "ms_p50": ("p50, ms", "{:.0f}"),
+    "ms_p95": ("p95, ms", "{:.0f}"),
+}
+PLACED = {
+    "box_iou": ("box IoU", "{:.3f}"),
+    **{f"box_iou>{least}": (f"IoU > {least}", "{:.3f}") for least in OVERLAPS},
+    "corner_error": ("corner error, pixels", "{:.1f}"),
+    "corner_share": ("of the diagonal", "{:.3f}"),
+    "pose": ("turned and mirrored as it is", "{:.3f}"),
 }
 COSTS = {
     "dimension": ("dimension", "{}"),
@@ -131,37 +52,69 @@ LASTING_COSTS = {key: column for key, column in COSTS.items() if key != "photos_
 
 
 def table(rows: Sequence[dict[str, Any]], costs: Columns = COSTS) -> str:
-    """Lay the figures of all rows out as two Markdown tables: recall, and costs."""
-    found = [
-        [row["encoder"], row["segmenter"], group, *cells(row[group], COLUMNS)]
+    """Lay the figures of all rows out as Markdown tables: what was found, where, and costs.
+
+    Columns that would be empty or the same in each line are left out, and the places where nothing
+    was verified.
+    """
+    several = len(rows) > 1
+    lines = [
+        ([*(_names(row) if several else []), group], row[group])
         for group in GROUPS
         for row in rows
-        if row[group]["queries"]
+        if group in row
     ]
-    cost = [[row["encoder"], row["segmenter"], *cells(row, costs)] for row in rows]
-    return "\n\n".join(
-        (
-            markdown(["encoder", "segmenter", "queries", *titles(COLUMNS)], found),
-            markdown(["encoder", "segmenter", *titles(costs)], cost),
-        )
-    )
+    placed = [line for line in lines if line[1]["corner_error"] is not None]
+    head = [*(NAMES if several else []), "queries"]
+    tables = [_table(head, lines, FOUND)]
+    if placed:
+        tables.append(_table(head, placed, PLACED))
+    return "\n\n".join([*tables, _table(NAMES, [(_names(row), row) for row in rows], costs)])
 
 
-def misses(pairs: Sequence[tuple[Query, Answer]]) -> list[tuple[Query, Answer]]:
-    """Return the queries whose photo did not come first."""
-    return [(query, answer) for query, answer in pairs if rank(query, answer) != 1]
+def _names(row: Mapping[str, Any]) -> list[str]:
+    return [row[name] for name in NAMES]
 
 
-def draw_misses(missed: Sequence[tuple[Query, Answer]], photos: Mapping[str, Photo]) -> Image.Image:
-    """Draw misses, two in a line: the query, the right photo and box, the answered photo and box.
+def _table(
+    head: Sequence[str], lines: Sequence[tuple[list[str], dict[str, Any]]], columns: Columns
+) -> str:
+    """Lay out names and figures, without the columns that are empty in every line."""
+    used = {
+        key: column
+        for key, column in columns.items()
+        if any(figures[key] is not None for _, figures in lines)
+    }
+    rows = [[*names, *cells(figures, used)] for names, figures in lines]
+    return markdown([*head, *titles(used)], rows)
+
+
+def list_answers(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Return each query, its answer and what that is worth, for JSON."""
+    return [
+        {
+            "kind": query.kind,
+            "name": query.name,
+            "places": [asdict(place) for place in query.places],
+            **asdict(outcome),
+            "found": [asdict(found) for found in answer.found],
+        }
+        for query, answer, outcome in judged
+    ]
+
+
+def draw_misses(missed: Sequence[Judged], photos: Mapping[str, Photo]) -> Image.Image:
+    """Draw misses, two in a line: the query, the right photo, and what was answered.
+
+    The place of a query is drawn as a quad, or as a box where only that is known; both the true and
+    the answered one where that is of the same photo.
 
     Args:
         missed: of more than `MOST_MISSES` an even selection is drawn.
         photos: by their ids; an answered photo that isn't among them is not drawn.
     """
     places = np.linspace(0, len(missed) - 1, min(len(missed), MOST_MISSES)).astype(int)
-    some = [missed[place] for place in places]
-    strips = [_draw_miss(query, answer, photos) for query, answer in some]
+    strips = [_draw_miss(missed[place], photos) for place in places]
     width, height = 3 * (TILE + MARGIN), TILE + CAPTION + MARGIN
     lines = max(1, (len(strips) + 1) // 2)
     sheet = Image.new("RGB", (2 * (width + MARGIN), lines * height + MARGIN), PAPER)
@@ -170,19 +123,50 @@ def draw_misses(missed: Sequence[tuple[Query, Answer]], photos: Mapping[str, Pho
     return sheet
 
 
-def _draw_miss(query: Query, answer: Answer, photos: Mapping[str, Photo]) -> Image.Image:
-    place = rank(query, answer)
-    outcome = f"place {place}" if place else f"not among {len(answer.photos)}"
+def _draw_miss(miss: Judged, photos: Mapping[str, Photo]) -> Image.Image:
+    query, answer, outcome = miss
     kind = f"{query.kind}{', turned' if query.turned else ''}"
-    right = read_photo(photos[query.photo])
-    tiles = [
-        draw_photo(open_picture(query.data), [], "query", kind, QUERY),
-        draw_photo(right, [query.box], query.name, f"the right photo: {outcome}", RIGHT),
-    ]
-    if answer.box is not None and answer.photos[0] in photos:
-        first = photos[answer.photos[0]]
-        tiles.append(draw_photo(read_photo(first), [answer.box], first.name, "came first", WRONG))
+    tiles = [draw_photo(open_picture(query.data), [], "query", kind, QUERY)]
+    right = query.places[0] if query.places else None
+    if right:
+        place = f"place {outcome.rank}" if outcome.rank else f"not among {len(answer.found)}"
+        picture = with_quad(read_photo(photos[right.photo]), right.quad, RIGHT)
+        tiles.append(draw_photo(picture, [], right.name, f"the right photo: {place}", RIGHT))
+    first = answer.found[0] if answer.found else None
+    if first and first.photo in photos:
+        photo = photos[first.photo]
+        picture = with_answer(read_photo(photo), first, query.places)
+        tiles.append(draw_photo(picture, [], photo.name, describe(first, outcome), WRONG))
     strip = Image.new("RGB", (3 * (TILE + MARGIN) - MARGIN, TILE + CAPTION), PAPER)
     for column, tile in enumerate(tiles):
         strip.paste(tile, (column * (TILE + MARGIN), 0))
     return strip
+
+
+def describe(first: Found, outcome: Outcome) -> str:
+    """Return what is known of the photo that came first, in a few words."""
+    words = ["came first"]
+    if first.verified is not None:
+        words.append(f"verified, {first.inliers} inliers" if first.verified else "not verified")
+    if outcome.rank == 1 and outcome.box_iou is not None:
+        words.append(f"IoU {outcome.box_iou:.2f}")
+    return ", ".join(words)
+
+
+def with_answer(photo: Image.Image, found: Found, places: Sequence[Place]) -> Image.Image:
+    """Draw the answered place into a photo, over the true one if it is in that photo."""
+    for place in places:
+        if place.photo == found.photo:
+            photo = with_quad(photo, place.quad, RIGHT)
+    x1, y1, x2, y2 = found.box
+    return with_quad(photo, found.quad or corners(x2 - x1, y2 - y1, x1, y1), WRONG)
+
+
+def with_quad(photo: Image.Image, quad: Quad, colour: str) -> Image.Image:
+    """Return a photo with a polygon, and a dot at the corner that is the query's top left one."""
+    drawn = photo.copy()
+    draw = ImageDraw.Draw(drawn)
+    width = max(1, round(4 * max(photo.size) / TILE))
+    draw.polygon(quad, outline=colour, width=width)
+    draw.circle(quad[0], 2 * width, fill=colour)
+    return drawn

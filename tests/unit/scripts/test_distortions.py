@@ -44,14 +44,16 @@ def test_nothing_black_comes_in_from_outside_of_the_photo(box, side):
 
 
 def test_undistorted_it_is_the_part_itself(photo):
-    assert levels(Distortion().part(photo, BOX), photo.crop(BOX)) == 0
+    view = Distortion().view(photo, BOX)
+    assert levels(view.picture, photo.crop(BOX)) == 0
+    assert view.quad == ((30, 40), (130, 40), (130, 110), (30, 110))
 
 
 def test_each_distortion_does_what_it_says(photo):
     part = photo.crop(BOX)
 
     def changed(**what: float) -> Image.Image:
-        return Distortion(**what).part(photo, BOX)
+        return Distortion(**what).view(photo, BOX).picture
 
     assert changed(scale=0.5).size == (50, 35)
     assert changed(scale=0.001).size == (1, 1)
@@ -62,7 +64,7 @@ def test_each_distortion_does_what_it_says(photo):
     )
     colourless = np.asarray(changed(colour=0))
     assert (colourless == colourless[..., :1]).all()
-    small, large = (Distortion(quality=quality).jpeg(photo, BOX) for quality in (40, 80))
+    small, large = (Distortion(quality=quality).save(part) for quality in (40, 80))
     assert len(small) < len(large)
     assert Image.open(io.BytesIO(small)).format == "JPEG"
 

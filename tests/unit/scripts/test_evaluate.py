@@ -5,15 +5,29 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import numpy as np
 import pytest
 from common.options import parse_encoder
 from evaluation.encoders import Network, load_encoder
+from evaluation.figures import (
+    Answer,
+    Found,
+    Judged,
+    Row,
+    is_missed,
+    judge,
+    judge_all,
+    row_figures,
+)
+from evaluation.over_http import read_found
 from evaluation.queries import (
     EvaluationFailed,
+    Place,
     Query,
     find_photos,
     iou,
@@ -22,12 +36,13 @@ from evaluation.queries import (
     patch_boxes,
     read_labels,
 )
-from evaluation.report import Answer, Row, draw_misses, misses, row_figures, table
+from evaluation.report import draw_misses, table, with_quad
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from deployments.errors import ModelUnavailable
+from deployments.records import Match, MatchedChunk, SearchAnswer
 from deployments.settings import EncoderSettings
 from tests.support.paths import ROOT
 from tests.support.pictures import encode, pixels
@@ -166,61 +181,243 @@ def test_a_broken_photo_is_named(tmp_path):
 
 # Figures
 
+CORNERS = ((0, 0), (10, 0), (10, 10), (0, 10))
 
-def query(photo: str, kind: str = "object", turned: bool = False) -> Query:
-    return Query(photo, f"{photo}.png", kind, (0, 0, 10, 10), turned, b"")
+
+def place(photo: str) -> Place:
+    """Return the place of a query of 20 x 20 pixels in the corner of a photo, half as large."""
+    content = ((0, 0), (20, 0), (20, 20), (0, 20))
+    return Place(photo, f"{photo}.png", content, CORNERS, (0, 0, 10, 10), CORNERS)
+
+
+def query(*photos: str, kind: str = "object", also=(), turned: bool = False) -> Query:
+    name = f"{photos[0] if photos else 'foreign'}.png"
+    return Query(kind, name, tuple(map(place, photos)), also, turned, b"")
+
+
+def answer(*photos: str, box=(0, 0, 10, 10)) -> Answer:
+    """Return an answer by distance alone."""
+    return Answer(tuple(Found(photo, box) for photo in photos))
+
+
+def verified(photo: str, quad=CORNERS, **changed: Any) -> Found:
+    """Return a photo that shows the query at its true place, or with changes."""
+    given: dict[str, Any] = {
+        "box": (0, 0, 10, 10),
+        "part": (0, 0, 20, 20),
+        "mirrored": False,
+        "rotation": 0.0,
+        "inliers": 30,
+    }
+    return Found(photo=photo, verified=True, quad=quad, **given | changed)
+
+
+def figures_of(found: list[tuple[Query, Answer]], chunks: dict) -> dict[str, Any]:
+    queries, answers = zip(*found, strict=True)
+    row = Row("mine", "2,3", 8, chunks, list(answers), 5.5)
+    return row_figures(row, judge_all(row, queries))
+
+
+CHUNKS = {name: [(0, 0, 10, 10), (0, 0, 40, 40)] for name in "abcdef"}
 
 
 def test_figures_of_a_ranking_by_hand():
     chunks = {"a": [(0, 0, 10, 10), (0, 0, 40, 40)], "b": [(0, 0, 40, 40)], "c": [(0, 0, 10, 5)]}
     found = [
-        (query("a"), Answer(["a", "b"], (0, 0, 10, 5))),
-        (query("b"), Answer(["b", "a"], (0, 0, 40, 40))),
-        (query("c"), Answer(["a", "b", "c"], (0, 0, 10, 10))),
-        (query("a"), Answer(["x", "y", "z", "v", "w", "a"], (0, 0, 1, 1))),
-        (query("b", "patch", turned=True), Answer(["c"], (0, 0, 10, 5))),
-        (query("a", "patch"), Answer([], None)),
+        (query("a"), answer("a", "b", box=(0, 0, 10, 5))),
+        (query("b"), answer("b", "a", box=(0, 0, 40, 40))),
+        (query("c"), answer("a", "b", "c")),
+        (query("a"), answer("x", "y", "z", "v", "w", "a", box=(0, 0, 1, 1))),
+        (query("b", kind="patch", turned=True), answer("c", box=(0, 0, 10, 5))),
+        (query("a", kind="patch"), answer()),
     ]
-    queries, answers = zip(*found, strict=True)
-    row = row_figures(Row("mine", "2,3", 8, chunks, list(answers), 5.5), queries)
+    row = figures_of(found, chunks)
     assert row["chunks_per_photo"] == pytest.approx(4 / 3)
     assert row["index_bytes_per_photo"] == pytest.approx(4 / 3 * 8 * 2)
-    assert row["object"] == {
+    overlaps = [0.5, 1 / 16]
+    expected = {
         "queries": 4,
         "recall@1": 0.5,
         "recall@5": 0.75,
         "recall@10": 1,
-        "box_iou": pytest.approx((0.5 + 1 / 16) / 2),
+        "box_iou": pytest.approx(sum(overlaps) / 2),
         "covered": 0.75,
         "recall@1_covered": pytest.approx(1 / 3),
+        **{f"box_iou>{least}": 0 for least in (0.5, 0.75, 0.9)},
     }
+    assert {key: value for key, value in row["object"].items() if value is not None} == expected
     assert (row["patch"]["queries"], row["patch"]["recall@10"]) == (2, 0)
     assert row["patch"]["covered"] == 0.5
     assert row["patch"]["box_iou"] is None
     assert row["patch, not turned"]["queries"] == 1
     assert row["patch, not turned"]["covered"] == 1
-    assert [q.photo for q, _ in misses(found)] == ["c", "a", "b", "a"]
+    assert "bars" not in row
     json.dumps(row)
 
     found, costs = table([row]).split("\n\n")
-    assert [line.split(" | ")[2] for line in found.splitlines()[2:]] == GROUPS
-    assert "| mine | 2,3 | object | 4 | 0.500 | 0.750 | 1.000 | 0.281 | 0.750 | 0.333 |" in found
+    assert [line.split(" | ")[0] for line in found.splitlines()[2:]] == [f"| {g}" for g in GROUPS]
+    assert "verified" not in found
+    assert "\n| object | 4 | 0.500 | 0.750 | 1.000 | 0.281 | 0.750 | 0.333 |" in found
     assert costs.splitlines()[-1] == "| mine | 2,3 | 8 | 1.3 | 21 | 5.5 |"
-    for lines in (found.splitlines(), costs.splitlines()):
+    several, _ = table([row, row | {"segmenter": "4"}]).split("\n\n")
+    assert "| mine | 4 | object | 4 | 0.500 |" in several
+    for lines in (found.splitlines(), costs.splitlines(), several.splitlines()):
         assert len({line.count("|") for line in lines}) == 1
 
 
-def test_misses_are_drawn_with_both_boxes(folder):
+def test_figures_of_verified_answers_by_hand():
+    moved = tuple((x + 3, y + 4) for x, y in CORNERS)
+    unverified = Found("b", (0, 0, 10, 10), verified=False)
+    found = [
+        (query("a"), Answer((verified("a"), unverified), ms=10)),
+        (query("a"), Answer((verified("a", moved, box=(3, 4, 13, 14)),), ms=20)),
+        (query("a"), Answer((Found("a", (0, 0, 10, 8), verified=False),), ms=30)),
+        (query("a"), Answer((Found("a", (0, 0, 10, 10)),), texture="too plain to verify", ms=40)),
+        (query("a"), Answer((verified("b"), verified("a")), ms=50)),
+        (query(kind="absent"), Answer((unverified,), ms=1)),
+        (query(kind="absent"), Answer((verified("c", inliers=8), verified("d")), ms=3)),
+    ]
+    row = figures_of(found, CHUNKS)
+    iou = [1, 42 / 158, 0.8, 1]
+    assert row["object"] == {
+        "queries": 5,
+        "recall@1": 0.8,
+        "recall@5": 1,
+        "recall@10": 1,
+        "parts": None,
+        "box_iou": pytest.approx(sum(iou) / 4),
+        "covered": 1,
+        "recall@1_covered": 0.8,
+        "verified": 0.5,
+        "wrongly_verified": 1,
+        "box_iou>0.5": 0.75,
+        "box_iou>0.75": 0.75,
+        "box_iou>0.9": 0.5,
+        "corner_error": pytest.approx(2.5),
+        "corner_share": pytest.approx(2.5 / np.sqrt(200)),
+        "pose": 1,
+        "ms_p50": 30,
+        "ms_p95": 48,
+    }
+    absent = {key: value for key, value in row["absent"].items() if value is not None}
+    assert absent == {"queries": 2, "wrongly_verified": 1, "ms_p50": 2, "ms_p95": 2.9}
+
+    found, placed, _ = table([row]).split("\n\n")
+    assert "of its photos" not in found
+    assert found.splitlines()[-1] == "| absent | 2 |" + "  |" * 7 + " 1 | 2 | 3 |"
+    assert len(placed.splitlines()) == 3
+    assert placed.endswith("\n| object | 0.766 | 0.750 | 0.750 | 0.500 | 2.5 | 0.177 | 1.000 |")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "expected"),
+    [
+        (query("a"), [verified("a")], {"rank": 1, "wrong": (), "parts": None, "corner_error": 0}),
+        # The place of a part of the query is compared with the true place of that part.
+        (
+            query("a"),
+            [verified("a", ((0, 5), (10, 5), (10, 10), (0, 10)), part=(0, 10, 20, 20))],
+            {"corner_error": 0, "box_iou": 1},
+        ),
+        (query("a"), [verified("a", rotation=9.0)], {"pose": True}),
+        (query("a"), [verified("a", rotation=-11.0)], {"pose": False}),
+        (query("a"), [verified("a", mirrored=True)], {"pose": False}),
+        (query("a"), [Found("b", (0, 0, 1, 1), verified=False)], {"rank": None, "wrong": ()}),
+        (query("a"), [Found("b", (0, 0, 1, 1))], {"rank": None, "wrong": None, "verified": None}),
+        # What lies over a half is in the query too.
+        (
+            query("a", kind="half-covered", also=("c",)),
+            [verified("c"), verified("a", inliers=9)],
+            {"rank": 1, "wrong": (), "inliers": 9},
+        ),
+        (
+            query("a", "b", "c", "d", kind="collage"),
+            [verified("c"), verified("x"), Found("b", (0, 0, 1, 1), verified=False)],
+            {"rank": 1, "parts": 0.5, "wrong": ("x",), "wrong_inliers": 30, "verified": True},
+        ),
+        (query(kind="absent"), [verified("a")], {"rank": None, "wrong": ("a",), "covered": None}),
+    ],
+)
+def test_an_answer_is_judged(asked, found, expected):
+    outcome = asdict(judge(asked, Answer(tuple(found)), CHUNKS))
+    assert {key: outcome[key] for key in expected} == expected
+
+
+def test_turned_and_mirrored_queries_are_judged_by_their_pose():
+    top_left, top_right, bottom_right, bottom_left = CORNERS
+    clockwise = (bottom_left, top_left, top_right, bottom_right)
+    for quad, pose in {
+        clockwise: (False, 90.0),
+        (bottom_right, bottom_left, top_left, top_right): (False, -180.0),
+        (top_right, top_left, bottom_left, bottom_right): (True, 0.0),
+        (top_left, bottom_left, bottom_right, top_right): (True, 90.0),
+    }.items():
+        asked = query("a")
+        asked = replace(asked, places=(replace(asked.places[0], quad=quad, whole=quad),))
+        for mirrored in (False, True):
+            for rotation in (0.0, 90.0, 180.0, -90.0):
+                found = verified("a", quad, mirrored=mirrored, rotation=rotation)
+                outcome = judge(asked, Answer((found,)), CHUNKS)
+                same = (mirrored, rotation % 360) == (pose[0], pose[1] % 360)
+                assert (outcome.pose, outcome.corner_error) == (same, pytest.approx(0))
+
+
+def test_misses_are_what_is_worth_a_look():
+    far = verified("a", box=(0, 0, 3, 3))
+    pairs = {
+        "first": (query("a"), answer("a")),
+        "second": (query("a"), answer("b", "a")),
+        "nothing": (query("a"), answer()),
+        "verified": (query("a"), Answer((verified("a"),))),
+        "unverified": (query("a"), Answer((Found("a", (0, 0, 1, 1), verified=False),))),
+        "elsewhere": (query("a"), Answer((far,))),
+        "wrong too": (query("a"), Answer((verified("a"), verified("b")))),
+        "absent": (query(kind="absent"), answer("a")),
+        "absent, verified": (query(kind="absent"), Answer((verified("a"),))),
+    }
+    missed = {
+        name
+        for name, (asked, found) in pairs.items()
+        if is_missed(asked, judge(asked, found, CHUNKS))
+    }
+    assert missed == pairs.keys() - {"first", "verified", "absent"}
+
+
+def test_what_the_service_answers_is_read():
+    chunk = MatchedChunk(box=(0, 0, 9, 9), source="tile", distance=0.2, label=None)
+    of_photo: dict[str, Any] = {"source": "tile", "label": None, "chunks": [chunk]}
+    of_photo |= {"filename": None, "width": 20, "height": 10, "distance": 0.2, "url": "/images/a"}
+    quad = ((0.5, 1), (10, 0), (10, 10), (0, 10))
+    seen: dict[str, Any] = {"verified": True, "quad": quad, "part": (0, 0, 20, 20), "inliers": 12}
+    seen |= {"mirrored": True, "rotation": -3.5, "scale": 0.5, "coverage": 1}
+    matches = [
+        Match(id="a", box=(0, 0, 10, 10), **of_photo, **seen),
+        Match(id="b", box=(0, 0, 9, 9), **of_photo, verified=False),
+        Match(id="c", box=(0, 0, 9, 9), **of_photo),
+    ]
+    shown = SearchAnswer(found=True, texture=None, matches=matches)
+    assert read_found(json.loads(shown.model_dump_json()), 7.5) == Answer(
+        (
+            Found("a", (0, 0, 10, 10), True, (0, 0, 20, 20), quad, True, -3.5, 12),
+            Found("b", (0, 0, 9, 9), False),
+            Found("c", (0, 0, 9, 9)),
+        ),
+        ms=7.5,
+    )
+
+
+def test_misses_are_drawn_with_both_places(folder):
     photos = {photo.id: photo for photo in find_photos(folder / "images")}
-    queries = cut_all(folder)
+    queries = [*cut_all(folder)[:9], query(kind="absent")]
+    queries[-1] = replace(queries[-1], data=queries[0].data)
     first, second = list(photos)[:2]
     missed = [
-        (q, answer)
-        for q in queries[:10]
-        for answer in (
-            Answer([second if q.photo == first else first], (0, 0, 200, 150)),
-            Answer(["not of this run"], (0, 0, 10, 10)),
-            Answer([], None),
+        Judged(asked, found, judge(asked, found, {id: [(0, 0, 9, 9)] for id in photos}))
+        for asked in queries
+        for found in (
+            answer(first if asked.name == "a/1.png" else second, box=(0, 0, 200, 150)),
+            Answer((verified("not of this run"),)),
+            answer(),
         )
     ]
     sheet = np.asarray(draw_misses(missed, photos))
@@ -228,6 +425,18 @@ def test_misses_are_drawn_with_both_boxes(folder):
     for colour in ((47, 158, 68), (224, 49, 49)):
         assert (sheet == colour).all(2).any()
     assert draw_misses([], photos).width == sheet.shape[1]
+
+
+def test_a_quad_is_drawn_as_a_polygon_and_its_first_corner_marked():
+    quad = ((30, 5), (55, 30), (30, 55), (5, 30))
+    drawn = np.asarray(with_quad(Image.new("RGB", (60, 60)), quad, "red"))
+    red = (drawn == (255, 0, 0)).all(2)
+    edges = [red[17, 42], red[43, 42], red[42, 17], red[18, 17]]
+    assert all(edges)
+    assert not red[30, 15:45].any()
+    dot, others = red[4:8, 29:32], red[30, 57:]
+    assert dot.all()
+    assert not others.any()
 
 
 # Encoders
@@ -287,7 +496,12 @@ def test_mistakes_are_told_in_words(folder, tmp_path, monkeypatch, capsys):
         ([*images, "--segmenter", '{"tile": [2]}'], 2, "not a JSON object with options"),
         ([*images, "--segmenter", '{"tiles": [1]}'], 2, "greater than or equal to 2"),
         ([*images, "--limit", 0], 2, "--limit: must be at least 1"),
-        ([*images, "--url", "http://x", "--segmenter", "{}"], 2, "the service's own encoder and"),
+        ([*images, "--url", "http://x", "--segmenter", "{}"], 2, "a service's own encoder and"),
+        ([*images, "--service", "--encoder", "pixels"], 2, "a service's own encoder and"),
+        ([*images, "--service", "--url", "http://x"], 2, "not allowed with argument"),
+        ([*images, "--kinds", "bars", "colage"], 2, "invalid choice: 'colage'"),
+        ([*images, "--limit", 3, "--kinds", "collage"], 1, "has parts of 4 different photos"),
+        ([*images, "--absent", tmp_path / "none"], 2, "no such folder"),
         ([*images, "--url", f"http://127.0.0.1:{free_port()}"], 1, "No service answers at"),
         ([*images, "--encoder", tmp_path], 1, "is left out"),
         ([*images, "--encoder", '{"dtype": "int8"}'], 2, "dtype int8 needs backend openvino"),
