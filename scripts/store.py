@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import mimetypes
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -268,7 +269,10 @@ def reindex(arguments: argparse.Namespace) -> int:
     Raises:
         Refused: the disk is full.
     """
-    from deployments.encoder.files import find_encoder  # loads torch; other commands don't need it
+    # Threads that spin while they wait would take the cores from the service, and from each other.
+    # This must be in the environment before torch is loaded, which no other command needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from deployments.encoder.files import find_encoder
 
     settings = read_settings(arguments.config)
     encoder = find_encoder(settings.encoder).identity

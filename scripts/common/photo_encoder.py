@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+from deployments.compute.replicas import compute_threads, passes_at_once
 from deployments.encoder.encoder import Encoder
 from deployments.errors import InsetError
 from deployments.records import EncodedPhoto, SegmentedPhoto
@@ -14,6 +15,8 @@ from deployments.settings import Settings
 
 class PhotoEncoder:
     """A segmenter and an encoder, as a config describes them.
+
+    On a CPU each thread works on a photo of its own, as in the service's replicas.
 
     Raises:
         ModelUnavailable: one of them can't be found, downloaded or run.
@@ -28,9 +31,16 @@ class PhotoEncoder:
             squash=files.squash,
             limits=settings.limits.image,
         )
+        threads = settings.segmenter.threads
+        self._at_once = passes_at_once(threads, self.segmenter.placement)
+        self._threads = compute_threads(threads, self._at_once)
 
     def encode(self, images: Sequence[bytes]) -> list[EncodedPhoto | InsetError]:
         """Segment and encode photos; return each, or its error, in order."""
+        groups = [[image] for image in images] if self._at_once > 1 else [images]
+        return [photo for group in self._threads.map(self._encode_group, groups) for photo in group]
+
+    def _encode_group(self, images: Sequence[bytes]) -> list[EncodedPhoto | InsetError]:
         return [
             photo if isinstance(photo, InsetError) else self._encode(photo)
             for photo in self.segmenter.segment(images)
