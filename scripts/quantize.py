@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
-from common.paths import ROOT
+from common.config import DEFAULT_CONFIG, read_settings
 from common.photos import find_images
 from tqdm import tqdm
 
@@ -53,21 +52,6 @@ CROPS = 8  # of each photo, and of a batch
 
 class QuantisationFailed(Exception):
     """There is nothing to quantise, or no photo to calibrate with; the message says what."""
-
-
-def read_settings(config: Path) -> Settings:
-    """Return the settings of this application in a config.
-
-    Raises:
-        QuantisationFailed: it can't be read, or is not a config of Inset.
-        StartupError: an option is wrong.
-    """
-    try:
-        applications = yaml.safe_load(config.read_text())["applications"]
-        (args,) = (app["args"] for app in applications if app["import_path"] == "graph:build")
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise QuantisationFailed(f"{config} is not a config of Inset: {error!r}") from None
-    return Settings.parse(args, ROOT)
 
 
 def read_photos(files: Sequence[Path], settings: Settings) -> tuple[list[bytes], list[np.ndarray]]:
@@ -211,9 +195,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="or single files")
-    parser.add_argument(
-        "--config", type=Path, default=ROOT / "serve_config.yaml", help="(serve_config.yaml)"
-    )
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="(serve_config.yaml)")
     parser.add_argument(
         "--photos", type=int, default=100, help="most photos to calibrate with (%(default)s)"
     )

@@ -1,9 +1,10 @@
-"""Look after a store: count, check, back up, restore, compact and export it.
+"""Look after a store: count, check, back up, restore, compact, export and reindex it.
 
-    scripts/store.py stats|verify|backup FILE|restore FILE|compact|export FOLDER
+    scripts/store.py stats|verify|backup FILE|restore FILE|compact|export FOLDER|reindex
 
 All but `restore` and `compact` may run beside the service, on the machine of its store. The exit
-status is 1 if something is wrong, and of `verify` 2 if the running index couldn't be compared.
+status is 1 if something is wrong. It is 2 if `verify` couldn't compare the running index, and if
+`reindex` couldn't put the new store in place because the service is running.
 """
 
 from __future__ import annotations
@@ -11,29 +12,39 @@ from __future__ import annotations
 import argparse
 import json
 import mimetypes
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import lmdb
+from common.config import DEFAULT_CONFIG, read_settings
 from common.paths import ROOT
 from tqdm import tqdm
 
-from deployments.errors import CorruptRecord, StartupError, UnknownId
+from deployments.errors import CorruptRecord, StartupError, StoreFull, UnknownId
 from deployments.files import replacing
+from deployments.settings import NetworkSection, SegmenterSettings, Settings
 from deployments.store.access import DATA
 from deployments.store.check import Damage, StoreCheck
 from deployments.store.copies import backup, compact, restore
 from deployments.store.format import FORMAT
 from deployments.store.reader import StoreReader
+from deployments.store.reindexing import Encode, Reindexing, StoreInUse, needs_reindexing
+
+if TYPE_CHECKING:
+    from common.photo_encoder import PhotoEncoder
 
 ATTEMPTS = 20
 WAIT_S = 0.5
-WRONG, NOT_COMPARED = 1, 2
+WRONG, NOT_COMPARED, NOT_IN_PLACE = 1, 2, 2
+# Photos that are encoded at once, at least.
+REINDEXED_AT_ONCE = 8
 
 T = TypeVar("T")
 
@@ -253,6 +264,80 @@ def export(arguments: argparse.Namespace) -> int:
     return WRONG if damaged else 0
 
 
+def reindex(arguments: argparse.Namespace) -> int:
+    """Encode all photos again with the configured encoder, and put the new store in place.
+
+    Raises:
+        Refused: the disk is full.
+    """
+    # Threads that spin while they wait would take the cores from the service, and from each other.
+    # This must be in the environment before torch is loaded, which no other command needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from deployments.encoder.files import find_encoder
+
+    settings = read_settings(arguments.config)
+    encoder = find_encoder(settings.encoder).identity
+    if not needs_reindexing(arguments.path, encoder):
+        print(f"The store in {arguments.path} has vectors of {encoder.name}: nothing to do.")
+        return 0
+    work = Reindexing(
+        arguments.path,
+        encoder,
+        encoding(settings),
+        made_by={"segmenter": chunk_options(settings.segmenter)},
+        batch=max(settings.segmenter.batch_size, REINDEXED_AT_ONCE),
+    )
+    with closing(work):
+        try:
+            with tqdm(total=work.photos, initial=work.done, unit="photo") as progress:
+                for _ in work.catch_up():
+                    progress.total = work.photos
+                    progress.update(work.done - progress.n)
+            done = work.swap(keep=not arguments.remove_old)
+        except StoreFull as error:
+            raise Refused(f"{error.detail} Then run this again: it continues.") from None
+        except StoreInUse as error:
+            list_left_out(work)
+            print(
+                f"{work.done:,} photos are ready in {work.folder}, but the new store can't take "
+                f"its place yet: {error} Then run this again, which takes seconds."
+            )
+            return NOT_IN_PLACE
+    list_left_out(work)
+    print(f"Reindexed {done.photos:,} photos with {encoder.name}: start the service.")
+    if done.kept is not None:
+        print(f"The old store is kept in {done.kept}. `restore` reads it. Remove it to free space.")
+    return WRONG if work.left_out else 0
+
+
+def chunk_options(settings: SegmenterSettings) -> dict[str, Any]:
+    """Return the options that determine chunks; the others say what computes them."""
+    return settings.model_dump(mode="json", exclude=set(NetworkSection.model_fields))
+
+
+def encoding(settings: Settings) -> Encode:
+    """Return what encodes photos as a config says. The networks are loaded when it is called."""
+
+    @cache
+    def load() -> PhotoEncoder:
+        from common.photo_encoder import PhotoEncoder  # takes seconds
+
+        return PhotoEncoder(settings)
+
+    return lambda images: load().encode(images)
+
+
+def list_left_out(work: Reindexing) -> None:
+    """Print a line for each photo that can't be indexed, and then a sentence."""
+    for id, (filename, why) in work.left_out.items():
+        print(id, filename or "-", why, sep="\t")
+    if work.left_out:
+        print(
+            f"{len(work.left_out):,} photos can't be indexed and are not in the new store; the "
+            "old store is kept with them, whatever the options."
+        )
+
+
 def suffix(media_type: str) -> str:
     """Return the usual suffix of such files, with its dot."""
     known = mimetypes.guess_extension(media_type) or ""
@@ -304,6 +389,17 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     loading.add_argument("file", type=Path, metavar="FILE")
     command(
         "compact", compact_store, "give free space back to the disk; the service must be stopped"
+    )
+    reindexing = command(
+        "reindex",
+        reindex,
+        "encode all photos again with the configured encoder; resumable, and the service may run",
+    )
+    reindexing.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, help="of the service (serve_config.yaml)"
+    )
+    reindexing.add_argument(
+        "--remove-old", action="store_true", help="remove the old store when the new one is there"
     )
     exporting = command("export", export, "write all originals, and records.jsonl; resumable")
     exporting.add_argument("folder", type=Path, metavar="FOLDER")

@@ -45,6 +45,7 @@ class Put:
         filename: as the client named it.
         photo: at least one chunk; its vectors are float32 `[len(chunks), d]`, all finite.
         metadata: as the client gave it.
+        indexed_at: UTC, ISO 8601; None for now.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Put:
     filename: str | None
     photo: EncodedPhoto
     metadata: Metadata = field(default_factory=dict)
+    indexed_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _prepare_put(put: Put, dimension: int) -> PreparedPut:
         width=photo.width,
         height=photo.height,
         animated=photo.animated,
-        indexed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        indexed_at=put.indexed_at or datetime.now(UTC).isoformat(timespec="milliseconds"),
         sequence=0,
         metadata=check_metadata(put.metadata),
         chunks=photo.chunks,

@@ -269,7 +269,8 @@ class Store(StoreReader):
             raise EncoderMismatch(
                 f"The store in {self.path} holds vectors of the encoder {_describe(stored)}, but "
                 f"the configured encoder is {_describe(self._configured)}. Vectors of two encoders "
-                "can't be compared: configure the old encoder, or index into a new folder."
+                "can't be compared: encode the stored photos again with .venv/bin/python "
+                f"scripts/store.py reindex --path {self.path}, or configure the old encoder."
             )
 
 

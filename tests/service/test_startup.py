@@ -44,7 +44,7 @@ def failures(slow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     ("name", "parts"),
     [
         ("unknown key", ["segmenter.confidence is not an option", "confidence_threshold"]),
-        ("other encoder", ["other/encoder", "models/compact", "index into a new folder"]),
+        ("other encoder", ["other/encoder", "models/compact", "scripts/store.py reindex --path"]),
     ],
 )
 def test_a_service_that_can_not_start_says_why_and_ends(failures, name, parts):

@@ -12,14 +12,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 
 import lmdb
+import numpy as np
 import pytest
 
-from deployments.records import content_hash
+from deployments.errors import BrokenImage, StoreFull
+from deployments.records import EncodedPhoto, content_hash
 from deployments.store import copies as store_copies
 from deployments.store.format import PUT, sequence_key
 from deployments.store.operations import Delete
@@ -35,7 +39,9 @@ from tests.support.stores import (
     assert_whole,
     float16,
     make_old,
+    photo,
     put,
+    vectors_of,
 )
 from tests.support.waiting import wait_until
 
@@ -536,6 +542,119 @@ def test_suffix(media_type: str, expected: str) -> None:
     assert script.suffix(media_type) == expected
 
 
+# reindex
+
+
+class FakeNetworks:
+    """What the command encodes with, without networks."""
+
+    loaded = 0
+
+    def __init__(self, settings) -> None:
+        type(self).loaded += 1
+
+    def encode(self, images: list[bytes]) -> list:
+        return [BrokenImage("It ends early.") if not data else wide(data) for data in images]
+
+
+def wide(data: bytes) -> EncodedPhoto:
+    """A photo with vectors of the dimension of models/compact."""
+    vectors = np.zeros((len(photo(data).chunks), 256), np.float32)
+    vectors[:, len(data) % 256] = 1
+    return replace(photo(data), vectors=vectors)
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> type[FakeNetworks]:
+    monkeypatch.setattr("common.photo_encoder.PhotoEncoder", FakeNetworks)
+    FakeNetworks.loaded = 0
+    return FakeNetworks
+
+
+def vector_lengths(folder: Path) -> dict[str, int]:
+    with closing(StoreReader(folder)) as store:
+        assert store.encoder.name == "models/compact"
+        return {id: int(vectors_of(store, id)[0].argmax()) for id in store.ids()}
+
+
+def test_reindex_beside_an_owner(run, owner, folder: Path, networks) -> None:
+    owner.stdin.write("\n")
+    owner.stdin.flush()
+    owner.stdout.readline()
+    status, out, _ = run("reindex")
+    assert status == 2
+    assert "5 photos are ready in" in out
+    assert f"in use by process {owner.pid}" in out
+    assert "c~\tc~.jpg\tIt ends early." in out
+    assert networks.loaded == 1
+    owner.stdin.close()
+    assert owner.wait() == 0
+    status, out, _ = run("reindex")
+    assert status == 1
+    assert out.splitlines()[0] == "c~\tc~.jpg\tIt ends early."
+    assert "1 photos can't be indexed" in out
+    assert "Reindexed 4 photos with models/compact: start the service." in out
+    (kept,) = folder.glob("before-reindexing-*.mdb")
+    assert str(kept) in out
+    expected = {id: len(data) % 256 for id, data in PHOTOS.items() if data}
+    assert vector_lengths(folder) == expected | {"new0": 100_000 % 256}
+    assert run("verify")[0] == 0
+    status, out, _ = run("reindex")
+    assert (status, "has vectors of models/compact: nothing to do" in out) == (0, True)
+
+
+def test_reindex_removes_the_old_store_on_request(run, folder: Path, networks) -> None:
+    with closing(Store(folder, ENCODER)) as store:
+        store.apply([Delete("c~")])
+    status, out, _ = run("reindex", "--remove-old")
+    assert status == 0
+    assert "is kept" not in out
+    assert not files(folder) & {"reindexing"}
+    assert not list(folder.glob("before-*"))
+
+
+def test_reindex_says_what_is_wrong(
+    run, folder: Path, networks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("applications: []")
+    status, _, err = run("reindex", "--config", config)
+    assert status == 1
+    assert f"{config} is not a config of Inset" in err
+    status, _, err = run("reindex", path=tmp_path / "nowhere")
+    assert status == 1
+    assert "There is no store in" in err
+    with monkeypatch.context() as patched:
+        full = StoreFull("The disk of the store is full.")
+        patched.setattr(Store, "apply", lambda self, operations: [full] * len(operations))
+        status, _, err = run("reindex")
+    assert status == 1
+    assert "Then run this again: it continues." in err
+    assert_photos(folder)
+    assert run("reindex")[0] == 1  # without "c~"
+    assert len(vector_lengths(folder)) == 3
+
+
+@pytest.mark.slow
+def test_reindex_makes_what_indexing_makes(run, folder: Path, tmp_path: Path, photos: Path) -> None:
+    """With the networks of the config, of a store of older weights."""
+    from common.config import DEFAULT_CONFIG, read_settings
+    from common.photo_encoder import PhotoEncoder
+
+    originals = {name: (photos / f"{name}.png").read_bytes() for name in ("chelsea", "coffee")}
+    with closing(Store(tmp_path / "photos", ENCODER)) as store:
+        store.apply([put(id, data) for id, data in originals.items()])
+    assert run("reindex", path=tmp_path / "photos")[0] == 0
+    networks = PhotoEncoder(read_settings(DEFAULT_CONFIG))
+    with closing(StoreReader(tmp_path / "photos")) as store:
+        for id, data in originals.items():
+            (expected,) = networks.encode([data])
+            assert store.record(id).chunks == expected.chunks
+            similar = (vectors_of(store, id) * expected.vectors).sum(1)
+            assert similar.min() > 0.999
+            assert store.thumbnail(id) == expected.thumbnail
+
+
 # The command itself
 
 
@@ -562,5 +681,5 @@ def test_help_names_the_commands() -> None:
     command = [sys.executable, ROOT / "scripts" / "store.py", "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
-    for name in ("stats", "verify", "backup", "restore", "compact", "export"):
+    for name in ("stats", "verify", "backup", "restore", "compact", "export", "reindex"):
         assert name in done.stdout

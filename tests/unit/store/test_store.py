@@ -396,7 +396,7 @@ def test_encoder_mismatch(folder: Path) -> None:
             assert encoder.name in str(caught.value)
             assert f"dimension {encoder.dimension}" in str(caught.value)
             assert encoder.digest[:12] in str(caught.value)
-        assert "configure the old encoder, or index into a new folder" in str(caught.value)
+        assert f"scripts/store.py reindex --path {folder}, or configure" in str(caught.value)
     Store(folder, EncoderIdentity("the/same/in/a/folder", DIMENSION, ENCODER.digest)).close()
 
 
