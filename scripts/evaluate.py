@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
             **counts,
             "rows": [result | some for result, some in zip(results, answers, strict=True)],
         }
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(content) + "\n")
     if arguments.failures:
         wanted = arguments.failures_of or arguments.kinds
         missed = [

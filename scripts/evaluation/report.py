@@ -97,10 +97,14 @@ def list_answers(judged: Sequence[Judged]) -> list[dict[str, Any]]:
             "name": query.name,
             "places": [asdict(place) for place in query.places],
             **asdict(outcome),
-            "found": [asdict(found) for found in answer.found],
+            "found": [_without_none(asdict(found)) for found in answer.found],
         }
         for query, answer, outcome in judged
     ]
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def draw_misses(missed: Sequence[Judged], photos: Mapping[str, Photo]) -> Image.Image:
@@ -127,8 +131,9 @@ def _draw_miss(miss: Judged, photos: Mapping[str, Photo]) -> Image.Image:
     query, answer, outcome = miss
     kind = f"{query.kind}{', turned' if query.turned else ''}"
     tiles = [draw_photo(open_picture(query.data), [], "query", kind, QUERY)]
-    right = query.places[0] if query.places else None
-    if right:
+    answered = [found.photo for found in answer.found]
+    # Of several right photos the one that came first, otherwise the one that the query is named by.
+    for right in sorted(query.places, key=lambda place: _turn(place.photo, answered))[:1]:
         place = f"place {outcome.rank}" if outcome.rank else f"not among {len(answer.found)}"
         picture = with_quad(read_photo(photos[right.photo]), right.quad, RIGHT)
         tiles.append(draw_photo(picture, [], right.name, f"the right photo: {place}", RIGHT))
@@ -141,6 +146,10 @@ def _draw_miss(miss: Judged, photos: Mapping[str, Photo]) -> Image.Image:
     for column, tile in enumerate(tiles):
         strip.paste(tile, (column * (TILE + MARGIN), 0))
     return strip
+
+
+def _turn(photo: str, answered: Sequence[str]) -> int:
+    return answered.index(photo) if photo in answered else len(answered)
 
 
 def describe(first: Found, outcome: Outcome) -> str:
