@@ -133,7 +133,8 @@ def _draw_miss(miss: Judged, photos: Mapping[str, Photo]) -> Image.Image:
     tiles = [draw_photo(open_picture(query.data), [], "query", kind, QUERY)]
     answered = [found.photo for found in answer.found]
     # Of several right photos the one that came first, otherwise the one that the query is named by.
-    for right in sorted(query.places, key=lambda place: _turn(place.photo, answered))[:1]:
+    right = min(query.places, key=lambda place: _turn(place.photo, answered), default=None)
+    if right:
         place = f"place {outcome.rank}" if outcome.rank else f"not among {len(answer.found)}"
         picture = with_quad(read_photo(photos[right.photo]), right.quad, RIGHT)
         tiles.append(draw_photo(picture, [], right.name, f"the right photo: {place}", RIGHT))
