@@ -74,7 +74,8 @@ function body(blob) {
 /**
  * Search by a picture, a stored photo or a text.
  * @param {{blob?: Blob, id?: string, text?: string, box?: number[]}} query
- * @returns {Promise<object[]>} matches, nearest first
+ * @returns {Promise<{found: ?boolean, texture: ?string, matches: object[]}>} verified matches first,
+ *     then the others, nearest first
  */
 export async function search(query, { limit, maxDistance, signal }) {
   const parameters = new URLSearchParams({ limit });
@@ -84,7 +85,7 @@ export async function search(query, { limit, maxDistance, signal }) {
   if (query.id) parameters.set("id", query.id);
   if (query.text) parameters.set("text", query.text);
   const options = query.blob ? body(query.blob) : { method: "POST" };
-  return (await request(`search?${parameters}`, { ...options, signal })).matches;
+  return request(`search?${parameters}`, { ...options, signal });
 }
 
 /** Store a photo; return its record, with the status "created" or "exists". */

@@ -1,8 +1,9 @@
-// A photo in a grid: its thumbnail with boxes, its name, and how similar it is.
+// A photo in a grid: its thumbnail with boxes, its name, and what was noticed or how similar it is.
 
 import { thumbnail } from "./api.js";
 import { drawBoxes, matchBoxes, overlay } from "./boxes.js";
 import { byId, isPlainClick, make } from "./elements.js";
+import { isFound } from "./found.js";
 import { address, go, route } from "./route.js";
 
 /** Return the name of a photo for display. */
@@ -13,11 +14,11 @@ export const similarity = (distance) => (1 - distance).toFixed(3);
 
 /**
  * Make a card, which is a list item.
- * @param {{id: string, filename: ?string, width: number, height: number}} photo
- * @param {{chunks?: object[], onDelete?: function()}} more the matching chunks, nearest first; and
- *     what the delete button does, if there should be one
+ * @param {{id: string, filename: ?string, width: number, height: number}} photo a record or a match
+ * @param {{words?: string[], onDelete?: function()}} more what was noticed about a match that was
+ *     verified; and what the delete button does, if there should be one
  */
-export function card(photo, { chunks = [], onDelete } = {}) {
+export function card(photo, { words = [], onDelete } = {}) {
   const { id, width, height } = photo;
   const name = nameOf(photo);
   const image = make("img", {
@@ -28,14 +29,16 @@ export function card(photo, { chunks = [], onDelete } = {}) {
     draggable: "false",
   });
   const boxes = overlay(width, height);
-  drawBoxes(boxes, matchBoxes(chunks));
-  const similar = chunks.length > 0 ? similarity(photo.distance) : null;
+  const isMatch = photo.distance !== undefined;
+  if (isMatch) drawBoxes(boxes, matchBoxes(photo));
+  const similar = isMatch && !isFound(photo) ? similarity(photo.distance) : null;
+  const details = similar ? [`similarity ${similar}`] : words;
   const link = make(
     "a",
     {
       class: "open",
       href: address({ ...route, photo: id }),
-      "aria-label": similar ? `${name}, similarity ${similar}` : name,
+      "aria-label": [name, ...details].join(", "),
       click: (event) => {
         if (!isPlainClick(event)) return;
         event.preventDefault();
@@ -53,6 +56,9 @@ export function card(photo, { chunks = [], onDelete } = {}) {
     const bar = make("span", { class: "bar" }, make("span"));
     bar.firstChild.style.width = `${100 * Math.max(0, Math.min(1, similar))}%`;
     caption.append(make("span", { class: "similarity", "aria-hidden": "true" }, bar, similar));
+  } else if (words.length > 0) {
+    const mark = make("span", { class: "tick" });
+    caption.append(make("span", { class: "words-noticed", "aria-hidden": "true" }, mark, words.join(", ")));
   } else {
     caption.append(make("span", { class: "quiet" }, `${width} × ${height}`));
   }

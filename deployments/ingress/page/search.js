@@ -1,10 +1,12 @@
-// The search view: the query, and its results beside it.
+// The search view: the query, and its results beside it: the photos that were found to contain it, and
+// below them those that look alike.
 
-import { list, record, search, thumbnail } from "./api.js";
+import { list, original, record, search, thumbnail } from "./api.js";
 import { overlay } from "./boxes.js";
 import { card, nameOf, showCards } from "./cards.js";
 import { deletion } from "./deletion.js";
 import { announce, byId, count, make, say } from "./elements.js";
+import { isFound, noticed } from "./found.js";
 import { Marker } from "./marker.js";
 import { recall, remember } from "./pictures.js";
 import { address, amend, go, preview, route } from "./route.js";
@@ -13,12 +15,16 @@ import { service } from "./service.js";
 const FIRST = 24;
 const MOST = 1000; // the service's largest limit
 const TO_START_WITH = 12;
+const TOO_PLAIN =
+  "This picture is too plain to tell whether a photo contains it: it has hardly any corners and " +
+  "edges. These photos look most like it.";
 
 /** Fires "change" when the results have changed. */
 export const results = new EventTarget();
 
-let query = null; // of the route: {blob, name, url} or {id} or {text}; and box
-let answer = null; // {matches, limit, maxDistance}
+let query = null; // of the route: {blob, name, url} or {id} or {text}; and box, and its picture's size
+let answer = null; // {found, texture, matches, limit, maxDistance}
+let folded = null; // whether the photos that look alike are folded; null: if a photo was found
 let asking = new AbortController(); // of the request in flight
 let exact = true; // whether the page can apply the threshold as the service would
 let droppedAt = 0; // when the picture was dropped, milliseconds
@@ -44,11 +50,48 @@ export function searchWithOne(files) {
 /** Return the match of a photo, if it is among the results. */
 export const matchOf = (id) => answer?.matches.find((match) => match.id === id);
 
-/** Return the ids of the results, in order. */
-export const resultOrder = () => shown().map(({ id }) => id);
+/** Return the ids of the results that are seen, in order. */
+export const resultOrder = () =>
+  [...foundMatches(), ...(isFolded() ? [] : shown())].map(({ id }) => id);
 
 /** Return the query if it is a picture that was dropped, else null. */
 export const queryPicture = () => (query?.blob ? query : null);
+
+/** Return the size of what was searched with, in pixels; undefined until it is known. */
+export function querySize() {
+  if (!query?.size || !query.box) return query?.size;
+  const [x1, y1, x2, y2] = query.box;
+  return { width: x2 - x1, height: y2 - y1 };
+}
+
+/**
+ * Return the picture of the query, and the part of it that was searched with: `url`, `width`, `height`
+ * and `box`. Null if this browser can't show it, or if the query is no picture.
+ */
+export async function queryToLay() {
+  const { blob, id, url, box } = query ?? {};
+  if (blob) {
+    const size = await sizeOf(url);
+    return size && { url, ...size, box };
+  }
+  if (!id) return null;
+  const { width, height } = await record(id);
+  for (const url of [original(id), thumbnail(id)]) {
+    if (await sizeOf(url)) return { url, width, height, box };
+  }
+  return null;
+}
+
+/** Return the size of a picture; null if this browser can't show it. */
+async function sizeOf(url) {
+  const image = make("img", { src: url });
+  try {
+    await image.decode();
+  } catch {
+    return null;
+  }
+  return { width: image.naturalWidth, height: image.naturalHeight };
+}
 
 /** Return whether a route has a query. */
 const hasQuery = ({ text, id, picture }) => Boolean(text || id || picture);
@@ -73,9 +116,9 @@ export function showSearch(next) {
   shownKey = key(next);
   asking.abort();
   byId("results").setAttribute("aria-busy", "false");
-  answer = null;
+  answer = folded = null;
   say(byId("search-problem"), null);
-  byId("results-grid").replaceChildren();
+  for (const grid of ["found-grid", "results-grid"]) byId(grid).replaceChildren();
   renderHead();
   byId("start").hidden = hasQuery(next);
   byId("words-text").value = next.text ?? "";
@@ -142,7 +185,9 @@ function showPicture(url, size) {
     () => {
       if (signal.aborted) return;
       byId("query-stage").hidden = byId("query-mark").hidden = false;
-      startMarking(size ?? { width: image.naturalWidth, height: image.naturalHeight });
+      query.size = size ?? { width: image.naturalWidth, height: image.naturalHeight };
+      startMarking(query.size);
+      if (answer) render(); // what was noticed may depend on it
     },
     { signal, once: true },
   );
@@ -194,8 +239,9 @@ async function ask(limit) {
   const maxDistance = exact ? 2 : route.maxDistance;
   byId("results").setAttribute("aria-busy", "true");
   try {
-    const matches = await search(query, { limit, maxDistance, signal });
-    answer = { matches, limit, maxDistance, more: matches.length === limit && limit < MOST };
+    const { matches, found, texture } = await search(query, { limit, maxDistance, signal });
+    const more = matches.length === limit && limit < MOST;
+    answer = { found, texture, matches, limit, maxDistance, more };
     if (maxDistance === 2) exact = matches.every(hasNearestDistance);
     if (!exact && maxDistance !== route.maxDistance) return ask(limit);
     say(byId("search-problem"), null);
@@ -218,7 +264,8 @@ async function ask(limit) {
  * Return whether a photo's distance is that of its nearest chunk (`ranker.aggregation: min`). Only
  * then it stays the same when distant chunks don't count.
  */
-const hasNearestDistance = ({ distance, chunks }) => distance === chunks[0].distance;
+const hasNearestDistance = (match) =>
+  isFound(match) || match.distance === match.chunks[0].distance;
 
 function filter() {
   if (!exact && answer.maxDistance !== route.maxDistance) return ask(answer.limit);
@@ -226,45 +273,89 @@ function filter() {
   renderHead();
 }
 
-/** Return the matches within the threshold, with their chunks within it, without hidden photos. */
+/** Return the matches without hidden photos. */
+const present = () => (answer?.matches ?? []).filter(({ id }) => !deletion.isHidden(id));
+
+/** Return the matches that were found. They are certain, so the threshold doesn't count for them. */
+const foundMatches = () => present().filter(isFound);
+
+/** Return the other matches within the threshold, with their chunks within it. */
 function shown() {
   const near = ({ distance }) => distance <= route.maxDistance;
-  return (answer?.matches ?? [])
-    .filter((match) => !deletion.isHidden(match.id) && (!exact || near(match)))
+  return present()
+    .filter((match) => !isFound(match) && (!exact || near(match)))
     .map((match) => ({ ...match, chunks: match.chunks.filter(near) }))
     .filter(({ chunks }) => chunks.length > 0);
 }
 
+/** Return whether there are two groups: photos were looked at, and there are some. */
+const isGrouped = () => answer !== null && answer.found !== null && answer.matches.length > 0;
+
+const isFolded = () => isGrouped() && (folded ?? foundMatches().length > 0);
+
 function render() {
-  const present = new Map(
-    [...byId("results-grid").children].map((item) => [item.dataset.content, item]),
-  );
-  const cards = shown().map((match) => {
+  showMatches(byId("found-grid"), foundMatches());
+  showMatches(byId("results-grid"), shown());
+}
+
+function showMatches(grid, matches) {
+  const before = new Map([...grid.children].map((item) => [item.dataset.content, item]));
+  const cards = matches.map((match) => {
+    const words = isFound(match) ? noticed(match, querySize()) : [];
     // An unchanged card stays, so that nothing flickers and the focus stays.
-    const content = JSON.stringify([match.id, match.chunks.length, match.distance]);
-    const item = present.get(content) ?? card(match, { chunks: match.chunks });
+    const content = JSON.stringify([match.id, match.chunks.length, match.distance, ...words]);
+    const item = before.get(content) ?? card(match, { words });
     item.dataset.content = content;
     return item;
   });
-  showCards(byId("results-grid"), cards);
+  showCards(grid, cards);
 }
 
 function renderHead() {
-  const number = shown().length;
-  byId("results-head").hidden = !answer;
-  const seconds = answer?.seconds ? ` in ${answer.seconds.toFixed(2)} s` : "";
-  byId("results-count").textContent = number ? `${count(number, "photo")}${seconds}` : "No photo";
+  const [certain, number, grouped] = [foundMatches().length, shown().length, isGrouped()];
+  const isFiltered = present().some((match) => !isFound(match)) && number === 0;
+  const seconds = answer?.seconds ? `in ${answer.seconds.toFixed(2)} s` : "";
+  renderVerdict(certain, seconds);
+  say(byId("results-plain"), answer?.texture ? TOO_PLAIN : null);
+  byId("results-head").hidden = !answer || (grouped && number === 0 && !isFiltered);
+  byId("results-fold").hidden = !grouped;
+  byId("results-fold").textContent = certain || answer?.found ? "Looks alike" : "These look alike";
+  byId("results-fold").setAttribute("aria-expanded", String(!isFolded()));
+  byId("alike").hidden = byId("results-threshold").hidden = isFolded();
+  const alone = number ? `${count(number, "photo")} ${seconds}`.trim() : "No photo";
+  byId("results-count").textContent = grouped ? number.toLocaleString("en") : alone;
   byId("results-more").hidden = !answer?.more || number === 0;
-  const nothing = answer?.matches.length
-    ? "No photo is that similar. Move the slider to the left to see more."
-    : "There are no photos to search yet.";
-  say(byId("results-none"), answer && number === 0 ? nothing : null);
+  const nothing =
+    isFiltered || answer?.maxDistance < 2
+      ? "No photo is that similar. Move the slider to the left to see more."
+      : "There are no photos to search yet.";
+  const isNone = answer && number === 0 && (certain === 0 || isFiltered);
+  say(byId("results-none"), isNone ? nothing : null);
+}
+
+/** Say whether the query was found, and in how many photos. */
+function renderVerdict(certain, seconds) {
+  const stored = service.stats?.store.photos;
+  const among = stored ? `among ${count(stored, "photo")}` : "";
+  byId("found").hidden = !isGrouped() || (answer.found && certain === 0);
+  if (certain) {
+    byId("found-title").textContent = `Found in ${count(certain, "photo")}`;
+    byId("found-note").textContent = [among, seconds].filter(Boolean).join(", ");
+  } else {
+    // Where the service applies the threshold, it looks at no photo beyond it.
+    const where = answer?.maxDistance < 2 ? "among the photos that are so similar" : among;
+    byId("found-title").textContent = `Not found ${where}`.trim();
+    byId("found-note").textContent = seconds && `Searched ${seconds}`;
+  }
 }
 
 function announceResults() {
-  const [first] = shown();
-  const nearest = first ? ` The nearest is ${nameOf(first)}.` : "";
-  announce(`${byId("results-count").textContent}.${nearest}`);
+  const [certain] = foundMatches();
+  const [nearest] = shown();
+  const sentences = [byId(isGrouped() ? "found-title" : "results-count").textContent];
+  if (certain) sentences.push(`The first is ${nameOf(certain)}`);
+  else if (nearest) sentences.push(`The nearest is ${nameOf(nearest)}`);
+  announce(`${sentences.join(". ")}.`);
 }
 
 function threshold() {
@@ -311,12 +402,17 @@ export function startSearch() {
   byId("threshold").addEventListener("input", () => preview(threshold()));
   byId("threshold").addEventListener("change", () => amend(threshold()));
   byId("results-more").addEventListener("click", () => ask(Math.min(MOST, answer.limit + FIRST)));
+  byId("results-fold").addEventListener("click", () => {
+    folded = !isFolded();
+    renderHead();
+  });
   byId("query-whole").addEventListener("click", () => searchPart(null));
   byId("query-mark").addEventListener("click", () =>
     go({ ...route, photo: query.id, marking: true }),
   );
   service.addEventListener("state", () => {
     byId("words").hidden = !service.stats?.encoder.text;
+    if (answer) renderHead(); // it says among how many photos
   });
   deletion.addEventListener("change", () => {
     if (answer) filter();

@@ -1,30 +1,45 @@
-// The dialog that shows one photo: zoomed, with its boxes, and with a part marked to search with.
+// The dialog that shows one photo: zoomed, with its boxes, with a part marked to search with, and with
+// the query laid over it if it was found there.
 
 import { original, record, thumbnail } from "./api.js";
 import { drawBoxes, overlay } from "./boxes.js";
 import { browseOrder } from "./browse.js";
 import { nameOf, similarity } from "./cards.js";
+import { Comparison } from "./comparison.js";
 import { deletion } from "./deletion.js";
 import { byId, make, say } from "./elements.js";
+import { amount, degrees, isFound, shareOf } from "./found.js";
 import { Marker } from "./marker.js";
 import { amend, go, leave, route } from "./route.js";
-import { matchOf, queryPicture, resultOrder, results, searchPart } from "./search.js";
+import {
+  matchOf,
+  queryPicture,
+  querySize,
+  queryToLay,
+  resultOrder,
+  results,
+  searchPart,
+} from "./search.js";
 import { service } from "./service.js";
 import { Zoom } from "./zoom.js";
 
 const KINDS = {
+  found: "Found here",
   match: "Matches",
   detection: "Objects",
   tile: "Tiles",
   whole: "Whole photo",
 };
 
-// The kinds of boxes to show, for all photos. Null: objects are shown if no chunk matches.
-const wanted = { match: true, detection: null, tile: false, whole: false };
+// The kinds of boxes to show, for all photos. Null: the chunks that match are shown if the query was
+// not found in the photo, and its objects if no chunk matches either.
+const wanted = { found: true, match: null, detection: null, tile: false, whole: false };
 
 let opened = null; // the id of the photo shown, or "" for the picture that was dropped
 let photo = null; // its record, or the size of a dropped picture
 let chunks = []; // {box, source, label, confidence, distance?}
+let found = null; // the match, if the query was found in the photo
+let comparison = null; // of the query with the photo
 let marker = null;
 let zoom = null;
 let opening = new AbortController(); // of the requests and listeners of this photo
@@ -54,8 +69,9 @@ async function open() {
   opening.abort();
   opening = new AbortController();
   const { signal } = opening;
-  marker = zoom = photo = null;
+  marker = zoom = photo = found = comparison = null;
   chunks = [];
+  byId("compare").hidden = true;
   byId("canvas").replaceChildren();
   byId("viewer-name").textContent = "";
   byId("panel").hidden = true;
@@ -129,6 +145,7 @@ function showPhoto(signal) {
 function findMatches() {
   const key = ({ box, source }) => `${source} ${box}`;
   const match = route.view === "search" ? matchOf(photo.id) : undefined;
+  found = match && isFound(match) ? match : null;
   const distances = new Map(match?.chunks.map((chunk) => [key(chunk), chunk.distance]));
   chunks = photo.chunks.map((chunk) => ({ ...chunk, distance: distances.get(key(chunk)) }));
 }
@@ -148,38 +165,72 @@ function lay(images, signal) {
   marker.addEventListener("click", ({ detail }) => choose(detail.point));
   useTool();
   drawPhotoBoxes();
+  compare(signal);
+}
+
+// The query over the photo
+
+/** Lay the query over the photo, if it was found there. */
+async function compare(signal) {
+  comparison?.show(false);
+  comparison = null;
+  byId("compare").hidden = true;
+  if (!found) return;
+  const match = found;
+  const picture = await queryToLay().catch(() => null);
+  if (signal.aborted || match !== found || !picture) return;
+  comparison = new Comparison(byId("canvas"), photo, match, picture, signal);
+  byId("compare").hidden = false;
+  showComparison();
+}
+
+function showComparison() {
+  const { checked } = byId("compare-on");
+  byId("compare-wiper").hidden = !checked;
+  wipe();
+  comparison?.show(checked, byId("canvas").querySelector("svg"));
+}
+
+function wipe() {
+  const slider = byId("compare-share");
+  slider.setAttribute("aria-valuetext", `${slider.value} % of the query`);
+  comparison?.wipe(slider.value / 100);
 }
 
 // Boxes
 
 /** Return whether boxes of a kind are shown. */
 function isWanted(kind) {
-  if (kind === "detection") return wanted.detection ?? !chunks.some(isMatch);
+  if (kind === "match") return wanted.match ?? !found;
+  if (kind === "detection") return wanted.detection ?? !(found || chunks.some(isMatch));
   return wanted[kind];
 }
 
 const isMatch = ({ distance }) => distance !== undefined && distance <= route.maxDistance;
 
-/** Return the chunks that are shown: matches first, nearest first. */
-function shownChunks() {
+/** Return what is shown: where the query was found, then the chunks that match, nearest first. */
+function shownParts() {
+  const place = found && isWanted("found") ? [{ ...found, source: "found", kind: "best" }] : [];
   const matches = chunks.filter(isMatch).sort((one, other) => one.distance - other.distance);
   const shown = isWanted("match") ? matches : [];
   const others = chunks.filter((chunk) => isWanted(chunk.source) && !shown.includes(chunk));
+  const nearest = found ? null : matches[0];
   return [
-    ...shown.map((chunk) => ({ ...chunk, kind: chunk === matches[0] ? "best" : "match" })),
+    ...place,
+    ...shown.map((chunk) => ({ ...chunk, kind: chunk === nearest ? "best" : "match" })),
     ...others.map((chunk) => ({ ...chunk, kind: chunk.source })),
   ];
 }
 
 function drawPhotoBoxes() {
   const [boxes] = byId("canvas").querySelectorAll("svg");
-  drawBoxes(boxes, shownChunks().reverse());
+  drawBoxes(boxes, shownParts().reverse());
 }
 
 /** Mark the smallest box shown at a point; nothing if there is none. */
 function choose([x, y]) {
   const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
-  const [smallest] = shownChunks()
+  const [smallest] = shownParts()
     .filter(({ box: [x1, y1, x2, y2] }) => x >= x1 && x < x2 && y >= y1 && y < y2)
     .sort((one, other) => area(one) - area(other));
   marker.mark(smallest?.box ?? null);
@@ -198,7 +249,7 @@ function showPanel() {
 
 function showToggles() {
   const isOf = (kind) => (chunk) => (kind === "match" ? isMatch(chunk) : chunk.source === kind);
-  const of = (kind) => chunks.filter(isOf(kind));
+  const of = (kind) => (kind !== "found" ? chunks.filter(isOf(kind)) : found ? [found] : []);
   const toggles = Object.entries(KINDS)
     .filter(([kind]) => of(kind).length > 0)
     .map(([kind, name]) =>
@@ -223,9 +274,10 @@ function showToggles() {
 }
 
 function showParts() {
-  const parts = shownChunks().map((chunk) => {
-    const words = { tile: "tile", whole: "whole photo" }[chunk.source] ?? chunk.label ?? "object";
-    const sure = chunk.confidence === null ? "" : `${Math.round(100 * chunk.confidence)} % sure`;
+  const kinds = { found: "found here", tile: "tile", whole: "whole photo" };
+  const parts = shownParts().map((chunk) => {
+    const words = kinds[chunk.source] ?? chunk.label ?? "object";
+    const sure = chunk.confidence ? `${Math.round(100 * chunk.confidence)} % sure` : "";
     const details = isMatch(chunk) ? `similarity ${similarity(chunk.distance)}` : sure;
     return make(
       "li",
@@ -262,6 +314,7 @@ function showFacts() {
   const kilobytes = Math.ceil(photo.bytes / 1000).toLocaleString("en");
   const style = { dateStyle: "medium", timeStyle: "short" };
   const facts = {
+    ...(found && factsOf(found)),
     Size: `${photo.width} × ${photo.height}`,
     File: `${photo.media_type}, ${kilobytes} kB`,
     Stored: new Date(photo.indexed_at).toLocaleString("en", style),
@@ -275,6 +328,18 @@ function showFacts() {
       return make("div", {}, make("dt", {}, term), make("dd", {}, details));
     }),
   );
+}
+
+/** Return what was noticed where the query was found. */
+function factsOf(match) {
+  const turned = degrees(match.rotation);
+  const way = turned % 180 === 0 ? "" : match.rotation > 0 ? " clockwise" : " counterclockwise";
+  return {
+    Found: `${amount(shareOf(match, querySize()))} of the query, by ${match.inliers} places`,
+    Turned: turned ? `${turned}°${way}` : "no",
+    Mirrored: match.mirrored ? "yes" : "no",
+    Scale: `${Number(match.scale.toPrecision(3))} pixels for one of the query`,
+  };
 }
 
 // Actions
@@ -332,6 +397,9 @@ export function startViewer() {
   byId("zoom-in").addEventListener("click", () => zoom?.zoomIn());
   byId("zoom-out").addEventListener("click", () => zoom?.zoomOut());
   byId("zoom-fit").addEventListener("click", () => zoom?.fit());
+  byId("compare-on").addEventListener("change", showComparison);
+  byId("compare-share").addEventListener("input", wipe);
+  byId("compare-zoom").addEventListener("click", () => zoom?.to(found.box));
   byId("search-part").addEventListener("click", searchMarked);
   byId("search-whole").addEventListener("click", () =>
     go({ view: "search", id: opened, maxDistance: route.maxDistance }),
@@ -348,6 +416,7 @@ export function startViewer() {
     drawPhotoBoxes();
     showPanel();
     showNeighbours();
+    compare(opening.signal);
   });
   byId("viewer-previous").addEventListener("click", () => turn(0));
   byId("viewer-next").addEventListener("click", () => turn(1));

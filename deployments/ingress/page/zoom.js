@@ -6,6 +6,7 @@ const WHEEL = 0.0015;
 const PINCH_WHEEL = 0.01; // browsers report a pinch on a touchpad as a wheel with Ctrl
 const STEP = 1.4;
 const KEY_PX = 60;
+const ROOM = 0.8; // share of the stage that a part fills which is shown large
 
 /** Places a canvas, which has the photo and its overlay, on a stage. */
 export class Zoom {
@@ -49,11 +50,21 @@ export class Zoom {
   by(factor, x, y) {
     const { left, top, width, height } = this.stage.getBoundingClientRect();
     const [atX, atY] = x === undefined ? [width / 2, height / 2] : [x - left, y - top];
-    const scale = Math.max(this.#fit, Math.min(Math.max(MOST, this.#fit), this.#scale * factor));
+    const scale = this.#within(this.#scale * factor);
     const change = scale / this.#scale;
     this.#left = atX - (atX - this.#left) * change;
     this.#top = atY - (atY - this.#top) * change;
     this.#scale = scale;
+    this.#place();
+  }
+
+  /** Show a part of the photo as large as it fits, in the middle. */
+  to([x1, y1, x2, y2]) {
+    const { clientWidth, clientHeight } = this.stage;
+    const room = Math.min(clientWidth / (x2 - x1), clientHeight / (y2 - y1)) * ROOM;
+    this.#scale = this.#within(room);
+    this.#left = clientWidth / 2 - (this.#scale * (x1 + x2)) / 2;
+    this.#top = clientHeight / 2 - (this.#scale * (y1 + y2)) / 2;
     this.#place();
   }
 
@@ -65,6 +76,10 @@ export class Zoom {
     this.by(1 / STEP);
   }
 
+  #within(scale) {
+    return Math.max(this.#fit, Math.min(Math.max(MOST, this.#fit), scale));
+  }
+
   #resize() {
     const { clientWidth, clientHeight } = this.stage;
     if (!clientWidth || !clientHeight) return;
@@ -74,13 +89,17 @@ export class Zoom {
     this.#place();
   }
 
-  /** Lay the canvas out. It gets a size and no scale, so that lines keep their width. */
+  /**
+   * Lay the canvas out. It gets a size and no scale, so that lines keep their width. What lies on
+   * it and has to be scaled finds the scale in `--scale`.
+   */
   #place() {
     const [width, height] = [this.width * this.#scale, this.height * this.#scale];
     const within = (at, size, room) =>
       size <= room ? (room - size) / 2 : Math.max(room - size, Math.min(0, at));
     this.#left = within(this.#left, width, this.stage.clientWidth);
     this.#top = within(this.#top, height, this.stage.clientHeight);
+    this.canvas.style.setProperty("--scale", this.#scale);
     Object.assign(this.canvas.style, {
       width: `${width}px`,
       height: `${height}px`,
