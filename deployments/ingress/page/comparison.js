@@ -10,20 +10,23 @@ export class Comparison {
   share = 0.5;
 
   #bounds;
+  #box;
   #grip;
   #layer;
 
   /**
    * @param {HTMLElement} canvas has the photo, and the property `--scale` of Zoom
    * @param {{width: number, height: number}} photo
-   * @param {{quad: number[][], part: ?number[]}} match where the query is; and the part of it
+   * @param {{quad: number[][], box: number[], part: ?number[]}} match where the query is, and what of
+   *     that lies in the photo; and the part of the query that is there
    * @param {{url: string, width: number, height: number, box: ?number[]}} query its picture; and
    *     the part of the picture that was searched with
    * @param {AbortSignal} signal removes the listeners
    */
-  constructor(canvas, photo, { quad, part }, query, signal) {
+  constructor(canvas, photo, { quad, box, part }, query, signal) {
     this.canvas = canvas;
     this.#bounds = boundsOf(quad);
+    this.#box = box;
     const [left, top, right, bottom] = partOfPicture(part, query);
     const picture = make("img", { src: query.url, alt: "", draggable: "false" });
     place(picture, -left, -top, query.width, query.height);
@@ -59,7 +62,8 @@ export class Comparison {
   /** Move the line. */
   wipe(share) {
     this.share = Math.max(0, Math.min(1, share));
-    const [left, , right] = this.#bounds;
+    // At its ends it leaves nothing or all of the query, also of what lies beyond the photo.
+    const [left, , right] = this.share % 1 === 0 ? this.#bounds : this.#box;
     this.canvas.style.setProperty("--wipe", left + this.share * (right - left));
   }
 
@@ -69,7 +73,7 @@ export class Comparison {
     event.stopPropagation();
     event.preventDefault();
     const grip = this.#grip;
-    const [left, , right] = this.#bounds;
+    const [left, , right] = this.#box;
     const { left: edge } = this.canvas.getBoundingClientRect();
     const scale = Number(this.canvas.style.getPropertyValue("--scale"));
     const at = ({ clientX }) => ((clientX - edge) / scale - left) / (right - left);

@@ -2,7 +2,7 @@
 
 const WHOLE = 0.95; // from this share on it counts as all of the query
 const TURNED = 5; // degrees; less is not worth a word
-const LARGER = 1.5; // and a scale within this factor isn't, either
+const LARGER = 1.25; // and a scale within this factor isn't, either
 
 /** Return whether a match was verified. */
 export const isFound = ({ verified, quad }) => verified === true && Boolean(quad);

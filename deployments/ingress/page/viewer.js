@@ -7,7 +7,7 @@ import { browseOrder } from "./browse.js";
 import { nameOf, similarity } from "./cards.js";
 import { Comparison } from "./comparison.js";
 import { deletion } from "./deletion.js";
-import { byId, make, say } from "./elements.js";
+import { byId, count, make, say } from "./elements.js";
 import { amount, degrees, isFound, shareOf } from "./found.js";
 import { Marker } from "./marker.js";
 import { amend, go, leave, route } from "./route.js";
@@ -335,10 +335,11 @@ function factsOf(match) {
   const turned = degrees(match.rotation);
   const way = turned % 180 === 0 ? "" : match.rotation > 0 ? " clockwise" : " counterclockwise";
   return {
-    Found: `${amount(shareOf(match, querySize()))} of the query, by ${match.inliers} places`,
+    Found: `${amount(shareOf(match, querySize()))} of the query`,
+    Agreeing: count(match.inliers, "place"),
     Turned: turned ? `${turned}°${way}` : "no",
     Mirrored: match.mirrored ? "yes" : "no",
-    Scale: `${Number(match.scale.toPrecision(3))} pixels for one of the query`,
+    Scale: `${Number(match.scale.toPrecision(3))} × the query`,
   };
 }
 
@@ -428,7 +429,8 @@ export function startViewer() {
   byId("viewer").addEventListener("close", () => {
     if (opened !== null) leaveViewer(); // a browser may close it nevertheless
   });
-  byId("viewer").addEventListener("keydown", ({ key }) => {
+  byId("viewer").addEventListener("keydown", ({ key, target }) => {
+    if (target.type === "range") return; // it has a use of its own for these keys
     if (key === "PageUp") turn(0);
     if (key === "PageDown") turn(1);
   });
