@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from common.answers import count, list_answer
 from common.client import URL, RequestFailed, fetch_stats, index_files, search
-from common.drawing import draw_answer, list_matches
+from common.drawing import draw_answer
 from common.paths import ROOT
 from common.photos import find_images, free_photos
 from common.serve_run import ServeRun, ServiceFailed
@@ -164,20 +165,24 @@ def find(files: list[Path]) -> bool:
     QUERY.write_bytes(encoded.getvalue())
 
     start = time.monotonic()
-    matches = search(URL, encoded.getvalue(), limit=5)
+    answer = search(URL, encoded.getvalue(), limit=5)
     milliseconds = 1000 * (time.monotonic() - start)
-    print(f"Searched in {milliseconds:.0f} ms:\n{list_matches(matches)}")
-    draw_answer(URL, QUERY, matches, PICTURE)
+    stats = fetch_stats(URL)
+    among = count(stats["store"]["photos"], "photo")
+    print(f"Searched in {milliseconds:.0f} ms. {list_answer(answer, among, query.size)}")
+    draw_answer(URL, QUERY, answer, PICTURE)
     print(f"Drawn in {PICTURE.name}.")
-    encoder = fetch_stats(URL)["encoder"]["name"]
+    encoder = stats["encoder"]["name"]
     print(f"Encoder: {encoder}{describe_encoder(ROOT / encoder)}")
-    found = bool(matches) and matches[0]["id"] == record["id"]
+    first = next(iter(answer["matches"]), None)
+    if first is None or first["id"] != record["id"]:
+        print(f"NOT FOUND: the photo it was cut from, {record['filename']}, did not come first.")
+        return False
+    # Photos of one's own may be too plain to verify.
     print(
-        "The photo it was cut from came first."
-        if found
-        else f"NOT FOUND: the photo it was cut from, {record['filename']}, did not come first."
+        f"The photo it was cut from came first{', and was verified' if first['verified'] else ''}."
     )
-    return found
+    return True
 
 
 def describe_encoder(folder: Path) -> str:

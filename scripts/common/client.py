@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import httpx
 from tqdm import tqdm
 
+from deployments.query import Group, Verify
 from deployments.records import Metadata
 
 URL = "http://127.0.0.1:8000"  # where serve_config.yaml has the service
@@ -81,15 +82,24 @@ def unreachable(url: str, error: Exception) -> RequestFailed:
 
 
 def search(
-    url: str, data: bytes, limit: int, max_distance: float = 2.0, filter: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """Return the matches of a query, nearest first.
+    url: str,
+    data: bytes,
+    limit: int,
+    max_distance: float = 2.0,
+    filter: Sequence[str] = (),
+    *,
+    verify: Verify = "auto",
+    verified: bool = False,
+    group: Group | None = None,
+) -> dict[str, Any]:
+    """Return the answer of `/search` to a query: `found`, `texture` and `matches`.
 
     Args:
         data: the encoded query.
         limit: most photos.
         max_distance: of a photo, 0 to 2.
         filter: conditions on the photos' metadata, all of which must hold.
+        verify, verified, group: see `deployments.query.SearchOptions`.
 
     Raises:
         RequestFailed
@@ -98,6 +108,9 @@ def search(
         "limit": limit,
         "max_distance": max_distance,
         "filter": list(filter),
+        "verify": verify,
+        "verified": verified,
+        **({"group": group} if group else {}),
     }
     try:
         response = httpx.post(
@@ -105,7 +118,7 @@ def search(
         )
     except httpx.TransportError as error:
         raise unreachable(url, error) from None
-    return read_answer(response)["matches"]
+    return read_answer(response)
 
 
 def fetch_stats(url: str) -> dict[str, Any]:

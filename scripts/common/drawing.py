@@ -1,4 +1,4 @@
-"""Show the answer to a search, as lines of text and as a picture."""
+"""The answer to a search, as a picture."""
 
 from __future__ import annotations
 
@@ -10,49 +10,35 @@ from typing import Any
 import httpx
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from deployments.records import Box
+from common.answers import count, describe, notice
+from deployments.records import Box, Quad
 
 TILE = 300  # side of a photo in a picture, pixels
 MARGIN = 16
 CAPTION = 44  # height of two lines of text
 MOST_BOXES = 5  # of a photo, which has some forty chunks
+LINE = 4  # thickness, pixels
 BEST, OTHER, QUERY = "#e8590c", "#ffc078", "#1971c2"
-PAPER, INK = "white", "#212529"
+PAPER, INK, QUIET = "white", "#212529", "#868e96"
 
 
-def list_matches(matches: Sequence[dict[str, Any]]) -> str:
-    """Lay out matches as lines of text.
-
-    Args:
-        matches: as `/search` answers them.
-    """
-    lines = [f"{'':>3} {'distance':>8}  {'box':<24} {'what':<16} photo"]
-    for rank, match in enumerate(matches, 1):
-        box = ",".join(map(str, match["box"]))
-        photo = match["filename"] or match["id"]
-        lines.append(
-            f"{rank:>3} {match['distance']:>8.3f}  {box:<24} {describe(match):<16} {photo}"
-        )
-    return "\n".join(lines)
-
-
-def draw_answer(url: str, query: Path, matches: Sequence[dict[str, Any]], target: Path) -> None:
+def draw_answer(url: str, query: Path, answer: dict[str, Any], target: Path) -> None:
     """Write a picture of the query and its best matches.
 
     Args:
         url: of the service, which has the photos.
         query: file of the query.
-        matches: as `/search` answers them.
+        answer: as `/search` answers it.
         target: file to write; its suffix tells the format.
     """
     with Image.open(query) as image:
         picture = ImageOps.exif_transpose(image).convert("RGB")
-    draw_matches(picture, matches, lambda path: httpx.get(url + path).content).save(target)
+    draw_matches(picture, answer, lambda path: httpx.get(url + path).content).save(target)
 
 
 def draw_matches(
     query: Image.Image,
-    matches: Sequence[dict[str, Any]],
+    answer: dict[str, Any],
     fetch: Callable[[str], bytes],
     most: int = 5,
 ) -> Image.Image:
@@ -60,17 +46,30 @@ def draw_matches(
 
     Args:
         query: what was searched by.
-        matches: as `/search` answers them.
+        answer: as `/search` answers it.
         fetch: returns the original bytes for a match's `url`.
         most: most matches to draw.
     """
-    tiles = [draw_photo(query, [], "query", f"{query.width} x {query.height}", QUERY)]
+    matches = answer["matches"]
+    found = sum(bool(match["verified"]) for match in matches)
+    title = {
+        True: f"query: found in {count(found, 'photo')}",
+        False: "query: not found",
+        None: "query",
+    }[answer["found"]]
+    tiles = [draw_photo(query, [], title, f"{query.width} x {query.height}", QUERY)]
     for rank, match in enumerate(matches[:most], 1):
         photo = ImageOps.exif_transpose(Image.open(io.BytesIO(fetch(match["url"])))).convert("RGB")
-        boxes = [chunk["box"] for chunk in match["chunks"][:MOST_BOXES]]
         title = f"{rank}. {match['filename'] or match['id'][:16]}"
+        if match["verified"]:
+            caption = f"found: {', '.join(notice(match, query.size))}"
+            tiles.append(draw_photo(photo, [], title, caption, BEST, match["quad"]))
+            continue
+        boxes = [chunk["box"] for chunk in match["chunks"][:MOST_BOXES]]
         caption = f"distance {match['distance']:.3f}, {describe(match)}"
-        tiles.append(draw_photo(photo, boxes, title, caption, BEST))
+        # Where photos were looked at, this one is not it.
+        colour = BEST if answer["found"] is None else QUIET
+        tiles.append(draw_photo(photo, boxes, title, caption, colour))
     size = (MARGIN + len(tiles) * (TILE + MARGIN), 2 * MARGIN + TILE + CAPTION)
     sheet = Image.new("RGB", size, PAPER)
     for column, tile in enumerate(tiles):
@@ -78,19 +77,20 @@ def draw_matches(
     return sheet
 
 
-def describe(match: dict[str, Any]) -> str:
-    """Return what the nearest chunk of a match is, in a word or two."""
-    return match["label"] or {"tile": "part", "whole": "whole picture"}[match["source"]]
-
-
 def draw_photo(
-    photo: Image.Image, boxes: Sequence[Box], title: str, caption: str, colour: str
+    photo: Image.Image,
+    boxes: Sequence[Box],
+    title: str,
+    caption: str,
+    colour: str,
+    quad: Quad | None = None,
 ) -> Image.Image:
-    """Draw a photo with boxes and two lines of text below it.
+    """Draw a photo with boxes or a quad, and two lines of text below it.
 
     Args:
         boxes: in pixels of the photo; the first one is drawn in `colour`, with thick lines.
         title: in `colour`.
+        quad: in pixels of the photo, with thick lines in `colour`.
     """
     tile = Image.new("RGB", (TILE, TILE + CAPTION), PAPER)
     scale = min(TILE / photo.width, TILE / photo.height)
@@ -100,7 +100,11 @@ def draw_photo(
     for rank, box in reversed(list(enumerate(boxes))):
         x1, y1, x2, y2 = (side * scale for side in box)
         corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
-        draw.rectangle(corners, outline=OTHER if rank else colour, width=1 if rank else 4)
+        draw.rectangle(corners, outline=OTHER if rank else colour, width=1 if rank else LINE)
+    if quad:
+        points = [(x * scale, y * scale) for x, y in quad]
+        # Past the first corner, so that the lines are joined there too.
+        draw.line([*points, *points[:2]], fill=colour, width=LINE, joint="curve")
     tile.paste(small, (0, TILE - small.height))
     draw = ImageDraw.Draw(tile)
     font = ImageFont.load_default(15)
