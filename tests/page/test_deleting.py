@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from tests.support.http_client import index
 from tests.support.pictures import picture
-from tests.support.visitor import cards, open_photo
+from tests.support.visitor import RESULTS, cards, open_photo
 from tests.support.waiting import wait_until
 
 
@@ -41,10 +41,10 @@ def test_a_deletion_that_is_not_undone_happens(page, library, client):
     id = add_for_deletion(client, "doomed")
     page.clock.install()
     page.goto(f"/?id={id}")
-    open_photo(page, "doomed.png", "#results-grid")
+    open_photo(page, "doomed.png", RESULTS)
     page.locator("#viewer").get_by_role("button", name="Delete").click()
     expect(page.locator("#viewer")).to_be_hidden()
-    expect(page.locator(f"#results-grid [data-id='{id}']")).to_have_count(0)
+    expect(page.locator(RESULTS).locator(f"[data-id='{id}']")).to_have_count(0)
     assert client.get(f"/images/{id}/record").status_code == 200
     page.clock.fast_forward(5_000)
     wait_until(lambda: client.get(f"/images/{id}/record").status_code == 404, "it is deleted")

@@ -9,7 +9,10 @@ from playwright.sync_api import Page, expect
 
 from tests.support.http_client import index
 from tests.support.pictures import picture
-from tests.support.visitor import NAMES, TOUCHED, the_cup, upload
+from tests.support.verified import answering, found_nowhere, looked_nowhere, too_plain, verify_cup
+from tests.support.visitor import NAMES, RESULTS, TOUCHED, the_cup, upload
+
+FIRST_CARD = f":is({RESULTS}) .card:visible"
 
 HOSTILE = [
     '<img src=x onerror="alert(1)">.png',
@@ -66,11 +69,12 @@ def test_on_a_small_screen_nothing_is_cut_off(visit, library):
     record, cup = the_cup(library)
     page = visit(viewport=TOUCHED, has_touch=True, is_mobile=True).page
     search = f"/?id={record['id']}&box={','.join(map(str, cup))}"
+    answering(page, verify_cup(cup))
     for address, sight in [
         ("/", "#start-grid .card"),
         ("/?view=browse", "#browse-grid .card"),
         ("/?view=add", "#add-drop"),
-        (search, "#results-grid .card"),
+        (search, FIRST_CARD),
         (f"{search}&photo={record['id']}", "#canvas .best"),
     ]:
         page.goto(address)
@@ -78,12 +82,13 @@ def test_on_a_small_screen_nothing_is_cut_off(visit, library):
         expect(page.locator("#state-text")).to_contain_text("Ready")
         for selector in ("document.documentElement", "document.querySelector('#viewer')"):
             assert page.evaluate(f"{selector}.scrollWidth") <= TOUCHED["width"], address
+    expect(page.locator("#compare")).to_be_visible()
     # Two fingers zoom; one chooses the cup.
     pinch(page, "#stage")
     assert page.locator("#canvas").bounding_box()["width"] > 2 * TOUCHED["width"]
     assert page.locator("#canvas .marked .line").count() == 0
     page.get_by_role("button", name="Fit").tap()
-    seen = page.locator("#canvas img:not([hidden])").bounding_box()
+    seen = page.locator("#canvas > img:not([hidden])").bounding_box()
     scale = seen["width"] / record["width"]
     x, y = (cup[0] + cup[2]) / 2, (cup[1] + cup[3]) / 2
     page.touchscreen.tap(seen["x"] + x * scale, seen["y"] + y * scale)
@@ -112,16 +117,23 @@ def test_nobody_is_kept_out(visit, library, scheme):
     # The checker is a script that our policy doesn't let in.
     page = visit(color_scheme=scheme, bypass_csp=True).page
     search = f"/?id={record['id']}&box={','.join(map(str, cup))}"
-    for address, sight in [
-        ("/", "#start-grid .card"),
-        (search, "#results-grid .card"),
-        (f"{search}&photo={record['id']}", "#canvas .best"),
-        ("/?view=browse", "#browse-grid .card"),
-        ("/?view=add", "#add-drop"),
+    found = verify_cup(cup)
+    for make, address, sight in [
+        (found, "/", "#start-grid .card"),
+        (found, search, FIRST_CARD),
+        (found, f"{search}&photo={record['id']}", "#compare"),
+        (found_nowhere, search, FIRST_CARD),
+        (too_plain, search, FIRST_CARD),
+        (looked_nowhere, f"{search}&photo={record['id']}", "#canvas .best"),
+        (found, "/?view=browse", "#browse-grid .card"),
+        (found, "/?view=add", "#add-drop"),
     ]:
+        answering(page, make)
         page.goto(address)
         expect(page.locator(sight).first).to_be_visible()
         expect(page.locator("#state-text")).to_contain_text("Ready")
+        if make is found and address == search:
+            page.get_by_role("button", name="Looks alike").click()
         if "photo=" in address:
             page.get_by_label("Tiles").check()
             page.locator(".part").first.click()

@@ -11,8 +11,11 @@ from playwright.sync_api import expect
 from tests.support.geometry import overlap
 from tests.support.http_client import index
 from tests.support.pictures import encode, pixels
+from tests.support.verified import answering, looked_nowhere
 from tests.support.visitor import (
     MEASURE,
+    PHOTO,
+    RESULTS,
     asked_box,
     crop_of,
     expect_box,
@@ -25,8 +28,9 @@ from tests.support.waiting import wait_until
 
 def test_a_photo_shows_its_matches_and_its_parts(page, library):
     record, cup = the_cup(library)
+    answering(page, looked_nowhere)
     page.goto(f"/?id={record['id']}&box={','.join(map(str, cup))}")
-    open_photo(page, "coffee.png", "#results-grid")
+    open_photo(page, "coffee.png", RESULTS)
     boxes = page.locator("#canvas .box")
     expect(page.locator("#canvas .best")).to_have_count(1)
     expect_box(page.locator("#canvas .best .line"), record, cup, 0.99)
@@ -56,8 +60,8 @@ def test_a_photo_shows_its_matches_and_its_parts(page, library):
 def test_a_photo_is_zoomed_and_its_boxes_with_it(page, library):
     record = library["coffee.png"]
     page.goto(f"/?view=browse&photo={record['id']}")
-    expect(page.locator("#canvas img:not([hidden])")).to_have_attribute("alt", "coffee.png")
-    image, box = page.locator("#canvas img"), page.locator("#canvas .detection .line").last
+    expect(page.locator("#canvas > img:not([hidden])")).to_have_attribute("alt", "coffee.png")
+    image, box = page.locator("#canvas > img"), page.locator("#canvas .detection .line").last
     fitted = image.bounding_box()
     page.get_by_role("button", name="Zoom in").click()
     assert image.bounding_box()["width"] == pytest.approx(1.4 * fitted["width"], rel=0.01)
@@ -96,11 +100,11 @@ def test_a_photo_that_lies_on_its_side_is_upright_and_so_are_its_boxes(
         assert (turned["width"], turned["height"]) == (record["width"], record["height"])
         page.goto("/")
         page.set_input_files("#search-file", upload(crop_of(photos, "coffee.png", cup)))
-        card = page.locator(f"#results-grid [data-id='{turned['id']}']")
+        card = page.locator(RESULTS).locator(f"[data-id='{turned['id']}']")
         expect(card.locator("img")).to_have_js_property("complete", True)
         expect_box(card.locator(".best .line"), turned, cup, 0.7)
-        open_photo(page, "turned.jpg", "#results-grid")
-        assert page.locator("#canvas img").evaluate("(image) => image.naturalWidth") == 600
+        open_photo(page, "turned.jpg", RESULTS)
+        assert page.locator(PHOTO).evaluate("(image) => image.naturalWidth") == 600
         expect_box(page.locator("#canvas .best .line"), turned, cup, 0.7)
     finally:
         client.delete(f"/images/{turned['id']}")
@@ -111,8 +115,8 @@ def test_a_photo_that_no_browser_shows_is_its_small_picture(page, library, clien
     try:
         page.goto(f"/?view=browse&photo={id}")
         expect(page.locator("#viewer-problem")).to_contain_text("can't show the photo itself")
-        expect(page.locator("#canvas img:not([hidden])")).to_have_attribute("alt", "scan.tiff")
-        assert page.locator("#canvas img").first.evaluate("(image) => image.naturalWidth") > 0
+        expect(page.locator("#canvas > img:not([hidden])")).to_have_attribute("alt", "scan.tiff")
+        assert page.locator("#canvas > img").first.evaluate("(image) => image.naturalWidth") > 0
     finally:
         client.delete(f"/images/{id}")
 

