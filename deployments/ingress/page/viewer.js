@@ -43,6 +43,7 @@ let comparison = null; // of the query with the photo
 let marker = null;
 let zoom = null;
 let opening = new AbortController(); // of the requests and listeners of this photo
+let comparing = new AbortController(); // of those of the comparison
 
 /** Open, change or close the dialog for a route. */
 export function showViewer({ photo: id, marking }) {
@@ -59,6 +60,7 @@ export function showViewer({ photo: id, marking }) {
 function close() {
   opened = photo = null;
   opening.abort();
+  comparing.abort();
   byId("viewer").close();
   byId("canvas").replaceChildren();
   // The element that the dialog was opened from may be gone.
@@ -67,6 +69,7 @@ function close() {
 
 async function open() {
   opening.abort();
+  comparing.abort();
   opening = new AbortController();
   const { signal } = opening;
   marker = zoom = photo = found = comparison = null;
@@ -165,21 +168,23 @@ function lay(images, signal) {
   marker.addEventListener("click", ({ detail }) => choose(detail.point));
   useTool();
   drawPhotoBoxes();
-  compare(signal);
+  compare();
 }
 
 // The query over the photo
 
 /** Lay the query over the photo, if it was found there. */
-async function compare(signal) {
+async function compare() {
+  comparing.abort();
+  comparing = new AbortController();
+  const { signal } = comparing;
   comparison?.show(false);
   comparison = null;
   byId("compare").hidden = true;
   if (!found) return;
-  const match = found;
   const picture = await queryToLay().catch(() => null);
-  if (signal.aborted || match !== found || !picture) return;
-  comparison = new Comparison(byId("canvas"), photo, match, picture, signal);
+  if (signal.aborted || !picture) return;
+  comparison = new Comparison(byId("canvas"), photo, found, picture, signal);
   byId("compare").hidden = false;
   showComparison();
 }
@@ -417,7 +422,7 @@ export function startViewer() {
     drawPhotoBoxes();
     showPanel();
     showNeighbours();
-    compare(opening.signal);
+    compare();
   });
   byId("viewer-previous").addEventListener("click", () => turn(0));
   byId("viewer-next").addEventListener("click", () => turn(1));
