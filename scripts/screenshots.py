@@ -1,8 +1,9 @@
-"""Take the README's pictures of the page: a search on a desktop, an open photo on a phone.
+"""Take the documents' pictures of the page: what is found, what is not, and the two compared.
 
     scripts/screenshots.py
 
-Starts a service of its own with the free photos in scikit-image's wheel.
+Starts a service of its own with the free photos in scikit-image's wheel. It writes
+`scripts/pictures/`: `page-desktop.webp` is the README's.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import asyncio
 import io
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import httpx
 from common.chromium import chromium
 from common.client import index_files
 from common.own_service import OwnService
@@ -25,70 +28,81 @@ from playwright.sync_api import Browser, Page
 
 FOLDER = SCRIPTS / "pictures"
 PATIENCE_MS = 30_000
+# In coffee.png, the corners of a picture of the cup that is turned, from the top left clockwise.
+CUP = [(131, 59), (387, 4), (449, 297), (193, 352)]
+QUERY = (175, 200)  # its size, pixels
+ROCKET = (100, 40, 400, 265)  # in rocket.jpg, which is not indexed
+
+DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+PHONE = {
+    "viewport": {"width": 390, "height": 780},
+    "device_scale_factor": 2,
+    "is_mobile": True,
+    "has_touch": True,
+    "color_scheme": "dark",
+}
 
 
-def cut_cup(client: httpx.Client, photos: Path, folder: Path) -> tuple[str, Path]:
-    """Cut the cup out of coffee.png, scaled down; return the photo's id, and the crop's file."""
-    records = client.get("/images", params={"limit": 1000}).json()["images"]
-    (record,) = [record for record in records if record["filename"] == "coffee.png"]
-    (box,) = [chunk["box"] for chunk in record["chunks"] if chunk["label"] == "cup"]
+def cut_queries(photos: Path, folder: Path) -> tuple[Path, Path]:
+    """Write a picture of the cup, turned, and one that is in no photo; return their files."""
+    cup, rocket = folder / "cup.jpg", folder / "rocket.jpg"
     with Image.open(photos / "coffee.png") as photo:
-        crop = photo.convert("RGB").crop(box)
-    query = folder / "cup.jpg"
-    crop.resize((crop.width * 2 // 3, crop.height * 2 // 3)).save(query, quality=70)
-    return record["id"], query
+        top_left, top_right, bottom_right, bottom_left = CUP
+        quad = (*top_left, *bottom_left, *bottom_right, *top_right)
+        turned = photo.convert("RGB").transform(
+            QUERY, Image.Transform.QUAD, quad, Image.Resampling.BICUBIC
+        )
+    turned.save(cup, quality=70)
+    with Image.open(photos / "rocket.jpg") as photo:
+        photo.convert("RGB").crop(ROCKET).save(rocket, quality=70)
+    return cup, rocket
 
 
-def search(page: Page, query: Path) -> None:
-    """Search by a file on the page, and return when its answer is drawn."""
+@contextmanager
+def searching(browser: Browser, url: str, query: Path, device: dict[str, Any]) -> Iterator[Page]:
+    """Open the page on a device, and search by a file; yield when the answer is drawn."""
+    context = browser.new_context(base_url=url, **device)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
     page.goto("/")
     page.set_input_files("#search-file", query)
-    page.wait_for_selector("#results-grid .card")
+    page.wait_for_selector("#found-title:visible")
     page.wait_for_selector("#state[data-state=ready]")
     page.wait_for_load_state("networkidle")
+    yield page
+    context.close()
 
 
-def desktop(browser: Browser, url: str, query: Path) -> bytes:
-    """Return the picture of a search on a desktop: PNG."""
-    context = browser.new_context(base_url=url, viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(PATIENCE_MS)
-    page = context.new_page()
-    search(page, query)
-    return page.screenshot()
+def take(browser: Browser, url: str, query: Path, device: dict[str, Any]) -> bytes:
+    """Return the picture of a search: PNG."""
+    with searching(browser, url, query, device) as page:
+        return page.screenshot()
 
 
-def phone(browser: Browser, url: str, query: Path, id: str) -> bytes:
-    """Return the picture of a photo that was found, open on a phone with dark colours: PNG."""
-    context = browser.new_context(
-        base_url=url,
-        viewport={"width": 390, "height": 780},
-        device_scale_factor=2,
-        is_mobile=True,
-        has_touch=True,
-        color_scheme="dark",
-    )
-    context.set_default_timeout(PATIENCE_MS)
-    page = context.new_page()
-    search(page, query)
-    page.locator(f"#results-grid [data-id='{id}'] a").tap()
-    page.wait_for_selector("#canvas img:not([hidden])[alt='coffee.png']")
-    return page.screenshot()
+def take_compared(browser: Browser, url: str, query: Path, device: dict[str, Any]) -> bytes:
+    """Return the picture of the photo that was found, with the query laid over it: PNG."""
+    with searching(browser, url, query, device) as page:
+        page.locator("#found-grid .card a").first.click()
+        page.wait_for_selector("#canvas > img:not([hidden])[alt='coffee.png']")
+        page.wait_for_selector("#canvas .laid")
+        page.wait_for_load_state("networkidle")
+        return page.screenshot()
 
 
 def main() -> int:
     photos = free_photos()
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, OwnService(Path(temporary)) as service:
-        folder = Path(temporary)
         try:
             service.start()
             asyncio.run(index_files(service.url, sorted(photos.glob("*.png"))))
-            with httpx.Client(base_url=service.url, timeout=60) as client:
-                id, query = cut_cup(client, photos, folder)
+            cup, rocket = cut_queries(photos, Path(temporary))
             with chromium() as browser:
                 pictures = {
-                    "page-desktop.webp": desktop(browser, service.url, query),
-                    "page-phone.webp": phone(browser, service.url, query, id),
+                    "page-desktop.webp": take(browser, service.url, cup, DESKTOP),
+                    "page-compared.webp": take_compared(browser, service.url, cup, DESKTOP),
+                    "page-not-found.webp": take(browser, service.url, rocket, DESKTOP),
+                    "page-phone.webp": take_compared(browser, service.url, cup, PHONE),
                 }
         except (ServiceFailed, FileNotFoundError) as error:
             print(error, file=sys.stderr)

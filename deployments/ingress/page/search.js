@@ -324,6 +324,7 @@ function renderHead() {
   byId("results-fold").textContent = certain || answer?.found ? "Looks alike" : "These look alike";
   byId("results-fold").setAttribute("aria-expanded", String(!isFolded()));
   byId("alike").hidden = byId("results-threshold").hidden = isFolded();
+  byId("alike").classList.toggle("doubtful", grouped);
   const alone = number ? `${count(number, "photo")} ${seconds}`.trim() : "No photo";
   byId("results-count").textContent = grouped ? number.toLocaleString("en") : alone;
   byId("results-more").hidden = !answer?.more || number === 0;
