@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from common.answers import notice
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -167,6 +168,37 @@ def test_what_was_found_is_a_part_to_search_with(page, library):
     expect(page.locator("#canvas .box")).to_have_count(0)
     page.get_by_label("Matches").check()
     expect(page.locator("#canvas .box")).to_have_count(5)
+
+
+MATCH = {"coverage": 1, "mirrored": False, "rotation": 0, "scale": 1, "part": [0, 0, 40, 30]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"coverage": 0.47},
+        {"coverage": 0.8, "mirrored": True, "rotation": -91.9},
+        {"coverage": 0.004, "rotation": -178.2},
+        {"part": [0, 10, 40, 25], "rotation": 36.6},
+        {"rotation": 5, "scale": 1.24},
+        {"scale": 2.96},
+        {"scale": 12.3},
+        {"scale": 0.7},
+    ],
+)
+def test_scripts_use_the_same_words(page, library, changes):
+    match = MATCH | changes
+    page.goto("/?view=browse")
+    words = page.evaluate(
+        """async ([match, size]) => {
+          const { noticed } = await import("/page/found.js");
+          return noticed(match, size);
+        }""",
+        [match, {"width": 40, "height": 30}],
+    )
+    plain = [word.replace(" %", "%").replace("\N{MULTIPLICATION SIGN}", "x") for word in words]
+    assert plain == notice(match, (40, 30))
 
 
 def colour_at(page: Page, record: dict, x: float, y: float) -> str:
