@@ -103,8 +103,8 @@ def draw_photo(
         draw.rectangle(corners, outline=OTHER if rank else colour, width=1 if rank else LINE)
     if quad:
         points = [(x * scale, y * scale) for x, y in quad]
-        # Past the first corner, so that the lines are joined there too; on a light line, so that they
-        # are seen on any photo.
+        # Past the first corner, so that the lines are joined there too; and on a light line, which
+        # is seen on any photo.
         for fill, width in [(PAPER, LINE + 3), (colour, LINE)]:
             draw.line([*points, *points[:2]], fill=fill, width=width, joint="curve")
     tile.paste(small, (0, TILE - small.height))
