@@ -101,7 +101,7 @@ def share_of(match: dict[str, Any], size: Size | None) -> float:
         match: as `/search` answers it; it was verified.
         size: of the query; None if it is not known: then of the part that was found.
     """
-    if size is None or match["part"] is None:
+    if size is None:
         return match["coverage"]
     x1, y1, x2, y2 = match["part"]
     return match["coverage"] * min(1, (x2 - x1) * (y2 - y1) / (size[0] * size[1]))

@@ -153,9 +153,7 @@ def test_only_what_is_seen_comes_next(page, library, photos):
 
 def test_what_was_found_is_a_part_to_search_with(page, library):
     record, cup = the_cup(library)
-    part = [0, 0, cup[2] - cup[0], cup[3] - cup[1]]
-    quad = quad_of(cup, turns=1)
-    answering(page, finding("coffee.png", quad, part, turns=1))
+    answering(page, finding("coffee.png", quad_of(cup, turns=1), cup, turns=1))
     page.goto(f"/?id={record['id']}&box={','.join(map(str, cup))}&photo={record['id']}")
     expect(page.locator("#compare")).to_be_visible()
     expect(page.locator("#canvas .box")).to_have_count(1)
@@ -317,7 +315,7 @@ def test_a_part_of_a_stored_photo_is_laid_over_another(page, library):
     from_photo, over = library["astronaut.png"], library["coffee.png"]
     box = [180, 60, 300, 180]
     quad = quad_of([100, 100, 220, 220])
-    answering(page, finding("coffee.png", quad, [0, 0, 120, 120]))
+    answering(page, finding("coffee.png", quad, box))
     page.goto(f"/?id={from_photo['id']}&box={','.join(map(str, box))}&photo={over['id']}")
     expect(page.locator("#compare")).to_be_visible()
     page.locator("#compare-share").fill("100")

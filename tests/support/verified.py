@@ -44,7 +44,7 @@ def verify(
     Args:
         match: as it is without verification.
         quad: the place of the part.
-        part: the part of the query that was found, in pixels of the query.
+        part: the part of the query that was found, in pixels of the whole picture that it is of.
     """
     width = hypot(quad[1][0] - quad[0][0], quad[1][1] - quad[0][1])
     xs, ys = zip(*quad, strict=True)

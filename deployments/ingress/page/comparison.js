@@ -17,17 +17,16 @@ export class Comparison {
   /**
    * @param {HTMLElement} canvas has the photo, and the property `--scale` of Zoom
    * @param {{width: number, height: number}} photo
-   * @param {{quad: number[][], box: number[], part: ?number[]}} match where the query is, and what of
-   *     that lies in the photo; and the part of the query that is there
-   * @param {{url: string, width: number, height: number, box: ?number[]}} query its picture; and
-   *     the part of the picture that was searched with
+   * @param {{quad: number[][], box: number[], part: number[]}} match where the query is, and what of
+   *     that lies in the photo; and the part of the query's picture that is there
+   * @param {{url: string, width: number, height: number}} query its picture
    * @param {AbortSignal} signal removes the listeners
    */
   constructor(canvas, photo, { quad, box, part }, query, signal) {
     this.canvas = canvas;
     this.#bounds = boundsOf(quad);
     this.#box = box;
-    const [left, top, right, bottom] = partOfPicture(part, query);
+    const [left, top, right, bottom] = part;
     const picture = make("img", { src: query.url, alt: "", draggable: "false" });
     place(picture, -left, -top, query.width, query.height);
     const piece = make("div", { class: "laid-piece" }, picture);
@@ -94,16 +93,6 @@ export class Comparison {
       });
     }
   }
-}
-
-/** Return the corners of the part that was found, in pixels of the whole picture. */
-function partOfPicture(part, { width, height, box }) {
-  // The service cuts a box that reaches beyond the picture.
-  const [left, top, right, bottom] = box
-    ? [Math.max(0, box[0]), Math.max(0, box[1]), Math.min(width, box[2]), Math.min(height, box[3])]
-    : [0, 0, width, height];
-  if (!part) return [left, top, right, bottom];
-  return [left + part[0], top + part[1], left + part[2], top + part[3]];
 }
 
 function place(element, left, top, width, height) {

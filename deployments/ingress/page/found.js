@@ -25,7 +25,7 @@ export function noticed(match, size) {
 
 /** Return the share of the query that is in the photo, 0 to 1. */
 export function shareOf({ coverage, part }, size) {
-  if (!part || !size) return coverage;
+  if (!size) return coverage;
   const [x1, y1, x2, y2] = part;
   return coverage * Math.min(1, ((x2 - x1) * (y2 - y1)) / (size.width * size.height));
 }

@@ -65,19 +65,19 @@ export function querySize() {
 }
 
 /**
- * Return the picture of the query, and the part of it that was searched with: `url`, `width`, `height`
- * and `box`. Null if this browser can't show it, or if the query is no picture.
+ * Return the whole picture of the query: `url`, `width` and `height`. Null if this browser can't show
+ * it, or if the query is no picture.
  */
 export async function queryToLay() {
-  const { blob, id, url, box } = query ?? {};
+  const { blob, id, url } = query ?? {};
   if (blob) {
     const size = await sizeOf(url);
-    return size && { url, ...size, box };
+    return size && { url, ...size };
   }
   if (!id) return null;
   const { width, height } = await record(id);
   for (const url of [original(id), thumbnail(id)]) {
-    if (await sizeOf(url)) return { url, width, height, box };
+    if (await sizeOf(url)) return { url, width, height };
   }
   return null;
 }
