@@ -180,18 +180,21 @@ def test_by_keyboard_alone_a_part_is_marked_and_searched(page, library):
     expect(page.locator("#query-stage .marked .line")).to_have_count(0)
 
 
-def test_the_slider_acts_at_once_and_asks_nothing(visit, library):
+def test_the_slider_acts_at_once_and_asks_nothing(visit, library, client):
     record, cup = the_cup(library)
+    query = {"id": record["id"], "box": ",".join(map(str, cup)), "verify": "none"}
+    first, second = client.post("/search", params=query).json()["matches"][:2]
+    farthest = min(first["chunks"][-1]["distance"], second["distance"])
+    between = (first["distance"] + farthest) / 2
     visitor = visit()
     page = visitor.page
     answering(page, looked_nowhere)
     page.goto(f"/?id={record['id']}&box={','.join(map(str, cup))}")
     expect(cards(page)).to_have_count(3)
     assert cards(page).first.locator(".box").count() == 5
-    similar = [float(text) for text in cards(page).locator(".similarity").all_text_contents()]
     asked = len(visitor.requests)
     slider = page.get_by_label("Similarity at least")
-    slider.fill(f"{(similar[0] + similar[1]) / 2:.2f}")
+    slider.fill(f"{1 - between:.2f}")
     expect(cards(page)).to_have_count(1)
     expect(cards(page).first.locator(".name")).to_have_text("coffee.png")
     assert 1 <= cards(page).first.locator(".box").count() < 5
