@@ -15,12 +15,14 @@ from playwright.sync_api import Page, expect
 from tests.support.pictures import encode
 from tests.support.verified import (
     Corners,
+    answer_of,
     answering,
     finding,
     found_nowhere,
     looked_nowhere,
     quad_of,
     too_plain,
+    verify,
     verify_cup,
 )
 from tests.support.visitor import (
@@ -98,6 +100,33 @@ def test_what_was_found_stands_above_what_looks_alike(page, library, photos):
     expect(page.locator("#results-grid .card")).to_have_count(2)
     fold.click()
     expect(page.locator("#results-grid")).to_be_hidden()
+
+
+def test_more_is_shown_where_all_that_came_was_found(page, library, photos):
+    """As with many copies: what looks alike comes after them."""
+    _, cup = the_cup(library)
+
+    def all_found(matches):
+        kept = [verify(match, quad_of([0, 0, 100, 100]), [0, 0, 100, 100]) for match in matches]
+        return answer_of(kept, True)
+
+    answering(page, all_found)
+    search(page, crop_of(photos, "coffee.png", cup))
+    expect(page.get_by_role("heading", name="Found in 3 photos")).to_be_visible()
+    expect(page.get_by_role("button", name="Looks alike")).to_be_hidden()
+    expect(page.locator("#results-none")).to_be_hidden()
+    more = page.get_by_role("button", name="Show more")
+    expect(more).to_be_hidden()
+
+    def full(matches):
+        return all_found(
+            [match | {"id": f"{match['id']}-{n}"} for n in range(8) for match in matches]
+        )
+
+    answering(page, full)
+    page.set_input_files("#search-file", upload(four_colours(), "other.png", "image/png"))
+    expect(cards(page)).to_have_count(24)
+    expect(more).to_be_visible()
 
 
 def test_what_was_not_found_is_said_and_the_others_are_shown(page, library, photos):

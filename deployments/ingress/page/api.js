@@ -74,8 +74,8 @@ function body(blob) {
 /**
  * Search by a picture, a stored photo or a text.
  * @param {{blob?: Blob, id?: string, text?: string, box?: number[]}} query
- * @returns {Promise<{found: ?boolean, texture: ?string, matches: object[]}>} verified matches first,
- *     then the others, nearest first
+ * @returns {Promise<{found: ?boolean, texture: ?string, matches: object[]}>} verified matches
+ *     first, then the others, nearest first
  */
 export async function search(query, { limit, maxDistance, signal }) {
   const parameters = new URLSearchParams({ limit });

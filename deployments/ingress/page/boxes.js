@@ -36,8 +36,8 @@ function shape({ box, quad }, line) {
 }
 
 /**
- * Return the boxes of a match: its quad if it was verified, else those of its chunks. The nearest is
- * strong and on top, the others are thin.
+ * Return the boxes of a match: its quad if it was verified, else those of its chunks. The nearest
+ * is strong and on top, the others are thin.
  */
 export function matchBoxes(match) {
   if (isFound(match)) return [{ quad: match.quad, kind: "best" }];

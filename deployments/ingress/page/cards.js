@@ -58,7 +58,8 @@ export function card(photo, { words = [], onDelete } = {}) {
     caption.append(make("span", { class: "similarity", "aria-hidden": "true" }, bar, similar));
   } else if (words.length > 0) {
     const mark = make("span", { class: "tick" });
-    caption.append(make("span", { class: "words-noticed", "aria-hidden": "true" }, mark, words.join(", ")));
+    const attributes = { class: "noticed", "aria-hidden": "true" };
+    caption.append(make("span", attributes, mark, words.join(", ")));
   } else {
     caption.append(make("span", { class: "quiet" }, `${width} × ${height}`));
   }

@@ -1,5 +1,5 @@
-// Lays the query over the photo that contains it, at its place, up to a line that can be moved: left
-// of the line is the query, and right of it the photo.
+// Lays the query over the photo that contains it, at its place, up to a line that can be moved:
+// left of the line is the query, and right of it the photo.
 
 import { byId, make } from "./elements.js";
 import { boundsOf, layOn } from "./found.js";
@@ -17,8 +17,8 @@ export class Comparison {
   /**
    * @param {HTMLElement} canvas has the photo, and the property `--scale` of Zoom
    * @param {{width: number, height: number}} photo
-   * @param {{quad: number[][], box: number[], part: number[]}} match where the query is, and what of
-   *     that lies in the photo; and the part of the query's picture that is there
+   * @param {{quad: number[][], box: number[], part: number[]}} match where the query is, and what
+   *     of that lies in the photo; and the part of the query's picture that is there
    * @param {{url: string, width: number, height: number}} query its picture
    * @param {AbortSignal} signal removes the listeners
    */
@@ -34,12 +34,13 @@ export class Comparison {
     piece.style.transform = layOn(right - left, bottom - top, quad);
     this.#layer = make("div", { class: "laid", "aria-hidden": "true" }, piece);
     place(this.#layer, 0, 0, photo.width, photo.height);
-    const words = ["Query", "Photo"].map((word) => make("span", {}, word));
+    const [before, after] = ["Query", "Photo"].map((word) => make("span", {}, word));
+    const arrows = make("span", { class: "wipe-arrows" });
     this.#grip = make(
       "div",
       { class: "wipe", "aria-hidden": "true" },
       make("div", { class: "wipe-line" }),
-      make("div", { class: "wipe-grip" }, words[0], make("span", { class: "wipe-arrows" }), words[1]),
+      make("div", { class: "wipe-grip" }, before, arrows, after),
     );
     canvas.style.setProperty("--top", this.#bounds[1]);
     canvas.style.setProperty("--bottom", this.#bounds[3]);

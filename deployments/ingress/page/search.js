@@ -1,5 +1,5 @@
-// The search view: the query, and its results beside it: the photos that were found to contain it, and
-// below them those that look alike.
+// The search view: the query, and its results beside it: the photos that were found to contain it,
+// and below them those that look alike.
 
 import { list, original, record, search, thumbnail } from "./api.js";
 import { overlay } from "./boxes.js";
@@ -22,7 +22,7 @@ const TOO_PLAIN =
 /** Fires "change" when the results have changed. */
 export const results = new EventTarget();
 
-let query = null; // of the route: {blob, name, url} or {id} or {text}; and box, and its picture's size
+let query = null; // of the route: {blob, name, url} or {id} or {text}; and box, size of its picture
 let answer = null; // {found, texture, matches, limit, maxDistance}
 let folded = null; // whether the photos that look alike are folded; null: if a photo was found
 let asking = new AbortController(); // of the request in flight
@@ -65,8 +65,8 @@ export function querySize() {
 }
 
 /**
- * Return the whole picture of the query: `url`, `width` and `height`. Null if this browser can't show
- * it, or if the query is no picture.
+ * Return the whole picture of the query: `url`, `width` and `height`. Null if this browser can't
+ * show it, or if the query is no picture.
  */
 export async function queryToLay() {
   const { blob, id, url } = query ?? {};
@@ -278,7 +278,7 @@ function filter() {
 /** Return the matches without hidden photos. */
 const present = () => (answer?.matches ?? []).filter(({ id }) => !deletion.isHidden(id));
 
-/** Return the matches that were found. They are certain, so the threshold doesn't count for them. */
+/** Return the matches that were found. They are certain: the threshold doesn't count for them. */
 const foundMatches = () => present().filter(isFound);
 
 /** Return the other matches within the threshold, with their chunks within it. */
@@ -293,7 +293,8 @@ function shown() {
 /** Return whether there are two groups: photos were looked at, and there are some. */
 const isGrouped = () => answer !== null && answer.found !== null && answer.matches.length > 0;
 
-const isFolded = () => isGrouped() && (folded ?? foundMatches().length > 0);
+const isFolded = () =>
+  isGrouped() && !present().every(isFound) && (folded ?? foundMatches().length > 0);
 
 function render() {
   showMatches(byId("found-grid"), foundMatches());
@@ -327,7 +328,7 @@ function renderHead() {
   byId("alike").classList.toggle("doubtful", grouped);
   const alone = number ? `${count(number, "photo")} ${seconds}`.trim() : "No photo";
   byId("results-count").textContent = grouped ? number.toLocaleString("en") : alone;
-  byId("results-more").hidden = !answer?.more || number === 0;
+  byId("results-more").hidden = !answer?.more || number + certain === 0;
   const nothing =
     isFiltered || answer?.maxDistance < 2
       ? "No photo is that similar. Move the slider to the left to see more."

@@ -1,5 +1,5 @@
-// The dialog that shows one photo: zoomed, with its boxes, with a part marked to search with, and with
-// the query laid over it if it was found there.
+// The dialog that shows one photo: zoomed, with its boxes, with a part marked to search with, and
+// with the query laid over it if it was found there.
 
 import { original, record, thumbnail } from "./api.js";
 import { drawBoxes, overlay } from "./boxes.js";
@@ -31,8 +31,8 @@ const KINDS = {
   whole: "Whole photo",
 };
 
-// The kinds of boxes to show, for all photos. Null: the chunks that match are shown if the query was
-// not found in the photo, and its objects if no chunk matches either.
+// The kinds of boxes to show, for all photos. Null: chunks that match are shown if the query was not
+// found in the photo, and objects if no chunk matches either.
 const wanted = { found: true, match: null, detection: null, tile: false, whole: false };
 
 let opened = null; // the id of the photo shown, or "" for the picture that was dropped
