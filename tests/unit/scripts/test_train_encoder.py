@@ -1,5 +1,6 @@
 """The training: that it learns, goes on where it was, and writes what the service loads."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from train_encoder import held_apart, main, save_encoder
+from training.chance import Chance
 from training.learning import Batches, Recipe, Training, learning_rate
+from training.pairs import Pairs
 from training.photos import SIDE, Photos, load_photos
 from training.student import normalised
 from training.validation import Validation, embed
@@ -115,6 +118,26 @@ def test_another_part_of_the_same_photo_is_no_wrong_answer():
         least = training._contrast(eye, eye, away).item()
         assert training._contrast(eye, eye, eye).item() == pytest.approx(least, abs=1e-4)
         assert training._contrast(eye, eye, eye.roll(1, 0)).item() > least + 0.1
+
+
+def test_everything_stays_on_the_device(monkeypatch):
+    """On the device `meta`, which computes nothing. As on a GPU, tensors of the CPU don't fit."""
+    meta = torch.device("meta")
+
+    def without_seed(chance, seed, device):
+        chance.device, chance._generator = device, None
+
+    monkeypatch.setattr(Chance, "__init__", without_seed)
+    monkeypatch.setattr("training.wear.coarsened", lambda pictures, sides: pictures)  # it looks
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    canvases = torch.empty((8, 3, SIDE, SIDE), dtype=torch.uint8, device=meta)
+    photos = Photos(canvases, torch.empty((8, 2), device=meta))
+    training = Training(RECIPE, meta)
+    pairs = Batches(photos, RECIPE)[0]
+    for part in (pairs.chunks, pairs.queries, pairs.others, training.learn(pairs)):
+        assert part.device == meta
+    with pytest.raises(RuntimeError, match="meta"):
+        training.learn(Pairs(pairs.chunks, pairs.queries, torch.zeros(8, 3, 112, 112)))
 
 
 def test_the_average_follows_the_student(photos):
