@@ -653,6 +653,7 @@ def test_reindex_makes_what_indexing_makes(run, folder: Path, tmp_path: Path, ph
             similar = (vectors_of(store, id) * expected.vectors).sum(1)
             assert similar.min() > 0.999
             assert store.thumbnail(id) == expected.thumbnail
+            assert store.previews([id])[0].data == expected.preview
 
 
 # The command itself

@@ -43,7 +43,7 @@ def encoded(data: bytes) -> EncodedPhoto:
     random = np.random.default_rng(len(data))
     vectors = random.standard_normal((len(chunks), DIMENSION), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return replace(photo(data), vectors=vectors, thumbnail=b"new " + data[:100])
+    return replace(photo(data), vectors=vectors, thumbnail=b"new " + data[:100], preview=b"grey")
 
 
 class Encoding:
@@ -111,6 +111,7 @@ def assert_reindexed(folder: Path, photos: dict[str, bytes]) -> None:
             expected = encoded(data).vectors.astype(np.float16)
             np.testing.assert_array_equal(vectors_of(store, id), expected)
             assert store.thumbnail(id) == encoded(data).thumbnail
+            assert store.previews([id])[0].data == encoded(data).preview
         with store.reading() as txn:
             check = StoreCheck(store, txn)
             found = [*check.photo_damage(), *check.log_damage(), list(check.other_damage())]
@@ -362,7 +363,7 @@ def test_the_same_photo_with_other_metadata(folder: Path) -> None:
     assert (record.filename, record.metadata) == ("other.jpg", {"said": "later"})
 
 
-@pytest.mark.parametrize("format", [1, 2])
+@pytest.mark.parametrize("format", [1, 2, 3])
 def test_a_store_of_an_older_format_is_reindexed_as_it_is(tmp_path: Path, format: int) -> None:
     """A newer version can't open it to upgrade it: its encoder is another one."""
     make_old(tmp_path / "old", OLD, format)
