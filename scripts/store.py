@@ -296,11 +296,12 @@ def reindex(arguments: argparse.Namespace) -> int:
             done = work.swap(keep=not arguments.remove_old)
         except StoreFull as error:
             raise Refused(f"{error.detail} Then run this again: it continues.") from None
-        except StoreInUse as error:
+        except StoreInUse:
             list_left_out(work)
             print(
-                f"{work.done:,} photos are ready in {work.folder}, but the new store can't take "
-                f"its place yet: {error} Then run this again, which takes seconds."
+                f"{work.done:,} photos are ready in {work.folder}. To put the new store in place, "
+                "stop the service, and whatever else has the old one open, and run this again, "
+                "which takes seconds."
             )
             return NOT_IN_PLACE
     list_left_out(work)

@@ -584,7 +584,7 @@ def test_reindex_beside_an_owner(run, owner, folder: Path, networks) -> None:
     status, out, _ = run("reindex")
     assert status == 2
     assert "5 photos are ready in" in out
-    assert f"in use by process {owner.pid}" in out
+    assert "stop the service" in out
     assert "c~\tc~.jpg\tIt ends early." in out
     assert networks.loaded == 1
     owner.stdin.close()
