@@ -1,7 +1,7 @@
 """The graph: which deployment is bound to which.
 
     index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
-    search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► matches
+    search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► Verifier ─► matches
 
 The Ingress runs both: `IndexFlow` and `SearchFlow` in `deployments/flows.py` are these two lines as
 code. Crops and vectors go from deployment to deployment, not through the Ingress.
@@ -27,6 +27,7 @@ from deployments.segmenter.files import find_detector
 from deployments.settings import Settings, display_name
 from deployments.startup import ending_serve_run
 from deployments.store.deployment import StoreDeployment
+from deployments.verifier.deployment import VerifierDeployment
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -54,11 +55,14 @@ def build(args: dict[str, Any]) -> Application:
     chunk_index = bind(
         ChunkIndexDeployment, settings.chunk_index, encoder.identity.dimension, ranker, store
     )
+    verifier = bind(VerifierDeployment, images, store) if settings.verifier.enabled else None
 
     return bind(
         IngressDeployment,
         index_flow=IndexFlow(segmenter, index_encoder, store),
-        search_flow=SearchFlow(query_encoder, chunk_index, store),
+        search_flow=SearchFlow(
+            query_encoder, chunk_index, store, verifier, settings.verifier.candidates
+        ),
         encoder=encoder.state,
         detector=display_name(settings.segmenter.model_name_or_path),
         limits=settings.limits,

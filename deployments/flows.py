@@ -1,35 +1,42 @@
 """The two ways through the deployments: indexing a photo, and searching by a query.
 
 index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
-search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► matches
+search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► Verifier ─► matches
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
-from deployments.errors import UnknownSequence
+from deployments.errors import BadParameter, UnknownSequence
 from deployments.handles import (
     ChunkIndexHandle,
     EncoderHandle,
     Later,
-    Response,
     SegmenterHandle,
     StoreHandle,
+    VerifierHandle,
 )
-from deployments.query import Query, SearchOptions
+from deployments.matches import Hit, arrange
+from deployments.query import MAX_LIMIT, Query, SearchOptions
 from deployments.records import (
-    Match,
-    MatchedChunk,
+    Candidate,
+    EncodedQuery,
+    Look,
     Metadata,
-    RankedPhoto,
     Record,
     SearchAnswer,
+    Sighting,
+    Sketch,
     Stored,
+    Verdict,
 )
+
+# For second looks: how many of the nearest photos of each look, and how many of all of them.
+PER_LOOK, LOOKED_AT_AGAIN = 3, 30
 
 
 class IndexFlow:
@@ -93,15 +100,24 @@ class SearchFlow:
     """The way from a query to the photos that match it.
 
     Args:
-        encoder, chunk_index, store: the deployments, in the order of the calls.
+        encoder, chunk_index, store, verifier: the deployments, in the order of the calls. Without
+            a verifier no photo is looked at.
+        candidates: of how many of the nearest photos the verifier looks at those that it has to.
     """
 
     def __init__(
-        self, encoder: EncoderHandle, chunk_index: ChunkIndexHandle, store: StoreHandle
+        self,
+        encoder: EncoderHandle,
+        chunk_index: ChunkIndexHandle,
+        store: StoreHandle,
+        verifier: VerifierHandle | None,
+        candidates: int,
     ) -> None:
         self.encoder = encoder
         self.chunk_index = chunk_index
         self.store = store
+        self.verifier = verifier
+        self.candidates = candidates
         self._last = 0
 
     def remember(self, sequence: int) -> None:
@@ -109,7 +125,7 @@ class SearchFlow:
         self._last = max(self._last, sequence)
 
     async def run(self, query: Query, options: SearchOptions, min_sequence: int) -> SearchAnswer:
-        """Find the photos that match a query, nearest first, each once.
+        """Find the photos that contain a query, and those that look like it.
 
         Args:
             min_sequence: the search must know the store's changes up to this one.
@@ -118,7 +134,102 @@ class SearchFlow:
             BadParameter, UnknownId, TooLarge, NotAnImage, BrokenImage, CorruptRecord
             UnknownSequence: the store has no change `min_sequence`.
         """
-        vector = self._encode(query)
+        verifier = self._choose_verifier(query, options)
+        if query.text is not None:
+            encoded = EncodedQuery(await self.encoder.encode_text.remote(query.text), None)
+        else:
+            encoded = await self.encoder.encode_query.remote(
+                self._picture(query), query.box, verifier is not None
+            )
+        if verifier is None or encoded.sketch is None:
+            hits = await self._rank(encoded.vector, options, min_sequence)
+            return SearchAnswer(found=None, matches=arrange(hits, {}, options))
+
+        # A photo that is whole the query isn't compared with itself.
+        itself = query.id if query.box is None else None
+        wider = replace(options, limit=min(MAX_LIMIT, max(options.limit, self.candidates + 1)))
+        hits = await self._rank(encoded.vector, wider, min_sequence)
+        others = [hit for hit in hits if hit.photo.id != itself]
+        everything = options.verify == "all"
+        near = others[: options.limit if everything else self.candidates]
+        whole = Look(encoded.sketch.box)
+        candidates = [_candidate(hit, whole) for hit in near]
+        verdict = await verifier.verify.remote(encoded.sketch, candidates, everything)
+        if verdict.plain:
+            matches = arrange(hits, {}, options)
+            return SearchAnswer(found=None, texture="too plain to verify", matches=matches)
+        sightings = dict(verdict.sightings)
+        if verdict.looks:
+            more, again = await self._look_again(verifier, query, encoded.sketch, verdict, options)
+            sightings |= again
+            known = {hit.photo.id for hit in hits}
+            hits += [hit for hit in more if hit.photo.id not in known]
+        matches = arrange(hits, sightings, options)
+        return SearchAnswer(found=any(sightings.values()), matches=matches)
+
+    def _choose_verifier(self, query: Query, options: SearchOptions) -> VerifierHandle | None:
+        """Return the verifier if it can look at photos for this search.
+
+        Raises:
+            BadParameter: it can't, but the answer is to say what it saw.
+        """
+        asked = options.verified or options.verify == "all"
+        if query.text is not None:
+            if asked:
+                raise BadParameter(
+                    "A text has no pixels to look for: leave out verified=true and verify=all."
+                )
+            return None
+        if self.verifier is None and asked:
+            raise BadParameter(
+                "The verifier is switched off here (verifier.enabled): leave out verified=true "
+                "and verify=all."
+            )
+        return None if options.verify == "none" else self.verifier
+
+    def _picture(self, query: Query) -> Later[bytes]:
+        if query.id is not None:
+            return self.store.original.remote(query.id)
+        assert query.data is not None  # exactly one of three is given, and it is no text
+        return query.data
+
+    async def _look_again(
+        self,
+        verifier: VerifierHandle,
+        query: Query,
+        sketch: Sketch,
+        verdict: Verdict,
+        options: SearchOptions,
+    ) -> tuple[list[Hit], dict[str, Sighting]]:
+        """Look for parts of a query, turned and mirrored; return what was seen, nearest first."""
+        vectors = await self.encoder.encode_looks.remote(self._picture(query), verdict.looks)
+        few = replace(options, limit=PER_LOOK)
+        ranked = await self.chunk_index.rank_all.remote(vectors, few, self._last)
+        near = [
+            (photo, look)
+            for photos, look in zip(ranked, verdict.looks, strict=True)
+            for photo in photos
+        ]
+        itself = query.id if query.box is None else None
+        near = [(photo, look) for photo, look in near if photo.id != itself]
+        near = sorted(near, key=lambda one: one[0].distance)[:LOOKED_AT_AGAIN]
+        ids = list(dict.fromkeys(photo.id for photo, _ in near))
+        records = await self._records(ids)
+        hits = [
+            (Hit(photo, record), look)
+            for photo, look in near
+            if (record := records.get(photo.id)) is not None
+            and photo.chunks[0][0] < len(record.chunks)
+        ]
+        candidates = [_candidate(hit, look) for hit, look in hits]
+        sightings = await verifier.verify_again.remote(sketch, candidates)
+        seen = {hit.photo.id: hit for hit, _ in reversed(hits) if hit.photo.id in sightings}
+        return list(seen.values()), sightings
+
+    async def _rank(
+        self, vector: np.ndarray, options: SearchOptions, min_sequence: int
+    ) -> list[Hit]:
+        """Return the nearest photos, nearest first, each once, as they are stored now."""
         sequence = max(min_sequence, self._last)
         while True:
             try:
@@ -134,19 +245,20 @@ class SearchFlow:
             # takes its place. If a record is missing although nothing has changed, it is damaged.
             # The store has logged that, and the other photos are still returned.
             if newer <= known or all(record and record.sequence <= known for record in records):
-                return SearchAnswer(found=None, matches=_matches(ranked, records))
+                return [
+                    Hit(photo, record)
+                    for photo, record in zip(ranked, records, strict=True)
+                    if record is not None
+                ]
             sequence = newer
 
-    def _encode(self, query: Query) -> Response[np.ndarray]:
-        if query.text is not None:
-            return self.encoder.encode_text.remote(query.text)
-        picture: Later[bytes]
-        if query.id is not None:
-            picture = self.store.original.remote(query.id)
-        else:
-            assert query.data is not None  # exactly one of the three is given
-            picture = query.data
-        return self.encoder.encode_query.remote(picture, query.box)
+    async def _records(self, ids: list[str]) -> dict[str, Record]:
+        found, _ = await self.store.records.remote(ids)
+        return {
+            id: Record.model_validate_json(json)
+            for id, json in zip(ids, found, strict=True)
+            if json is not None
+        }
 
     async def _forget(self) -> int:
         """Forget changes that the store no longer has, because an older backup was restored.
@@ -158,33 +270,5 @@ class SearchFlow:
         return self._last
 
 
-def _matches(ranked: Sequence[RankedPhoto], records: Sequence[Record | None]) -> list[Match]:
-    return [
-        _match(photo, record)
-        for photo, record in zip(ranked, records, strict=True)
-        if record is not None
-    ]
-
-
-def _match(photo: RankedPhoto, record: Record) -> Match:
-    chunks = [
-        MatchedChunk(
-            box=record.chunks[number].box,
-            source=record.chunks[number].source,
-            distance=distance,
-            label=record.chunks[number].label,
-        )
-        for number, distance in photo.chunks
-    ]
-    return Match(
-        id=photo.id,
-        distance=photo.distance,
-        box=chunks[0].box,
-        source=chunks[0].source,
-        label=chunks[0].label,
-        chunks=chunks,
-        filename=record.filename,
-        width=record.width,
-        height=record.height,
-        url=f"/images/{photo.id}",
-    )
+def _candidate(hit: Hit, look: Look) -> Candidate:
+    return Candidate(hit.photo.id, hit.record.sha256, hit.photo.chunks[0][1], hit.box, look)

@@ -14,17 +14,23 @@ import numpy as np
 
 from deployments.query import Corners, SearchOptions
 from deployments.records import (
+    Candidate,
     Changes,
     EncodedPhoto,
+    EncodedQuery,
     IndexState,
+    Look,
     Metadata,
     Position,
     Preview,
     RankedPhoto,
     Record,
     SegmentedPhoto,
+    Sighting,
+    Sketch,
     Stored,
     StoreState,
+    Verdict,
 )
 
 P = ParamSpec("P")
@@ -76,7 +82,8 @@ class EncoderHandle(Handle, Protocol):
     """See `encoder.deployment.EncoderDeployment`."""
 
     encode_photo: Method[[Later[SegmentedPhoto]], EncodedPhoto]
-    encode_query: Method[[Later[bytes], Corners | None], np.ndarray]
+    encode_query: Method[[Later[bytes], Corners | None, bool], EncodedQuery]
+    encode_looks: Method[[Later[bytes], list[Look]], np.ndarray]
     encode_text: Method[[str], np.ndarray]
 
 
@@ -84,7 +91,15 @@ class ChunkIndexHandle(Handle, Protocol):
     """See `chunk_index.deployment.ChunkIndexDeployment`."""
 
     rank: Method[[Later[np.ndarray], SearchOptions, int], tuple[list[RankedPhoto], int]]
+    rank_all: Method[[Later[np.ndarray], SearchOptions, int], list[list[RankedPhoto]]]
     stats: Method[[], IndexState]
+
+
+class VerifierHandle(Handle, Protocol):
+    """See `verifier.deployment.VerifierDeployment`."""
+
+    verify: Method[[Sketch, list[Candidate], bool], Verdict]
+    verify_again: Method[[Sketch, list[Candidate]], dict[str, Sighting]]
 
 
 class StoreHandle(Handle, Protocol):

@@ -26,3 +26,4 @@ THUMBNAIL_TYPE = "image/jpeg"
 
 PREVIEW_SIDE = 640  # longest side, pixels
 PREVIEW_BYTES = 60_000
+SKETCH_SIDE = 384  # longest side of a query as the verifier sees it, pixels

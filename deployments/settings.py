@@ -102,6 +102,11 @@ class RankerSettings(Section):
     aggregation: Literal["min", "mean", "max"] = "min"
 
 
+class VerifierSettings(Section):
+    enabled: bool = True
+    candidates: int = Field(10, ge=1, le=100)
+
+
 class StoreSettings(Section):
     path: str = "data"
     max_bytes: int | None = Field(None, ge=2**20)
@@ -127,6 +132,7 @@ class Settings(Section):
     encoder: EncoderSettings = EncoderSettings()
     chunk_index: ChunkIndexSettings = ChunkIndexSettings()
     ranker: RankerSettings = RankerSettings()
+    verifier: VerifierSettings = VerifierSettings()
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
 

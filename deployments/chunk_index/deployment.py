@@ -99,6 +99,17 @@ class ChunkIndexDeployment:
         )
         return ranked, known
 
+    async def rank_all(
+        self, queries: np.ndarray, options: SearchOptions, sequence: int
+    ) -> list[list[RankedPhoto]]:
+        """Rank the photos nearest to each of several queries; see `rank`.
+
+        Args:
+            queries: float32 `[n, dimension]`, L2-normalised.
+        """
+        answers = await asyncio.gather(*(self.rank(query, options, sequence) for query in queries))
+        return [ranked for ranked, _ in answers]
+
     async def stats(self) -> IndexState:
         """Return what the index holds."""
         index, snapshot = self.follower.index, self.follower.snapshot

@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.nn import functional
 
+from deployments.boxes import outer_box
 from deployments.compute.resample import scale_windows
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
@@ -236,14 +237,3 @@ def resize(pixels: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tens
     else:
         planes = functional.interpolate(planes, size, mode=mode, antialias=True)
     return planes[0].permute(1, 2, 0)
-
-
-def outer_box(
-    box: tuple[float, float, float, float], width: int, height: int
-) -> tuple[int, int, int, int]:
-    """Round a box outwards to whole pixels inside an image, at least 1 pixel wide and high."""
-    x1 = min(max(math.floor(box[0]), 0), width - 1)
-    y1 = min(max(math.floor(box[1]), 0), height - 1)
-    x2 = max(min(math.ceil(box[2]), width), x1 + 1)
-    y2 = max(min(math.ceil(box[3]), height), y1 + 1)
-    return x1, y1, x2, y2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from PIL import Image
 
 from deployments.compute.jpegs import scale_down, small_jpeg
 from deployments.limits import PREVIEW_BYTES, PREVIEW_SIDE
@@ -24,3 +27,9 @@ def make_preview(pixels: np.ndarray) -> bytes:
     """
     pixels = scale_down(pixels, PREVIEW_SIDE)
     return small_jpeg(pixels, PREVIEW_SIDE, PREVIEW_BYTES, QUALITIES, "L")
+
+
+def open_preview(data: bytes) -> np.ndarray:
+    """Decode a preview: uint8 `[height, width]`, grey."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        return np.asarray(image)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from ray import serve
 
+from deployments.boxes import outer_box
 from deployments.compute.images import decode, scale_crop
 from deployments.compute.replicas import (
     COMPUTING_REPLICA,
@@ -15,10 +17,11 @@ from deployments.compute.replicas import (
     load_with_threads,
     passes_at_once,
 )
+from deployments.compute.sketches import make_sketch
 from deployments.encoder.encoder import Encoder
 from deployments.errors import BadParameter, keep_answers_out_of_the_log
 from deployments.limits import ImageLimits
-from deployments.records import EncodedPhoto, SegmentedPhoto
+from deployments.records import EncodedPhoto, EncodedQuery, Look, SegmentedPhoto, Sketch
 from deployments.settings import HEALTH_CHECK_S, EncoderSettings
 
 
@@ -60,33 +63,40 @@ class EncoderDeployment:
 
     async def encode_photo(self, photo: SegmentedPhoto) -> EncodedPhoto:
         """Replace a photo's crops by their vectors."""
-        # `serve.batch` refuses an item that is larger than a batch.
-        size = self.encoder.settings.batch_size
-        pieces = [photo.crops[start : start + size] for start in range(0, len(photo.crops), size)]
-        vectors = await asyncio.gather(*map(self._encode_images, pieces))
         return EncodedPhoto(
             photo.width,
             photo.height,
             photo.media_type,
             photo.animated,
             photo.chunks,
-            np.concatenate(vectors),
+            await self._encode_crops(photo.crops),
             photo.thumbnail,
             photo.preview,
         )
 
     async def encode_query(
-        self, data: bytes, box: tuple[float, float, float, float] | None
-    ) -> np.ndarray:
-        """Encode a picture, or a box of it, in the same way as a crop: float32 `[dimension]`.
+        self, data: bytes, box: tuple[float, float, float, float] | None, sketched: bool
+    ) -> EncodedQuery:
+        """Encode a picture, or a box of it, in the same way as a crop.
+
+        Args:
+            sketched: make the sketch, too.
 
         Raises:
             BadParameter: the box lies outside the picture.
             TooLarge, NotAnImage, BrokenImage
         """
-        crop = await asyncio.to_thread(self._cut_query, data, box)
+        crop, sketch = await asyncio.to_thread(self._cut_query, data, box, sketched)
         vectors = await self._encode_images(crop[np.newaxis])
-        return vectors[0]
+        return EncodedQuery(vectors[0], sketch)
+
+    async def encode_looks(self, data: bytes, looks: list[Look]) -> np.ndarray:
+        """Encode several looks at a picture, at once: float32 `[len(looks), dimension]`.
+
+        Raises:
+            TooLarge, NotAnImage, BrokenImage
+        """
+        return await self._encode_crops(await asyncio.to_thread(self._cut_looks, data, looks))
 
     async def encode_text(self, text: str) -> np.ndarray:
         """Encode a text: float32 `[dimension]`.
@@ -99,7 +109,15 @@ class EncoderDeployment:
     async def ping(self) -> None:
         """Do nothing; an answer shows that the replica is ready."""
 
-    def _cut_query(self, data: bytes, box: tuple[float, float, float, float] | None) -> np.ndarray:
+    async def _encode_crops(self, crops: np.ndarray) -> np.ndarray:
+        # `serve.batch` refuses an item that is larger than a batch.
+        size = self.encoder.settings.batch_size
+        pieces = [crops[start : start + size] for start in range(0, len(crops), size)]
+        return np.concatenate(await asyncio.gather(*map(self._encode_images, pieces)))
+
+    def _cut_query(
+        self, data: bytes, box: tuple[float, float, float, float] | None, sketched: bool
+    ) -> tuple[np.ndarray, Sketch | None]:
         pixels = decode(data, self.limits).pixels
         height, width = pixels.shape[:2]
         if box is None:
@@ -108,8 +126,24 @@ class EncoderDeployment:
             raise BadParameter(
                 f"The box {box} lies outside the picture, which has {width} x {height} pixels."
             )
-        files = self.encoder.files
-        return scale_crop(torch.from_numpy(pixels), box, files.image_size, files.squash).numpy()
+        whole = outer_box(box, width, height)
+        sketch = make_sketch(pixels, whole) if sketched else None
+        return self._cut(pixels, Look(whole)), sketch
+
+    def _cut_looks(self, data: bytes, looks: Sequence[Look]) -> np.ndarray:
+        pixels = decode(data, self.limits).pixels
+        return np.stack([self._cut(pixels, look) for look in looks])
+
+    def _cut(self, pixels: np.ndarray, look: Look) -> np.ndarray:
+        """Return what a look shows, at the size of a crop."""
+        x1, y1, x2, y2 = look.part
+        files, whole = self.encoder.files, torch.from_numpy(pixels)
+        if look.mirrored or look.turned:
+            part = pixels[y1:y2, x1:x2]
+            part = part[:, ::-1] if look.mirrored else part
+            whole = torch.from_numpy(np.rot90(part, -look.turned).copy())
+            x1, y1, x2, y2 = 0, 0, whole.shape[1], whole.shape[0]
+        return scale_crop(whole, (x1, y1, x2, y2), files.image_size, files.squash).numpy()
 
     def _encode_images_together(self, crops: list[np.ndarray]) -> list[np.ndarray]:
         vectors = self.encoder.encode_images(np.concatenate(crops))

@@ -247,6 +247,8 @@ class Inset:
             self.search_flow.chunk_index,
             self.store,
         ]
+        if self.search_flow.verifier is not None:
+            deployments.append(self.search_flow.verifier)
         async with self._answering():
             await asyncio.gather(*(deployment.ping.remote() for deployment in deployments))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from deployments.compute.images import outer_box
+from deployments.boxes import outer_box
 from deployments.tiles import tile_boxes
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from PIL import Image, ImageOps
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from deployments.boxes import outer_box
 from deployments.compute.device import resolve_dtype
-from deployments.compute.images import outer_box
 from deployments.compute.weights import yolov5_weights
 from deployments.records import Box
 from deployments.segmenter.canvas_detectors import CPU_BATCH

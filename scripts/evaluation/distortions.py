@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from deployments.compute.images import outer_box
+from deployments.boxes import outer_box
 from deployments.records import Box
 from evaluation.geometry import shift
 from evaluation.views import View

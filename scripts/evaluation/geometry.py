@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deployments.compute.images import outer_box
+from deployments.boxes import outer_box
 from deployments.records import Box, Point, Quad
 
 

@@ -15,7 +15,8 @@ from common.photos import find_images
 from PIL import Image
 from tqdm import tqdm
 
-from deployments.compute.images import decode, outer_box
+from deployments.boxes import outer_box
+from deployments.compute.images import decode
 from deployments.errors import InsetError
 from deployments.limits import ImageLimits
 from deployments.records import Box, Quad

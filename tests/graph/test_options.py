@@ -143,7 +143,9 @@ async def crop_batches(encoder, pictures, waiting=None):
     """The same for queries."""
     sizes = []
     encoder.encoder.tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    calls = [lambda picture=picture: encoder.encode_query(picture, None) for picture in pictures]
+    calls = [
+        lambda picture=picture: encoder.encode_query(picture, None, False) for picture in pictures
+    ]
     await asyncio.wait_for(begin_in_turn(calls, sizes, waiting), 60)
     return sizes
 
@@ -221,7 +223,7 @@ def test_the_encoder_can_be_a_folder(tmp_path, pictures):
     encoder = make(
         "QueryEncoder", tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}}
     )
-    vector = asyncio.run(encoder.encode_query(pictures["chelsea"], None))
+    vector = asyncio.run(encoder.encode_query(pictures["chelsea"], None, False)).vector
     assert vector.shape == (24,)
     identity = encoder.encoder.files.identity
     assert identity.name == "my/clip"

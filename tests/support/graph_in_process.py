@@ -18,7 +18,7 @@ from deployments.ingress.service import Inset
 WAIT_S = 60
 FLOWS = (IndexFlow, SearchFlow)
 # The deployments that the ingress asks, and what it is asked itself.
-HANDLES = ["segmenter", "index_encoder", "query_encoder", "chunk_index", "store"]
+HANDLES = ["segmenter", "index_encoder", "query_encoder", "chunk_index", "store", "verifier"]
 OPERATIONS = [
     ("index", [b"x"]),
     ("search", [b"x"]),
@@ -94,7 +94,11 @@ def ingress(folder, changes=None, **targets):
     flows = {
         "index_flow": IndexFlow(handles["segmenter"], handles["index_encoder"], handles["store"]),
         "search_flow": SearchFlow(
-            handles["query_encoder"], handles["chunk_index"], handles["store"]
+            handles["query_encoder"],
+            handles["chunk_index"],
+            handles["store"],
+            handles["verifier"],
+            10,
         ),
     }
     return Inset(**(bound(folder, changes)["Ingress"].init_kwargs | flows))

@@ -11,11 +11,13 @@ from deployments.chunk_index.deployment import ChunkIndexDeployment
 from deployments.encoder.deployment import EncoderDeployment
 from deployments.segmenter.deployment import SegmenterDeployment
 from deployments.store.deployment import StoreDeployment
+from deployments.verifier.deployment import VerifierDeployment
 
 DEPLOYMENTS = {
     handles.SegmenterHandle: SegmenterDeployment,
     handles.EncoderHandle: EncoderDeployment,
     handles.ChunkIndexHandle: ChunkIndexDeployment,
+    handles.VerifierHandle: VerifierDeployment,
     handles.StoreHandle: StoreDeployment,
 }
 CASES = [

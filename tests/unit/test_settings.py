@@ -19,7 +19,15 @@ from deployments.settings import EncoderSettings, SegmenterSettings, Settings, d
 from tests.support.paths import ROOT
 
 CONFIGS = [ROOT / "serve_config.yaml", ROOT / "serve_config.gpu.yaml"]
-DEPLOYMENTS = ["Ingress", "Segmenter", "IndexEncoder", "QueryEncoder", "ChunkIndex", "Store"]
+DEPLOYMENTS = [
+    "Ingress",
+    "Segmenter",
+    "IndexEncoder",
+    "QueryEncoder",
+    "ChunkIndex",
+    "Verifier",
+    "Store",
+]
 
 # Where serve_config.yaml doesn't give what a key left out means, and says so beside it.
 OTHER_DEFAULTS = {
@@ -249,6 +257,7 @@ def test_a_replica_of_an_encoder_takes_more_than_one_batch():
         ),
         ({"ranker": {"limit": 1}}, "ranker.limit", ["aggregation"]),
         ({"store": {"size": 1}}, "store.size", ["path, max_bytes"]),
+        ({"verifier": {"on": 1}}, "verifier.on", ["enabled, candidates"]),
         ({"limits": {"bytes": 1}}, "limits.bytes", ["max_image_bytes", "timeout_s"]),
     ],
 )
@@ -298,6 +307,9 @@ def test_an_unknown_key_is_named_with_those_there_are(args, key, known):
         ("chunk_index.expansion", 1),
         ("chunk_index.path", 7),
         ("ranker.aggregation", "median"),
+        ("verifier.enabled", "perhaps"),
+        ("verifier.candidates", 0),
+        ("verifier.candidates", 101),
         ("store.path", 7),
         ("store.max_bytes", 1000),
         ("limits.max_image_bytes", 0),

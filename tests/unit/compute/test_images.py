@@ -14,7 +14,8 @@ from PIL import Image
 from skimage import data
 from transformers import CLIPImageProcessorPil
 
-from deployments.compute.images import FORMATS, ImageLimits, decode, outer_box, resize, scale_crop
+from deployments.boxes import outer_box
+from deployments.compute.images import FORMATS, ImageLimits, decode, resize, scale_crop
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.segmenter.chunks import contrast
 from tests.support.examples import examples

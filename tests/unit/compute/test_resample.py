@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
+from deployments.boxes import outer_box
 from deployments.compute import images, resample
-from deployments.compute.images import outer_box, scale_crops
+from deployments.compute.images import scale_crops
 from deployments.tiles import tile_boxes
 from tests.support.examples import examples
 from tests.support.operations import CountOperations

@@ -13,7 +13,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownId, UnknownSequence
 from deployments.metadata import Filter
-from deployments.records import Chunk, EncodedPhoto, RankedPhoto, Record
+from deployments.records import Chunk, EncodedPhoto, EncodedQuery, RankedPhoto, Record
 from deployments.store.operations import Delete, Put
 from tests.support.graph_in_process import HANDLES, OPERATIONS, ingress, make
 from tests.support.paths import ROOT
@@ -104,8 +104,8 @@ class Moving:
         self.asked = []
         self.filters = []
 
-    async def encode_query(self, data, box):
-        return np.zeros(4)
+    async def encode_query(self, data, box, sketched):
+        return EncodedQuery(np.zeros(4), None)
 
     async def rank(self, vector, options, sequence):
         self.asked.append(sequence)
