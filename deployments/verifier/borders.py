@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from deployments.records import Box
 
-# Share of a line that must have the border's colour: of the outermost line, of any other line, and
-# of any other line where there may be text on the border.
-OUTERMOST, PLAIN, BESIDE_TEXT = 0.9, 0.6, 0.3
-TOLERANCE = 12  # grey levels
+
+class Border(NamedTuple):
+    """What a line of a border looks like.
+
+    Attributes:
+        share: of its pixels that must have the border's colour.
+        tolerance: of that colour, grey levels.
+        gap: lines between two such lines that need not be so, as a share of all: those of text.
+    """
+
+    share: float
+    tolerance: int
+    gap: float
+
+
+BAR, CAPTION = Border(0.9, 10, 0), Border(0.75, 24, 0.1)
 LEAST_BORDER = 0.03  # of the side
 LEAST_CONTENT = 0.05  # of the side
 EDGE = 1  # pixels of the content that were blended with the border when the query was scaled
 
 
 def find_contents(pixels: np.ndarray) -> list[Box]:
-    """Return what may lie inside of borders: the box without plain ones, and without text on them.
+    """Return what may lie inside of borders: inside of plain bars, and of captions.
 
     Args:
         pixels: uint8 `[height, width]`, grey.
@@ -24,27 +38,29 @@ def find_contents(pixels: np.ndarray) -> list[Box]:
     Returns:
         At most two different boxes; none if there are no borders.
     """
+    boxes = []
+    for border in (BAR, CAPTION):
+        top, bottom = _inside(pixels, border)
+        left, right = _inside(pixels[top:bottom].T, BAR)
+        boxes.append((left, top, right, bottom))
     whole = (0, 0, *pixels.shape[::-1])
-    found = [_inside(pixels, share) for share in (PLAIN, BESIDE_TEXT)]
-    return [box for box in dict.fromkeys(found) if box != whole]
+    return [box for box in dict.fromkeys(boxes) if box != whole]
 
 
-def _inside(pixels: np.ndarray, share: float) -> Box:
-    top, bottom = _without_borders(pixels, share)
-    left, right = _without_borders(pixels[top:bottom].T, share)
-    return left, top, right, bottom
-
-
-def _without_borders(lines: np.ndarray, share: float) -> tuple[int, int]:
+def _inside(lines: np.ndarray, border: Border) -> tuple[int, int]:
     """Return the first line inside of the borders, and the one after the last."""
     count = len(lines)
-    first, last = _border(lines, share), count - _border(lines[::-1], share)
+    first, last = _count(lines, border), count - _count(lines[::-1], border)
     return (first, last) if last - first >= max(1, LEAST_CONTENT * count) else (0, count)
 
 
-def _border(lines: np.ndarray, share: float) -> int:
+def _count(lines: np.ndarray, border: Border) -> int:
     """Return how many of the first lines are a border."""
-    shares = (np.abs(lines - np.median(lines[0])) <= TOLERANCE).mean(1)
-    inside = np.flatnonzero(shares < share)
-    border = int(inside[0]) if len(inside) and shares[0] >= OUTERMOST else 0
-    return border + EDGE if border >= LEAST_BORDER * len(lines) else 0
+    off = np.abs(lines - np.median(lines[0]))
+    plain = np.flatnonzero((off <= border.tolerance).mean(1) >= border.share)
+    count = 0
+    for line in plain.tolist():
+        if line - count > border.gap * len(lines):
+            break
+        count = line + 1
+    return count + EDGE if LEAST_BORDER * len(lines) <= count < len(lines) else 0

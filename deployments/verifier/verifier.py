@@ -143,14 +143,15 @@ class _Query:
         return [(x1, y1, x2, y2) for x1, y1, x2, y2 in corners.reshape(-1, 4).tolist()]
 
     @cached_property
-    def corners(self) -> list[tuple[Features, list[View]]]:
-        """The corners of the query, and the views that they are in: as it is, then mirrored.
+    def views(self) -> list[View]:
+        """All of the query, then what may lie inside of borders."""
+        return [self.whole, *(make_view(self.sketch, Look(box)) for box in self.contents)]
 
-        The first of the views shows all of the query, the others what may lie inside of borders.
-        """
-        views = [self.whole, *(make_view(self.sketch, Look(box)) for box in self.contents)]
-        mirrored = [view.mirrored() for view in views]
-        return [(describe_view(some[0]), some) for some in (views, mirrored)]
+    @cached_property
+    def corners(self) -> list[tuple[Features, list[View]]]:
+        """The corners of the query, and the views that they are in: as it is, then mirrored."""
+        mirrored = [view.mirrored() for view in self.views]
+        return [(describe_view(some[0]), some) for some in (self.views, mirrored)]
 
     @property
     def looks(self) -> list[Look]:
@@ -177,6 +178,11 @@ class _Photo:
         assert self._preview.data is not None
         pixels = open_preview(self._preview.data)
         return Region(pixels, self.width, self.height, self._chunk)
+
+    @cached_property
+    def views(self) -> list[View]:
+        """All of the query, then what may lie inside of borders."""
+        return [self.whole, *(make_view(self.sketch, Look(box)) for box in self.contents)]
 
     @cached_property
     def corners(self) -> Features:
@@ -222,13 +228,13 @@ def _by_corners(query: _Query, photo: _Photo) -> Seen | None:
 
 
 def _extend(query: _Query, photo: _Photo, seen: Seen) -> Seen:
-    """Return all of the query at the place where a part of it was seen, if that agrees as well."""
+    """Return as much of the query as agrees at the place where a part of it was seen."""
     found, view = seen
-    start = found.to_region @ np.linalg.inv(view.to_query) @ query.whole.to_query
-    whole = align(query.whole, photo.region, start)
-    least = found.agreement - _handicap(view, query.whole)
-    if whole and _agrees(whole, least):
-        return whole, query.whole
+    for larger in query.views:
+        start = found.to_region @ np.linalg.inv(view.to_query) @ larger.to_query
+        extended = align(larger, photo.region, start)
+        if extended and _agrees(extended, found.agreement - _handicap(view, larger)):
+            return extended, larger
     return seen
 
 
