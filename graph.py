@@ -4,7 +4,8 @@
     search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► Verifier ─► matches
 
 The Ingress runs both: `IndexFlow` and `SearchFlow` in `deployments/flows.py` are these two lines as
-code. Crops and vectors go from deployment to deployment, not through the Ingress.
+code. A photo's crops and vectors go from deployment to deployment, not through the Ingress. The
+verifier gets the previews of photos from the store.
 
 `serve run serve_config.yaml` calls `build` with the file's `args`.
 """
