@@ -380,9 +380,14 @@ class Match(BaseModel):
         description="the part of the query that was found, in pixels of the upright query: all of "
         "it, unless borders or other pictures around it were left out. `quad` is its place",
     )
-    mirrored: bool | None = None
+    mirrored: bool | None = Field(
+        default=None, description="whether left and right of the query are exchanged"
+    )
     rotation: float | None = Field(
-        default=None, ge=-180, le=180, description="degrees by which the query is turned, clockwise"
+        default=None,
+        ge=-180,
+        le=180,
+        description="degrees by which the query is turned, clockwise; before it was mirrored",
     )
     scale: float | None = Field(
         default=None, gt=0, description="pixels of the photo for one pixel of the query"

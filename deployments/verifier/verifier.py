@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 
@@ -37,12 +37,14 @@ PLAIN = 1.0  # grey levels: a query whose details have less contrast is too plai
 
 FIRST = 3  # of the nearest photos, at which tilted and mirrored queries are looked for as well
 TILT = 15  # degrees: alignment does the rest
+HALF = 0.5  # of the query's area: a smaller content lies inside of wide borders
 SMALLER = 0.25  # of agreement: by so much a part must agree better than all of the query
 
 NEAR = 0.03  # cosine distance: a photo that is no farther beyond the first is looked at, too
 
 
 Seen = tuple[Alignment, View]
+Attempt = Callable[["_Query", "_Photo"], Seen | None]
 
 
 class Verifier:
@@ -73,24 +75,28 @@ class Verifier:
             return Verdict(True, {}, [])
         photos = [_Photo(one, previews[one.id]) for one in candidates if one.id in previews]
         sightings: dict[str, Sighting | None] = {}
+        tried: set[tuple[Attempt, str]] = set()
+
+        def attempt(way: Attempt, photo: _Photo) -> bool:
+            if not sightings.get(photo.id) and (way, photo.id) not in tried:
+                tried.add((way, photo.id))
+                sightings[photo.id] = _describe(way(query, photo), photo)
+            return sightings[photo.id] is not None
+
         # Nearly all queries are seen where they are looked for first.
         first, others = photos[:FIRST], photos[FIRST:]
-        attempts = [
+        order = [
             *((_straight, photo) for photo in first),
-            *((attempt, photo) for photo in first for attempt in (_tilted, _by_corners)),
+            *((way, photo) for photo in first for way in (_tilted, _by_corners)),
             *((_straight, photo) for photo in others),
         ]
-        for attempt, photo in attempts:
-            sightings[photo.id] = _describe(attempt(query, photo), photo)
-            if sightings[photo.id]:
-                break
+        any(attempt(way, photo) for way, photo in order)
         distances = [photo.distance for photo in photos if sightings.get(photo.id)]
         for photo in photos:
-            near = distances and photo.distance <= min(distances) + NEAR
-            if (near or everything) and sightings.get(photo.id) is None:
-                every = (attempt(query, photo) for attempt in (_straight, _tilted, _by_corners))
-                seen = next(filter(None, every), None)
-                sightings[photo.id] = _describe(seen, photo)
+            if distances and photo.distance <= min(distances) + NEAR:
+                any(attempt(way, photo) for way in (_straight, _tilted, _by_corners))
+            elif everything:
+                any(attempt(way, photo) for way in (_straight, _by_corners))
         seen_at_all = any(sightings.values())
         return Verdict(False, sightings, [] if seen_at_all else query.looks)
 
@@ -156,7 +162,9 @@ class _Query:
     @property
     def looks(self) -> list[Look]:
         """Other ways to look at the query."""
-        content = self.contents[0] if self.contents else self.sketch.box
+        # What looks like a narrow border is often an even background, which belongs to the query.
+        wide = [box for box in self.contents if _size(box) < HALF * _size(self.sketch.box)]
+        content = wide[0] if wide else self.sketch.box
         return [
             *map(Look, self.contents),
             *(Look(content, turned=quarters) for quarters in (1, 2, 3)),
@@ -178,11 +186,6 @@ class _Photo:
         assert self._preview.data is not None
         pixels = open_preview(self._preview.data)
         return Region(pixels, self.width, self.height, self._chunk)
-
-    @cached_property
-    def views(self) -> list[View]:
-        """All of the query, then what may lie inside of borders."""
-        return [self.whole, *(make_view(self.sketch, Look(box)) for box in self.contents)]
 
     @cached_property
     def corners(self) -> Features:
