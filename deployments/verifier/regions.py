@@ -11,6 +11,7 @@ import numpy as np
 from deployments.records import Box
 from deployments.verifier.views import resize, scaling, translation
 
+CENTRES = translation(0.5, 0.5)
 GROWTH = 0.5  # of a chunk's sides, on each side: a query may reach beyond the chunk
 
 
@@ -76,5 +77,7 @@ class Region:
             [rows, [0, 0, 1]]
         )
         # Beyond the edges the picture is reflected: a constant colour would correlate with borders.
-        turned = cv2.warpAffine(self.pixels, turning[:2], size, borderMode=cv2.BORDER_REFLECT)
+        # OpenCV's origin is the centre of the first pixel.
+        of_centres = np.linalg.inv(CENTRES) @ turning @ CENTRES
+        turned = cv2.warpAffine(self.pixels, of_centres[:2], size, borderMode=cv2.BORDER_REFLECT)
         return turned, np.linalg.inv(turning)
