@@ -38,7 +38,8 @@ class Region:
         bottom = max(top + 1, min(preview.shape[0], math.ceil((y2 + grow_y) * y)))
         self.pixels = preview[top:bottom, left:right]
         self.to_photo = scaling(1 / x, 1 / y) @ translation(left, top)
-        self._chunk_side = math.sqrt((x2 - x1) * x * (y2 - y1) * y)
+        # A chunk of less than a pixel must not make the pyramid huge.
+        self._chunk_side = max(1.0, math.sqrt((x2 - x1) * x * (y2 - y1) * y))
         self._pyramids: dict[float, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def pyramid(

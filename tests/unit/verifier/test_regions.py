@@ -114,3 +114,12 @@ def test_beyond_the_edges_of_a_turned_region_there_is_no_border():
     ((pixels, _),) = Region(noise, 80, 60, (0, 0, 80, 60)).pyramid(30, [70])
     assert pixels.min() > 60
     assert pixels[:8, :8].std() > 3
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (640, 1), (1, 640), (640, 640)])
+@pytest.mark.parametrize("degrees", [0, 15])
+def test_a_chunk_that_is_nothing_in_the_preview_makes_no_huge_pyramid(shape, degrees):
+    """It takes memory, and is resized from a pixel or two."""
+    region = Region(np.zeros(shape, np.uint8), 64_000, 64_000, (5, 5, 6, 6))
+    levels = region.pyramid(degrees, [12, 48])
+    assert all(0 < pixels.size < 2**20 for pixels, _ in levels)

@@ -166,7 +166,7 @@ def test_a_photographed_display_is_seen_in_perspective(seen, previews):
 
 def test_a_large_photo_is_seen_by_its_preview(seen):
     """Places are in pixels of the original."""
-    photo = np.asarray(Image.fromarray(seen["coffee"]).resize((1800, 1200)))
+    photo = np.array(Image.fromarray(seen["coffee"]).resize((1800, 1200)))
     to_photo = placed(900, 480, 250, 250, scale=3)
     query = cut(seen["coffee"], placed(300, 160, 250, 250), 250, 250)
     sighting = look_for(query, {"large": preview_of(photo)}, "large", (500, 100, 1300, 900))
@@ -225,7 +225,7 @@ def test_a_caption_is_cut_off(seen, previews):
     sighting = look_for(query, previews, "coffee", CUP) or look_again(
         query, previews, "coffee", CUP
     )
-    assert off(sighting, placed(297, 117.5, *query.shape[1::-1])) < 5
+    assert off(sighting, placed(297, 117.5, *query.shape[1::-1])) < 8
 
 
 @pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
