@@ -24,6 +24,7 @@ RATIO = 0.8  # of the distances to the nearest and the next descriptor (Lowe, IJ
 TOLERANCE = 4.0  # pixels
 MIN_SCALE, MAX_SCALE = 0.05, 8.0
 MAX_SHEAR = 2.0  # ratio of the singular values of an affine map
+EDGE = 15  # pixels: nearer to an edge there are no corners
 GRID = 3  # pixels: inliers that are nearer to each other are one
 
 
@@ -91,17 +92,20 @@ def propose_by_features(view: Features, region: Features) -> tuple[np.ndarray, i
 @cache
 def _detector(points: int) -> cv2.ORB:
     return cv2.ORB.create(
-        nfeatures=points, scaleFactor=1.2, nlevels=10, edgeThreshold=15, fastThreshold=5
+        nfeatures=points, scaleFactor=1.2, nlevels=10, edgeThreshold=EDGE, fastThreshold=5
     )
 
 
 def _describe(pixels: np.ndarray, factor: float, points: int) -> Features:
     height, width = pixels.shape
     scaled = resize(pixels, width * factor, height * factor)
-    corners, descriptors = _detector(points).detectAndCompute(scaled, None)
     scale = scaling(scaled.shape[1] / width, scaled.shape[0] / height)
+    none = Features(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8), scale)
+    if min(scaled.shape) <= 2 * EDGE:  # OpenCV fails if a level of its pyramid has no pixels
+        return none
+    corners, descriptors = _detector(points).detectAndCompute(scaled, None)
     if descriptors is None:
-        return Features(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8), scale)
+        return none
     # OpenCV's origin is the centre of the first pixel.
     found = np.asarray(cv2.KeyPoint.convert(corners), np.float32)
     return Features(found + 0.5, descriptors, scale)

@@ -11,6 +11,7 @@ import numpy as np
 from deployments.records import Box
 from deployments.verifier.views import resize, scaling, translation
 
+CENTRES = translation(0.5, 0.5)
 GROWTH = 0.5  # of a chunk's sides, on each side: a query may reach beyond the chunk
 
 
@@ -37,7 +38,8 @@ class Region:
         bottom = max(top + 1, min(preview.shape[0], math.ceil((y2 + grow_y) * y)))
         self.pixels = preview[top:bottom, left:right]
         self.to_photo = scaling(1 / x, 1 / y) @ translation(left, top)
-        self._chunk_side = math.sqrt((x2 - x1) * x * (y2 - y1) * y)
+        # A chunk of less than a pixel must not make the pyramid huge.
+        self._chunk_side = max(1.0, math.sqrt((x2 - x1) * x * (y2 - y1) * y))
         self._pyramids: dict[float, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def pyramid(
@@ -76,5 +78,7 @@ class Region:
             [rows, [0, 0, 1]]
         )
         # Beyond the edges the picture is reflected: a constant colour would correlate with borders.
-        turned = cv2.warpAffine(self.pixels, turning[:2], size, borderMode=cv2.BORDER_REFLECT)
+        # OpenCV's origin is the centre of the first pixel.
+        of_centres = np.linalg.inv(CENTRES) @ turning @ CENTRES
+        turned = cv2.warpAffine(self.pixels, of_centres[:2], size, borderMode=cv2.BORDER_REFLECT)
         return turned, np.linalg.inv(turning)

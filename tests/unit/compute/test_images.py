@@ -14,7 +14,6 @@ from PIL import Image
 from skimage import data
 from transformers import CLIPImageProcessorPil
 
-from deployments.boxes import outer_box
 from deployments.compute.images import FORMATS, ImageLimits, decode, resize, scale_crop
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.segmenter.chunks import contrast
@@ -201,23 +200,6 @@ def test_any_damage_is_an_error_of_ours_or_none(noise, place):
     content[place : place + len(noise)] = noise
     with contextlib.suppress(BrokenImage, NotAnImage, TooLarge):
         assert decode(bytes(content), LIMITS).pixels.shape[2] == 3
-
-
-coordinates = st.floats(-1e4, 1e4, allow_nan=False)
-
-
-@settings(max_examples=examples(300))
-@given(st.tuples(*[coordinates] * 4), st.integers(1, 3000), st.integers(1, 3000))
-def test_outer_box_is_inside_and_around(box, width, height):
-    x1, y1, x2, y2 = outer_box(box, width, height)
-    assert 0 <= x1 < x2 <= width
-    assert 0 <= y1 < y2 <= height
-    assert all(type(value) is int for value in (x1, y1, x2, y2))
-    if 0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height:
-        assert x1 <= box[0] < x1 + 1
-        assert y1 <= box[1] < y1 + 1
-        assert x2 - 1 < box[2] <= x2
-        assert y2 - 1 < box[3] <= y2
 
 
 BOXES = [
