@@ -11,7 +11,8 @@ from deployments.boxes import outer_box
 from deployments.query import SearchOptions
 from deployments.records import Box, Match, MatchedChunk, RankedPhoto, Record, Sighting
 
-# Two photos are copies if the query lies at the same place in both, as a share of their sides.
+# Two photos are copies if the same part of the query lies at the same place in both: within this
+# share of the sides of the part, and of the photo.
 SAME_PLACE = 0.02
 
 
@@ -73,16 +74,18 @@ def _group(hits: Iterable[Hit], sightings: Mapping[str, Sighting | None]) -> lis
 def _are_copies(one: Hit, other: Hit, sightings: Mapping[str, Sighting | None]) -> bool:
     if one.record.sha256 == other.record.sha256:
         return True
-    places = [_place(hit, sightings.get(hit.photo.id)) for hit in (one, other)]
-    if places[0] is None or places[1] is None:
+    seen, seen_other = sightings.get(one.photo.id), sightings.get(other.photo.id)
+    if seen is None or seen_other is None:
         return False
-    return bool(np.abs(places[0] - places[1]).mean() <= SAME_PLACE)
+    # The pictures of a collage may well be cut out of the same places of their photos.
+    x1, y1, x2, y2 = seen.part
+    apart = np.subtract(seen.part, seen_other.part) / (x2 - x1, y2 - y1, x2 - x1, y2 - y1)
+    moved = _place(one, seen) - _place(other, seen_other)
+    return bool(max(np.abs(apart).mean(), np.abs(moved).mean()) <= SAME_PLACE)
 
 
-def _place(hit: Hit, sighting: Sighting | None) -> np.ndarray | None:
+def _place(hit: Hit, sighting: Sighting) -> np.ndarray:
     """Return where the query is in a photo, as a share of its sides: `[4, 2]`."""
-    if sighting is None:
-        return None
     return np.array(sighting.quad) / (hit.record.width, hit.record.height)
 
 

@@ -31,6 +31,7 @@ from benchmarks.options import (
     add_chunks,
     add_common,
     add_dtypes,
+    add_megapixels,
     add_photos,
     add_requests,
     add_seconds,
@@ -56,7 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
             add_options(one)
         one.set_defaults(run=run, tables=partial(alone, name), report=None)
     every = commands.add_parser("all", help="all of these, then BENCHMARKS.md is written")
-    for add_options in (add_photos, add_service, add_seconds, add_dtypes, add_common):
+    of_all = (add_photos, add_service, add_seconds, add_dtypes, add_megapixels, add_common)
+    for add_options in of_all:
         add_options(every)
     add_requests(every, searches=1_000, indexings=60)
     every.add_argument(

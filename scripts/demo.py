@@ -169,7 +169,8 @@ def find(files: list[Path]) -> bool:
     milliseconds = 1000 * (time.monotonic() - start)
     stats = fetch_stats(URL)
     among = count(stats["store"]["photos"], "photo")
-    print(f"Searched in {milliseconds:.0f} ms. {list_answer(answer, among, query.size)}")
+    print(f"Searched in {milliseconds:.0f} ms.")
+    print(list_answer(answer, among, query.size))
     draw_answer(URL, QUERY, answer, PICTURE)
     print(f"Drawn in {PICTURE.name}.")
     encoder = stats["encoder"]["name"]

@@ -34,6 +34,7 @@ QUERY = (175, 200)  # its size, pixels
 ROCKET = (100, 40, 400, 265)  # in rocket.jpg, which is not indexed
 
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+LOW = {"viewport": {"width": 1280, "height": 620}}
 PHONE = {
     "viewport": {"width": 390, "height": 780},
     "device_scale_factor": 2,
@@ -99,7 +100,7 @@ def main() -> int:
             cup, rocket = cut_queries(photos, Path(temporary))
             with chromium() as browser:
                 pictures = {
-                    "page-desktop.webp": take(browser, service.url, cup, DESKTOP),
+                    "page-desktop.webp": take(browser, service.url, cup, LOW),
                     "page-compared.webp": take_compared(browser, service.url, cup, DESKTOP),
                     "page-not-found.webp": take(browser, service.url, rocket, DESKTOP),
                     "page-phone.webp": take_compared(browser, service.url, cup, PHONE),

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 from common.own_service import OwnService
 
-from benchmarks import machine, networks, service, stages, yardstick
+from benchmarks import machine, networks, service, stages, verification, yardstick
 from benchmarks.options import (
     CLIENTS,
     add_batches,
     add_clients,
     add_dtypes,
+    add_megapixels,
     add_photos,
     add_requests,
     add_seconds,
@@ -67,6 +68,21 @@ def measure_search(arguments: argparse.Namespace, encoder: Path) -> Rows:
     """Search with several numbers of clients."""
     with filled(arguments, encoder) as (running, pictures):
         return service.search(running, pictures, arguments.clients, arguments.seconds)
+
+
+def measure_verify(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Search with verification and without, in photos of several sizes."""
+    files, stored = arguments.photos, arguments.count
+    queries, rows = verification.cut_kinds(files, stored), []
+    with tempfile.TemporaryDirectory(prefix="photos-") as folder:
+        sizes = verification.in_sizes(files[:stored], arguments.megapixels, Path(folder))
+        for name, photos in sizes:
+            with prepared(encoder, arguments.args) as running:
+                running.start()
+                rows += verification.verify(
+                    running, name, photos, queries, arguments.in_flight, arguments.seconds
+                )
+    return rows
 
 
 def measure_mixed(arguments: argparse.Namespace, encoder: Path) -> Rows:
@@ -128,6 +144,7 @@ def everything(arguments: argparse.Namespace, encoder: Path) -> Iterator[tuple[s
         running.stop()
         yield keep("startup", [empty, service.startup(running, pictures)])
         yield keep("memory", watch_memory(arguments, running, pictures))
+    yield keep("verify", measure_verify(arguments, encoder))
     yield keep("stages", measure_stages(arguments, encoder))
     yield keep("comparison", compare(tables))
 
@@ -193,6 +210,17 @@ COMMANDS = {
         ),
         (add_photos, add_service, add_clients, add_seconds),
         measure_search,
+    ),
+    "verify": Command(
+        Section(
+            "What verification costs",
+            "Each query is sent with `verify=none` and with `verify=auto`, one after the other. "
+            "With `--count`, the photos beyond it are not stored, and queries cut out of them are "
+            "in no photo: each takes second looks.",
+            verification.COLUMNS,
+        ),
+        (add_photos, add_service, add_seconds, add_megapixels),
+        measure_verify,
     ),
     "mixed": Command(
         Section(

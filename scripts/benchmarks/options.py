@@ -21,6 +21,7 @@ from deployments.settings import Settings
 
 COMPACT, VIT_B_32 = "models/compact", "vit-b-32"
 CLIENTS = (1, 8, 32)
+MEGAPIXELS = (12,)  # what most cameras make
 
 
 def add_photos(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +75,17 @@ def add_clients(parser: argparse.ArgumentParser) -> None:
         default=CLIENTS,
         metavar="N",
         help=f"at a time, each measured alone ({written(CLIENTS)})",
+    )
+
+
+def add_megapixels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--megapixels",
+        nargs="*",
+        type=positive,
+        default=MEGAPIXELS,
+        metavar="N",
+        help=f"sizes to which photos are enlarged ({written(MEGAPIXELS)}); without N: none",
     )
 
 

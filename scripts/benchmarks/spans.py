@@ -26,6 +26,8 @@ from deployments.segmenter import canvas_detectors, segmenter
 from deployments.segmenter import deployment as segmenter_deployment
 from deployments.store import deployment as store_deployment
 from deployments.store import store
+from deployments.verifier import deployment as verifier_deployment
+from deployments.verifier import verifier
 from graph import build
 
 __all__ = ["build"]
@@ -37,9 +39,10 @@ FOLDER = "INSET_SPANS"  # the variable of the environment that names the folder 
 DEPLOYMENTS: list[tuple[Any, list[str]]] = [
     (ingress_deployment.IngressDeployment, ["index", "search"]),
     (segmenter_deployment.SegmenterDeployment, ["segment"]),
-    (encoder_deployment.EncoderDeployment, ["encode_photo", "encode_query"]),
-    (chunk_index_deployment.ChunkIndexDeployment, ["rank"]),
-    (store_deployment.StoreDeployment, ["find", "put", "records"]),
+    (encoder_deployment.EncoderDeployment, ["encode_photo", "encode_query", "encode_looks"]),
+    (chunk_index_deployment.ChunkIndexDeployment, ["rank", "rank_all"]),
+    (store_deployment.StoreDeployment, ["find", "put", "records", "previews"]),
+    (verifier_deployment.VerifierDeployment, ["verify", "verify_again"]),
 ]
 CLASSES: list[tuple[type, list[str]]] = [
     (FastAPI, ["__call__"]),
@@ -48,10 +51,13 @@ CLASSES: list[tuple[type, list[str]]] = [
     (encoder.Encoder, ["encode_images", "squares"]),
     (index.ChunkIndex, ["search"]),
     (store.Store, ["apply"]),
+    (verifier.Verifier, ["verify", "verify_again"]),
 ]
 MODULES: list[tuple[ModuleType, list[str]]] = [
     (segmenter, ["decode", "scale_down", "make_thumbnail", "make_preview"]),
-    (encoder_deployment, ["decode"]),
+    (encoder_deployment, ["decode", "make_sketch"]),
+    (verifier, ["open_preview", "propose_by_correlation", "propose_by_features", "align"]),
+    (verifier, ["describe_view", "describe_region"]),
 ]
 
 

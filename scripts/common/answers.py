@@ -24,7 +24,7 @@ def list_answer(answer: dict[str, Any], among: str, size: Size | None = None) ->
     others = [match for match in answer["matches"] if not match["verified"]]
     text = ""
     if found:
-        text = f"Found in {count(len(found), 'photo')}:\n{list_found(found, size)}\n"
+        text = f"Found in {count(count_found(answer), 'photo')}:\n{list_found(found, size)}\n"
     elif answer["texture"]:
         text = f"The picture is {answer['texture']}. "
     elif answer["found"] is False:
@@ -33,6 +33,11 @@ def list_answer(answer: dict[str, Any], among: str, size: Size | None = None) ->
         text += "These look alike:\n" if text else ""
         text += list_matches(others, 1 + len(found))
     return text.rstrip() or "No photo matches."
+
+
+def count_found(answer: dict[str, Any]) -> int:
+    """Return in how many photos of an answer the query was found, copies among them."""
+    return sum(1 + len(match["copies"]) for match in answer["matches"] if match["verified"])
 
 
 def list_found(matches: Sequence[dict[str, Any]], size: Size | None = None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from common.answers import count, describe, notice
+from common.answers import count, count_found, describe, notice
 from deployments.records import Box, Quad
 
 TILE = 300  # side of a photo in a picture, pixels
@@ -51,9 +51,8 @@ def draw_matches(
         most: most matches to draw.
     """
     matches = answer["matches"]
-    found = sum(bool(match["verified"]) for match in matches)
     title = {
-        True: f"query: found in {count(found, 'photo')}",
+        True: f"query: found in {count(count_found(answer), 'photo')}",
         False: "query: not found",
         None: "query",
     }[answer["found"]]

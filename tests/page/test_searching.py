@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.support.geometry import overlap
-from tests.support.http_client import PNG
-from tests.support.pictures import picture
+from tests.support.http_client import PNG, index
+from tests.support.pictures import encode, picture
 from tests.support.verified import answering, looked_nowhere
 from tests.support.visitor import (
+    PHOTO,
     asked_box,
     cards,
     crop_of,
@@ -32,17 +36,94 @@ def test_a_crop_finds_its_photo_and_shows_where(page, library, photos):
     region = [x1 + dx, y1 + dy, x2 + dx, y2 + dy]
     page.goto("/")
     page.set_input_files("#search-file", upload(crop_of(photos, "coffee.png", region)))
-    first = cards(page).first
+    expect(page.get_by_role("heading", name="Found in 1 photo")).to_be_visible()
+    (first,) = page.locator("#found-grid .card").all()
     expect(first.locator(".name")).to_have_text("coffee.png")
+    expect(first.locator(".noticed")).to_have_text("1.5 \N{MULTIPLICATION SIGN} larger here")
     expect(first.locator("img")).to_have_js_property("complete", True)
-    expect_box(first.locator(".best .line"), record, region, 0.7)
+    expect_box(first.locator("polygon.line"), record, region, 0.97)
+    # The others look alike, and are folded.
+    expect(page.locator("#results-grid .card:visible")).to_have_count(0)
+    page.get_by_role("button", name="Looks alike").click()
+    expect(page.locator("#results-grid .card:visible")).to_have_count(2)
     similar = [float(text) for text in cards(page).locator(".similarity").all_text_contents()]
     assert similar == sorted(similar, reverse=True)
-    expect(cards(page)).to_have_count(3)
     # The query stays beside the results.
     expect(page.locator("#query-stage img")).to_be_visible()
     expect(page.locator("#query-caption")).to_have_text("crop.jpg")
     assert page.evaluate("document.querySelector('#query-stage img').naturalWidth") > 100
+
+
+def test_what_is_in_no_photo_is_not_found(page, library, photos):
+    page.goto("/")
+    query = crop_of(photos, "rocket.jpg", [100, 40, 400, 265])  # which is not stored
+    page.set_input_files("#search-file", upload(query))
+    expect(page.get_by_role("heading", name="Not found among 3 photos")).to_be_visible()
+    expect(page.locator("#found-grid .card")).to_have_count(0)
+    expect(page.locator("#results-grid .card:visible")).to_have_count(3)
+
+
+def test_a_query_that_was_turned_and_mirrored_lies_on_its_place(page, library, photos):
+    """What is seen is the same photo, with the query over it or without."""
+    record, cup = the_cup(library)
+    with Image.open(photos / "coffee.png") as photo:
+        crop = photo.convert("RGB").crop(tuple(cup))
+    turned = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT).transpose(Image.Transpose.ROTATE_270)
+    page.goto("/")
+    page.set_input_files("#search-file", upload(encode(turned, "JPEG", quality=90)))
+    expect(page.locator("#found-grid .noticed")).to_have_text("mirrored, turned by 90°")
+    open_photo(page, "coffee.png", "#found-grid")
+    expect(page.locator("#compare")).to_be_visible()
+    expect_box(page.locator("#canvas polygon.line"), record, cup, 0.97)
+    page.get_by_label("Found here").uncheck()
+
+    def seen(share: int) -> np.ndarray:
+        page.locator("#compare-share").fill(str(share))
+        seen = page.locator(PHOTO).bounding_box()
+        scale = seen["width"] / record["width"]
+        x1, y1, x2, y2 = (at * scale for at in cup)
+        clip = {"x": seen["x"] + x1, "y": seen["y"] + y1, "width": x2 - x1, "height": y2 - y1}
+        with Image.open(io.BytesIO(page.screenshot(clip=clip))) as shot:
+            pixels = np.asarray(shot.convert("L"), float)
+        # Without the edges and the handle of the line.
+        height, width = pixels.shape
+        return pixels[height // 8 : -height // 4, width // 8 : -width // 8]
+
+    photo_alone, with_query = seen(0), seen(100)
+    assert not np.array_equal(photo_alone, with_query)
+    assert np.corrcoef(photo_alone.ravel(), with_query.ravel())[0, 1] > 0.99
+
+
+def test_copies_are_listed_under_the_first(page, library, client, photos):
+    _, cup = the_cup(library)
+    with Image.open(photos / "coffee.png") as photo:
+        again = encode(photo.convert("RGB"), "JPEG", quality=80)
+    id = index(client, again, filename="again.jpg")["id"]
+    try:
+        page.goto("/")
+        page.set_input_files("#search-file", upload(crop_of(photos, "coffee.png", cup)))
+        expect(page.get_by_role("heading", name="Found in 2 photos")).to_be_visible()
+        (card,) = page.locator("#found-grid .card").all()
+        first = card.locator(".name").text_content()
+        (other,) = {"coffee.png", "again.jpg"} - {first}
+        expect(card.locator(".copies")).to_contain_text("1 copy")
+        page.get_by_role("list", name=f"Copies of {first}").get_by_role("link").click()
+        # It is found there as well, and comes next to the first.
+        expect(page.locator(PHOTO)).to_have_attribute("alt", other)
+        expect(page.locator("#compare")).to_be_visible()
+        expect(page.locator("#canvas polygon.line")).to_have_count(1)
+        page.get_by_role("button", name="Previous").click()
+        expect(page.locator("#viewer-name")).to_have_text(first)
+        # When the first goes, its copy takes its place; and comes back.
+        page.get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("heading", name="Found in 1 photo")).to_be_visible()
+        expect(page.locator("#found-grid .name")).to_have_text([other])
+        expect(page.locator(".copies")).to_have_count(0)
+        page.get_by_role("button", name="Undo").click()
+        expect(page.locator("#found-grid .name")).to_have_text([first])
+        expect(page.locator(".copies a")).to_have_text([other])
+    finally:
+        client.delete(f"/images/{id}")
 
 
 def drop_or_paste(page: Page, kind: str, files: list[tuple[str, bytes]]) -> None:

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from benchmarks import service as measurements
+from benchmarks import verification
 from benchmarks.service import ALL, Pictures
+from PIL import Image
 
 NAMES = ["coffee.png", "rocket.jpg", "chelsea.png"]
 
@@ -86,3 +88,29 @@ def test_the_memory_of_each_kind_of_process_is_watched(service, pictures):
         parts = sum(row[key] for row in rows if row["process"] != ALL)
         assert known[ALL][key] == pytest.approx(parts)
         assert known["Segmenter"][key] > 100
+
+
+def test_each_query_is_sent_with_verification_and_without(service, pictures, photos):
+    kinds = verification.cut_kinds([photos / name for name in (*NAMES, "astronaut.png")], 3)
+    assert {kind: len(some) for kind, some in kinds.items()} == {"these": 9, "others": 3}
+    stored = [photos / name for name in NAMES]
+    rows = verification.verify(service, "small", stored, kinds, in_flight=2, seconds=0)
+    assert [(row["photos"], row["queries"]) for row in rows] == [
+        ("small", "these"),
+        ("small", "others"),
+    ]
+    for row in rows:
+        assert set(verification.COLUMNS) <= set(row)
+        assert (row["searches"], row["errors"]) == (2 * verification.LEAST, 0)
+        assert 0 < row["none_p50"] <= row["none_p95"]
+        assert row["p50_ratio"] == pytest.approx(row["auto_p50"] / row["none_p50"])
+    assert rows[0]["found"] > 0.8
+
+
+def test_photos_are_enlarged_to_so_many_megapixels(photos, tmp_path):
+    sizes = dict(verification.in_sizes([photos / NAMES[0]], [2], tmp_path))
+    assert sizes["as they are"] == [photos / NAMES[0]]
+    (file,) = sizes["2 megapixels"]
+    with Image.open(file) as photo:
+        assert photo.width * photo.height == pytest.approx(2e6, rel=0.01)
+        assert photo.width / photo.height == pytest.approx(600 / 400, rel=0.01)

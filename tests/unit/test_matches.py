@@ -195,3 +195,11 @@ def test_with_verified_only_those_are_copies():
     options = SearchOptions(group="copies", verified=True)
     (match,) = arrange(hits, {"b": sighting(), "a": None}, options)
     assert (match.id, match.copies) == ("b", [])
+
+
+def test_the_pictures_of_a_collage_are_no_copies():
+    """They may well be cut out of the same places of their photos."""
+    left = sighting()
+    right = dataclasses.replace(left, part=(50, 0, 100, 50))
+    matches = arrange([hit("a"), hit("b")], {"a": left, "b": right}, SearchOptions(group="copies"))
+    assert ids(matches) == ["a", "b"]

@@ -75,10 +75,10 @@ function body(blob) {
  * Search by a picture, a stored photo or a text.
  * @param {{blob?: Blob, id?: string, text?: string, box?: number[]}} query
  * @returns {Promise<{found: ?boolean, texture: ?string, matches: object[]}>} verified matches
- *     first, then the others, nearest first
+ *     first, then the others, nearest first; copies of a match are in its `copies`
  */
 export async function search(query, { limit, maxDistance, signal }) {
-  const parameters = new URLSearchParams({ limit });
+  const parameters = new URLSearchParams({ limit, group: "copies" });
   if (maxDistance < 2) parameters.set("max_distance", maxDistance);
   if (sequence > 0) parameters.set("min_sequence", sequence);
   if (query.box) parameters.set("box", query.box.join(","));

@@ -2,7 +2,7 @@
 
 import { thumbnail } from "./api.js";
 import { drawBoxes, matchBoxes, overlay } from "./boxes.js";
-import { byId, isPlainClick, make } from "./elements.js";
+import { byId, count, isPlainClick, make } from "./elements.js";
 import { isFound } from "./found.js";
 import { address, go, route } from "./route.js";
 
@@ -15,10 +15,11 @@ export const similarity = (distance) => (1 - distance).toFixed(3);
 /**
  * Make a card, which is a list item.
  * @param {{id: string, filename: ?string, width: number, height: number}} photo a record or a match
- * @param {{words?: string[], onDelete?: function()}} more what was noticed about a match that was
- *     verified; and what the delete button does, if there should be one
+ * @param {{words?: string[], copies?: object[], onDelete?: function()}} more what was noticed about
+ *     a match that was verified; photos that are copies of it; and what the delete button does, if
+ *     there should be one
  */
-export function card(photo, { words = [], onDelete } = {}) {
+export function card(photo, { words = [], copies = [], onDelete } = {}) {
   const { id, width, height } = photo;
   const name = nameOf(photo);
   const image = make("img", {
@@ -36,14 +37,9 @@ export function card(photo, { words = [], onDelete } = {}) {
   const link = make(
     "a",
     {
+      ...linkTo(photo),
       class: "open",
-      href: address({ ...route, photo: id }),
       "aria-label": [name, ...details].join(", "),
-      click: (event) => {
-        if (!isPlainClick(event)) return;
-        event.preventDefault();
-        go({ ...route, photo: id });
-      },
       keydown: (event) => {
         if (event.key === "Delete" && onDelete) onDelete();
       },
@@ -67,7 +63,28 @@ export function card(photo, { words = [], onDelete } = {}) {
     const attributes = { type: "button", class: "delete", title: "Delete", click: onDelete };
     caption.append(make("button", { ...attributes, "aria-label": `Delete ${name}` }, "×"));
   }
-  return make("li", { class: "card", "data-id": id }, link, caption);
+  const more = copies.length > 0 ? copiesOf(name, copies) : null;
+  return make("li", { class: "card", "data-id": id }, link, caption, more);
+}
+
+/** Return the attributes of a link that opens a photo. */
+function linkTo({ id }) {
+  const click = (event) => {
+    if (!isPlainClick(event)) return;
+    event.preventDefault();
+    go({ ...route, photo: id });
+  };
+  return { href: address({ ...route, photo: id }), click };
+}
+
+/** List the copies of a photo, as small links. */
+function copiesOf(name, copies) {
+  const items = copies.map((copy) =>
+    make("li", {}, make("a", linkTo(copy), make("bdi", {}, nameOf(copy)))),
+  );
+  const title = make("span", { class: "quiet" }, count(copies.length, "copy", "copies"));
+  const list = make("ul", { "aria-label": `Copies of ${name}` }, ...items);
+  return make("div", { class: "copies" }, title, list);
 }
 
 /** Show these cards in a grid. If the focused card goes, the next one gets the focus. */

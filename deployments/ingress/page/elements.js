@@ -50,6 +50,6 @@ export function isPlainClick(event) {
 }
 
 /** Return a number with its noun: "1 photo", "1,234 photos". */
-export function count(number, noun) {
-  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+export function count(number, noun, nouns = `${noun}s`) {
+  return `${number.toLocaleString("en")} ${number === 1 ? noun : nouns}`;
 }

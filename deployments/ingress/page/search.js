@@ -241,8 +241,9 @@ async function ask(limit) {
   const maxDistance = exact ? 2 : route.maxDistance;
   byId("results").setAttribute("aria-busy", "true");
   try {
-    const { matches, found, texture } = await search(query, { limit, maxDistance, signal });
-    const more = matches.length === limit && limit < MOST;
+    const { found, texture, matches: firsts } = await search(query, { limit, maxDistance, signal });
+    const more = firsts.length === limit && limit < MOST;
+    const matches = firsts.flatMap(ungrouped);
     answer = { found, texture, matches, limit, maxDistance, more };
     if (maxDistance === 2) exact = matches.every(hasNearestDistance);
     if (!exact && maxDistance !== route.maxDistance) return ask(limit);
@@ -261,6 +262,10 @@ async function ask(limit) {
     if (!signal.aborted) byId("results").setAttribute("aria-busy", "false");
   }
 }
+
+/** Return a match and its copies, each with the number of their group. */
+const ungrouped = (match, group) =>
+  [match, ...match.copies].map((photo) => ({ ...photo, group }));
 
 /**
  * Return whether a photo's distance is that of its nearest chunk (`ranker.aggregation: min`). Only
@@ -303,11 +308,13 @@ function render() {
 
 function showMatches(grid, matches) {
   const before = new Map([...grid.children].map((item) => [item.dataset.content, item]));
-  const cards = matches.map((match) => {
+  const groups = [...Map.groupBy(matches, ({ group }) => group).values()];
+  const cards = groups.map(([match, ...copies]) => {
     const words = isFound(match) ? noticed(match, querySize()) : [];
     // An unchanged card stays, so that nothing flickers and the focus stays.
-    const content = JSON.stringify([match.id, match.chunks.length, match.distance, ...words]);
-    const item = before.get(content) ?? card(match, { words });
+    const seen = [match.id, match.chunks.length, match.distance, words, copies.map(({ id }) => id)];
+    const content = JSON.stringify(seen);
+    const item = before.get(content) ?? card(match, { words, copies });
     item.dataset.content = content;
     return item;
   });

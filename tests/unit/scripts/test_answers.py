@@ -75,6 +75,7 @@ def test_where_no_photo_was_looked_at_there_is_one_list():
 def test_copies_stand_below_their_match():
     first = found() | {"copies": [match("copy", 0.1)]}
     lines = list_answer(answer_of([first, match("b", 0.3, copies=[match("c", 0.3)])], True), "")
+    assert lines.startswith("Found in 2 photos:")
     rows = [line.split()[-1] for line in lines.splitlines()]
     assert rows[2:4] == ["a.png", "copy.png"]
     assert rows[6:] == ["b.png", "c.png"]
