@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 
@@ -40,7 +40,7 @@ TILT = 15  # degrees: alignment does the rest
 HALF = 0.5  # of the query's area: a smaller content lies inside of wide borders
 SMALLER = 0.25  # of agreement: by so much a part must agree better than all of the query
 
-NEAR = 0.03  # cosine distance: a photo that is no farther beyond the first is looked at, too
+NEAR = 0.1  # cosine distance: a photo that is no farther beyond the first is looked at, too
 
 
 Seen = tuple[Alignment, View]
@@ -90,12 +90,11 @@ class Verifier:
             *((way, photo) for photo in first for way in (_tilted, _by_corners)),
             *((_straight, photo) for photo in others),
         ]
-        any(attempt(way, photo) for way, photo in order)
-        distances = [photo.distance for photo in photos if sightings.get(photo.id)]
+        hit = next(((way, photo) for way, photo in order if attempt(way, photo)), None)
         for photo in photos:
-            if distances and photo.distance <= min(distances) + NEAR:
-                any(attempt(way, photo) for way in (_straight, _tilted, _by_corners))
-            elif everything:
+            if hit and photo.distance <= hit[1].distance + NEAR:
+                attempt(hit[0], photo)  # a copy is seen in the same way
+            if everything:
                 any(attempt(way, photo) for way in (_straight, _by_corners))
         seen_at_all = any(sightings.values())
         return Verdict(False, sightings, [] if seen_at_all else query.looks)
@@ -233,7 +232,9 @@ def _by_corners(query: _Query, photo: _Photo) -> Seen | None:
 def _extend(query: _Query, photo: _Photo, seen: Seen) -> Seen:
     """Return as much of the query as agrees at the place where a part of it was seen."""
     found, view = seen
-    for larger in query.views:
+    halves = [make_view(query.sketch, Look(part)) for part in _halves(query.sketch.box)]
+    around = [half for half in halves if _contains(half.part, view.part)]
+    for larger in (*query.views, *around):
         start = found.to_region @ np.linalg.inv(view.to_query) @ larger.to_query
         extended = align(larger, photo.region, start)
         if extended and _agrees(extended, found.agreement - _handicap(view, larger)):
@@ -277,13 +278,22 @@ def _describe(seen: Seen | None, photo: _Photo) -> Sighting | None:
     )
 
 
-def _parts(box: Box) -> Iterator[Box]:
-    """Yield the halves and the quarters of a box."""
+def _halves(box: Box) -> list[Box]:
+    """Return the left, right, upper and lower half of a box."""
     x1, y1, x2, y2 = box
     x, y = (x1 + x2) // 2, (y1 + y2) // 2
-    if x1 < x < x2 and y1 < y < y2:
-        yield from ((x1, y1, x, y2), (x, y1, x2, y2), (x1, y1, x2, y), (x1, y, x2, y2))
-        yield from ((x1, y1, x, y), (x, y1, x2, y), (x1, y, x, y2), (x, y, x2, y2))
+    halves = [(x1, y1, x, y2), (x, y1, x2, y2), (x1, y1, x2, y), (x1, y, x2, y2)]
+    return halves if x1 < x < x2 and y1 < y < y2 else []
+
+
+def _parts(box: Box) -> list[Box]:
+    """Return the halves and the quarters of a box."""
+    halves = _halves(box)
+    return [*halves, *(half for part in halves[:2] for half in _halves(part)[2:])]
+
+
+def _contains(box: Box, part: Box) -> bool:
+    return box[0] <= part[0] and box[1] <= part[1] and box[2] >= part[2] and box[3] >= part[3]
 
 
 def _overlap(one: Box, other: Box) -> bool:
