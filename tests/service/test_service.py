@@ -203,6 +203,62 @@ def test_a_box_asks_for_a_part_of_the_picture(client, library):
     assert match["distance"] < 0.001
 
 
+def test_a_part_is_verified_in_its_photo_and_nowhere_else(client, photos, library):
+    """Mirrored, and sent as a JPEG."""
+    box = (180, 20, 420, 300)
+    with Image.open(photos / "coffee.png") as photo:
+        crop = photo.convert("RGB").crop(box).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    query = encode(crop, "JPEG", quality=80)
+    id = library["coffee.png"]["id"]
+
+    response = client.post("/search", content=query, headers=PNG, params={"verify": "all"})
+    answer = response.json()
+    assert (answer["found"], answer["texture"]) == (True, None)
+    first, *others = answer["matches"]
+    assert (first["id"], first["verified"], first["mirrored"]) == (id, True, True)
+    corners = [[420, 20], [180, 20], [180, 300], [420, 300]]
+    np.testing.assert_allclose(first["quad"], corners, atol=4)
+    np.testing.assert_allclose(first["box"], box, atol=5)
+    assert first["part"] == [0, 0, *crop.size]
+    assert abs(first["rotation"]) < 1
+    assert first["scale"] == pytest.approx(1, abs=0.03)
+    assert first["inliers"] >= 16
+    assert 0.95 < first["coverage"] <= 1
+    assert {match["verified"] for match in others} <= {False}
+    assert {match["quad"] for match in others} <= {None}
+    distances = [match["distance"] for match in others]
+    assert distances == sorted(distances)
+
+    assert [match["id"] for match in search(client, query, verified=True)] == [id]
+    by_distance = search(client, query, verify="none")
+    assert {match["verified"] for match in by_distance} == {None}
+
+
+def test_copies_are_answered_as_one(client, photos, library):
+    data = (photos / "chelsea.png").read_bytes()
+    ids = {library["chelsea.png"]["id"], index(client, data, id="chelsea-again")["id"]}
+    with Image.open(photos / "chelsea.png") as photo:
+        query = encode(photo.convert("RGB").crop((60, 20, 320, 290)))
+    (match,) = search(client, query, verified=True, group="copies")
+    assert {match["id"], *(copy["id"] for copy in match["copies"])} == ids
+    assert all(copy["verified"] for copy in match["copies"])
+    assert client.delete("/images/chelsea-again").status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"verify": "some"}, "verify=some"),
+        ({"verified": "perhaps"}, "verified=perhaps"),
+        ({"group": "all"}, "group=all"),
+        ({"verified": "true", "verify": "none"}, "verify=none"),
+    ],
+)
+def test_what_cant_be_verified_is_refused(client, library, parameters, named):
+    id = library["coffee.png"]["id"]
+    assert named in problem(client.post("/search", params={"id": id, **parameters}), 400)
+
+
 def test_answers_are_limited_sorted_and_without_repetition(client, library):
     everything = search(client, id=library["camera.png"]["id"], limit=1000)
     assert len(everything) == client.get("/stats").json()["store"]["photos"]
