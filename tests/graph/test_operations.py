@@ -26,6 +26,8 @@ from deployments.segmenter.thumbnails import make_thumbnail
 from tests.support.documents import readme_example
 from tests.support.graph_in_process import arguments, call
 from tests.support.paths import ROOT
+from tests.support.pictures import encode
+from tests.support.verified import quad_of
 
 
 def labels(photo):
@@ -100,6 +102,83 @@ def test_a_bit_that_is_no_object_is_found_by_a_tile(inset, pictures):
     assert (match.id, match.box, match.source, match.label) == ("coffee", tile, "tile", None)
     assert match.distance < 1e-3
     assert match.chunks[0].source == "tile"
+
+
+CUP = (180, 20, 420, 300)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_part_is_verified_at_its_place_however_it_lies(inset, pictures, quarters, mirrored):
+    image = Image.open(io.BytesIO(part(pictures["coffee"], CUP)))
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+    answer = call(inset.search, encode(image.rotate(-90 * quarters, expand=True)))
+    assert (answer.found, answer.texture) == (True, None)
+    match, *others = answer.matches
+    assert (match.id, match.verified, match.mirrored) == ("coffee", True, mirrored)
+    assert not any(other.verified for other in others)
+    expected = np.roll(quad_of(CUP, mirrored=mirrored), quarters, axis=0)
+    np.testing.assert_allclose(match.quad, expected, atol=3)
+    np.testing.assert_allclose(match.box, CUP, atol=4)
+    # Turned, and then mirrored; here it was mirrored first.
+    degrees = 90 * quarters * (-1 if mirrored else 1)
+    assert abs((match.rotation - degrees + 180) % 360 - 180) < 1
+    assert match.scale == pytest.approx(1, abs=0.02)
+    assert match.coverage == pytest.approx(1, abs=0.02)
+
+
+def test_a_part_of_a_photo_that_is_not_stored_is_not_found(inset, photos):
+    data = part((photos / "rocket.jpg").read_bytes(), (250, 100, 450, 300))
+    answer = call(inset.search, data)
+    assert answer.found is False
+    assert len(answer.matches) == 4
+    assert all(match.verified is not True and match.quad is None for match in answer.matches)
+    assert call(inset.search, data, verified=True).matches == []
+    every = call(inset.search, data, verify="all")
+    assert (every.found, {match.verified for match in every.matches}) == (False, {False})
+    nobody = call(inset.search, data, verify="none")
+    assert (nobody.found, {match.verified for match in nobody.matches}) == (None, {None})
+    # What isn't verified is answered as it was ranked.
+    ranked = [(match.id, match.distance, match.box) for match in nobody.matches]
+    for one in (answer, every):
+        assert [(match.id, match.distance, match.box) for match in one.matches] == ranked
+
+
+def test_a_part_of_a_stored_photo_is_verified_in_it(inset):
+    """But not all of it: that it is in itself goes without saying."""
+    answer = call(inset.search, id="coffee", box=CUP, limit=1)
+    (match,) = answer.matches
+    assert (answer.found, match.id, match.part) == (True, "coffee", CUP)
+    np.testing.assert_allclose(match.quad, quad_of(CUP), atol=3)
+    itself = call(inset.search, id="coffee")
+    assert (itself.found, itself.matches[0].id, itself.matches[0].verified) == (
+        False,
+        "coffee",
+        None,
+    )
+
+
+def test_copies_are_listed_under_each_other(inset, pictures):
+    call(inset.index, pictures["coffee"], id="again")
+    try:
+        query = part(pictures["coffee"], CUP)
+        answer = call(inset.search, query, group="copies", limit=1)
+        (match,) = answer.matches
+        (copy,) = match.copies
+        assert {match.id, copy.id} == {"coffee", "again"}
+        assert (match.verified, copy.verified) == (True, True)
+        assert copy.quad == match.quad
+        assert [len(one.copies) for one in call(inset.search, query).matches] == [0] * 5
+        others = call(inset.search, id="coffee", verified=True).matches
+        assert [one.id for one in others] == ["again"]
+    finally:
+        call(inset.delete, "again")
+
+
+def test_a_plain_query_is_not_looked_for(inset):
+    answer = call(inset.search, encode(Image.new("RGB", (60, 50), "grey")))
+    assert (answer.found, answer.texture) == (None, "too plain to verify")
+    assert {match.verified for match in answer.matches} == {None}
 
 
 def test_what_is_too_far_is_no_match(inset, pictures):
@@ -191,6 +270,10 @@ def test_confidence_threshold_of_a_request(inset, pictures):
         ("search", [], {"id": "coffee", "limit": 0}, BadParameter),
         ("search", [], {"id": "coffee", "limit": 1001}, BadParameter),
         ("search", [], {"id": "coffee", "max_distance": 2.1}, BadParameter),
+        ("search", [], {"id": "coffee", "verify": "some"}, BadParameter),
+        ("search", [], {"id": "coffee", "group": "all"}, BadParameter),
+        ("search", [], {"id": "coffee", "verify": "none", "verified": True}, BadParameter),
+        ("search", [], {"text": "a cup", "verified": True}, BadParameter),
         ("search", [], {"id": "coffee", "filter": "year"}, BadParameter),
         ("search", [], {"id": "coffee", "filter": ""}, BadParameter),
         ("search", [], {"id": "coffee", "filter": ["a=1"] * 17}, BadParameter),

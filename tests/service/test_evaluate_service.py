@@ -70,7 +70,11 @@ def test_all_kinds_are_measured_by_a_service_of_its_own(folder, tmp_path):
         assert row[kind]["recall@10"] == 1  # of five photos
     assert row["collage"]["parts"] == 1
     assert row["absent"]["recall@1"] is None
-    assert not row["absent"]["wrongly_verified"]
+    assert row["absent"]["wrongly_verified"] == 0
+    for kind in ("object", "mirrored", "turned-90"):
+        assert row[kind]["verified"] > 0
+        assert row[kind]["pose"] == 1
+        assert row[kind]["corner_share"] < 0.1
     assert "| collage | 3 |" in outcome.stdout
     assert "| collage | 3 |" in document.read_text()
     assert picture.exists()

@@ -167,7 +167,7 @@ def test_a_crop_of_an_object_finds_its_photo_and_shows_where(client, photos, lib
 def test_a_match_has_its_chunks_nearest_first(client, photos, library):
     record = library["astronaut.png"]
     data = (photos / "astronaut.png").read_bytes()
-    match = search(client, data, limit=1, max_chunks=1000)[0]
+    match = search(client, data, limit=1, max_chunks=1000, verify="none")[0]
     assert match["id"] == record["id"]
     assert match["distance"] < 0.01
     assert sorted(chunk["box"] for chunk in match["chunks"]) == sorted(
@@ -177,15 +177,19 @@ def test_a_match_has_its_chunks_nearest_first(client, photos, library):
     assert distances == sorted(distances)
     nearest = match["chunks"][0]
     assert nearest.items() <= match.items()
-    assert search(client, data, limit=1, max_chunks=3)[0]["chunks"] == match["chunks"][:3]
-    assert search(client, data, limit=1)[0]["chunks"] == match["chunks"][:5]
+    assert (
+        search(client, data, limit=1, max_chunks=3, verify="none")[0]["chunks"]
+        == match["chunks"][:3]
+    )
+    assert search(client, data, limit=1, verify="none")[0]["chunks"] == match["chunks"][:5]
 
 
 def test_the_ways_to_ask_agree(client, photos, library):
     """The body, a part and the id of the same picture; with a box too."""
     data = (photos / "rocket.jpg").read_bytes()
     id = library["rocket.jpg"]["id"]
-    for box in ({}, {"box": "50,60,350.5,400"}):
+    # A whole stored photo isn't looked for in itself, as the same bytes are.
+    for box in ({"verify": "none"}, {"box": "50,60,350.5,400"}):
         by_body = search(client, data, **box)
         by_id = search(client, id=id, **box)
         by_part = client.post("/search", files=[("file", ("q", data))], params=box)
@@ -198,26 +202,84 @@ def test_a_box_asks_for_a_part_of_the_picture(client, library):
     """The object's own box is the very crop that was indexed."""
     record = library["coffee.png"]
     cup = record["chunks"][0]
-    match = search(client, id=record["id"], box=",".join(map(str, cup["box"])), limit=1)[0]
+    box = ",".join(map(str, cup["box"]))
+    match = search(client, id=record["id"], box=box, limit=1, verify="none")[0]
     assert (match["id"], match["box"], match["label"]) == (record["id"], cup["box"], "cup")
     assert match["distance"] < 0.001
 
 
+def test_a_part_is_verified_in_its_photo_and_nowhere_else(client, photos, library):
+    """Mirrored, and sent as a JPEG."""
+    box = (180, 20, 420, 300)
+    with Image.open(photos / "coffee.png") as photo:
+        crop = photo.convert("RGB").crop(box).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    query = encode(crop, "JPEG", quality=80)
+    id = library["coffee.png"]["id"]
+
+    response = client.post("/search", content=query, headers=PNG, params={"verify": "all"})
+    answer = response.json()
+    assert (answer["found"], answer["texture"]) == (True, None)
+    first, *others = answer["matches"]
+    assert (first["id"], first["verified"], first["mirrored"]) == (id, True, True)
+    corners = [[420, 20], [180, 20], [180, 300], [420, 300]]
+    np.testing.assert_allclose(first["quad"], corners, atol=4)
+    np.testing.assert_allclose(first["box"], box, atol=5)
+    assert first["part"] == [0, 0, *crop.size]
+    assert abs(first["rotation"]) < 1
+    assert first["scale"] == pytest.approx(1, abs=0.03)
+    assert first["inliers"] >= 16
+    assert 0.95 < first["coverage"] <= 1
+    assert {match["verified"] for match in others} <= {False}
+    assert {match["quad"] for match in others} <= {None}
+    distances = [match["distance"] for match in others]
+    assert distances == sorted(distances)
+
+    assert [match["id"] for match in search(client, query, verified=True)] == [id]
+    by_distance = search(client, query, verify="none")
+    assert {match["verified"] for match in by_distance} == {None}
+
+
+def test_copies_are_answered_as_one(client, photos, library):
+    data = (photos / "chelsea.png").read_bytes()
+    ids = {library["chelsea.png"]["id"], index(client, data, id="chelsea-again")["id"]}
+    with Image.open(photos / "chelsea.png") as photo:
+        query = encode(photo.convert("RGB").crop((60, 20, 320, 290)))
+    (match,) = search(client, query, verified=True, group="copies")
+    assert {match["id"], *(copy["id"] for copy in match["copies"])} == ids
+    assert all(copy["verified"] for copy in match["copies"])
+    assert client.delete("/images/chelsea-again").status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"verify": "some"}, "verify=some"),
+        ({"verified": "perhaps"}, "verified=perhaps"),
+        ({"group": "all"}, "group=all"),
+        ({"verified": "true", "verify": "none"}, "verify=none"),
+    ],
+)
+def test_what_cant_be_verified_is_refused(client, library, parameters, named):
+    id = library["coffee.png"]["id"]
+    assert named in problem(client.post("/search", params={"id": id, **parameters}), 400)
+
+
 def test_answers_are_limited_sorted_and_without_repetition(client, library):
-    everything = search(client, id=library["camera.png"]["id"], limit=1000)
+    query = {"id": library["camera.png"]["id"], "verify": "none"}
+    everything = search(client, **query, limit=1000)
     assert len(everything) == client.get("/stats").json()["store"]["photos"]
     order = [(match["distance"], match["id"]) for match in everything]
     assert order == sorted(order)
     assert len({match["id"] for match in everything}) == len(everything)
-    assert search(client, id=library["camera.png"]["id"], limit=3) == everything[:3]
-    assert search(client, id=library["camera.png"]["id"]) == everything[:10]
+    assert search(client, **query, limit=3) == everything[:3]
+    assert search(client, **query) == everything[:10]
 
 
 def test_chunks_beyond_max_distance_do_not_count(client, library):
-    id = library["camera.png"]["id"]
-    everything = search(client, id=id, limit=1000)
+    query = {"id": library["camera.png"]["id"], "verify": "none"}
+    everything = search(client, **query, limit=1000)
     bound = everything[len(everything) // 2]["distance"]
-    within = search(client, id=id, limit=1000, max_distance=bound)
+    within = search(client, **query, limit=1000, max_distance=bound)
     expected = [match["id"] for match in everything if match["distance"] <= bound]
     assert [match["id"] for match in within] == expected
     assert 0 < len(within) < len(everything)

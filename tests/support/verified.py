@@ -61,7 +61,8 @@ def verify(
         "part": part,
         "box": box,
         "mirrored": mirrored,
-        "rotation": (90 * turns + 180) % 360 - 180,
+        # The photo is turned by so much, and then mirrored.
+        "rotation": (90 * (-turns if mirrored else turns) + 180) % 360 - 180,
         "scale": width / (part[2] - part[0]),
         "inliers": inliers,
         "coverage": min(1, area(box) / area(bounds)),

@@ -1,5 +1,7 @@
 """The encoder against transformers' own CLIP: model, processor and tokenizer."""
 
+import asyncio
+import io
 import json
 import shutil
 import time
@@ -19,11 +21,13 @@ from transformers import (
 )
 
 from deployments.compute.images import decode, scale_crop
+from deployments.compute.sketches import make_sketch
 from deployments.encoder.deployment import EncoderDeployment
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.files import CLIP_MEAN, CLIP_STD, find_encoder
 from deployments.errors import BadParameter, ModelUnavailable
 from deployments.limits import ImageLimits
+from deployments.records import Look
 from deployments.settings import EncoderSettings
 
 SIZE = 48
@@ -121,9 +125,64 @@ def test_a_query_is_squashed_as_its_crop_is(copy, photos):
     encoder = EncoderDeployment.func_or_class(settings, ImageLimits())
     data, box = (photos / "chelsea.png").read_bytes(), (10, 0, 420, 99)
     pixels = torch.from_numpy(decode(data, ImageLimits()).pixels)
-    crop = encoder._cut_query(data, box)
+    crop, sketch = encoder._cut_query(data, box, False)
+    assert sketch is None
     np.testing.assert_array_equal(crop, scale_crop(pixels, box, SIZE, squash=True))
     assert (crop != scale_crop(pixels, box, SIZE).numpy()).any()
+
+
+BOX = (30, 20, 331, 240)
+PART = (40, 31, 300, 220)
+
+
+def changed(data, look):
+    """What a look shows, as a picture of its own."""
+    part = decode(data, ImageLimits()).pixels[PART[1] : PART[3], PART[0] : PART[2]]
+    picture = Image.fromarray(part)
+    if look.mirrored:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    buffer = io.BytesIO()
+    picture.rotate(-90 * look.turned, expand=True).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_looks_are_encoded_like_queries_of_what_they_show(clip, photos, batches_without_replicas):
+    """Several in one batch, and more than a batch holds."""
+    settings = EncoderSettings(
+        pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32", batch_size=3
+    )
+    encoder = EncoderDeployment.func_or_class(settings, ImageLimits())
+    data = (photos / "chelsea.png").read_bytes()
+    looks = [Look(PART, turned, mirrored) for turned in range(4) for mirrored in (False, True)]
+
+    async def encode():
+        vectors = await encoder.encode_looks(data, looks)
+        alone = [await encoder.encode_query(changed(data, look), None, False) for look in looks]
+        part = await encoder.encode_query(data, PART, False)
+        return vectors, [one.vector for one in alone], part.vector
+
+    vectors, alone, part = asyncio.run(encode())
+    assert vectors.shape == (8, 32)
+    np.testing.assert_allclose(vectors[0], part, atol=1e-5)
+    np.testing.assert_allclose(vectors, alone, atol=1e-5)
+    assert (np.abs(vectors[1:] - vectors[0]).max(1) > 1e-3).all()  # each is another
+
+
+def test_a_sketch_is_made_of_the_box_if_it_is_asked_for(clip, photos, batches_without_replicas):
+    encoder = EncoderDeployment.func_or_class(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu"), ImageLimits()
+    )
+    data = (photos / "chelsea.png").read_bytes()
+    pixels = decode(data, ImageLimits()).pixels
+
+    async def sketch(box, sketched):
+        return (await encoder.encode_query(data, box, sketched)).sketch
+
+    assert asyncio.run(sketch(None, False)) is None
+    for box, expected in ((None, (0, 0, 451, 300)), ((30.5, 20.2, 330.1, 239.5), BOX)):
+        made = asyncio.run(sketch(box, True))
+        assert made.box == expected
+        np.testing.assert_array_equal(made.pixels, make_sketch(pixels, expected).pixels)
 
 
 @pytest.mark.parametrize(

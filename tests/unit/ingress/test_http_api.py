@@ -407,6 +407,23 @@ def test_a_query_is_a_picture_a_text_or_a_stored_photo(client, service):
     ]
 
 
+def test_a_search_says_what_is_to_be_verified(client, service):
+    client.post("/search?id=a&verify=all&verified=true&group=copies")
+    client.post("/search?id=a&verify=none&verified=false")
+    asked = [[query[key] for key in ("verify", "verified", "group")] for *_, query in service.calls]
+    assert asked == [["all", True, "copies"], ["none", False, None]]
+
+
+def test_an_answer_says_that_nothing_was_looked_at(client):
+    answer = client.post("/search?id=a").json()
+    assert answer.keys() == {"found", "texture", "matches"}
+    assert (answer["found"], answer["texture"]) == (None, None)
+    (match,) = answer["matches"]
+    unset = ("verified", "quad", "part", "mirrored", "rotation", "scale", "inliers", "coverage")
+    assert [match[key] for key in unset] == [None] * len(unset)
+    assert match["copies"] == []
+
+
 def test_matches_are_answered(client):
     (match,) = client.post("/search?id=a").json()["matches"]
     assert match["url"] == "/images/a"
@@ -435,6 +452,10 @@ def test_several_images_are_no_query(client, service):
         ("/search?id=a&box=1,2,3", ["box=1,2,3"]),
         ("/search?id=a&box=nan,0,3,5", ["box=nan"]),
         ("/search?id=a&limt=3", ["no parameter limt"]),
+        ("/search?id=a&verify=some", ["verify=some"]),
+        ("/search?id=a&verify=", ["verify="]),
+        ("/search?id=a&verified=perhaps", ["verified=perhaps"]),
+        ("/search?id=a&group=all", ["group=all"]),
         ("/search?limit=0&max_distance=3", ["limit=0", "max_distance=3"]),
         ("/index?confidence_threshold=1.1", ["confidence_threshold=1.1"]),
         ("/index?id=.hidden", ["id=.hidden"]),
