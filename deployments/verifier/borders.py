@@ -23,7 +23,7 @@ class Border(NamedTuple):
     gap: float
 
 
-BAR, CAPTION = Border(0.9, 10, 0), Border(0.75, 24, 0.1)
+BAR, CAPTION = Border(0.9, 10, 0), Border(0.9, 24, 0.1)
 LEAST_BORDER = 0.03  # of the side
 LEAST_CONTENT = 0.05  # of the side
 EDGE = 1  # pixels of the content that were blended with the border when the query was scaled

@@ -275,7 +275,7 @@ def cup(seen):
 def test_it_is_looked_for_until_it_is_seen(cup, previews):
     order = ["chelsea", "coffee", "astronaut", "rocket"]
     candidates = [
-        candidate(name, CUP if name == "coffee" else (0, 0, 300, 300), distance=number / 10)
+        candidate(name, CUP if name == "coffee" else (0, 0, 300, 300), distance=number / 5)
         for number, name in enumerate(order, 1)
     ]
     verdict = verifier.verify(cup, candidates, previews)
@@ -298,7 +298,7 @@ def test_photos_that_are_about_as_near_are_looked_at_too(cup, previews):
         candidate("coffee", CUP, distance=0.1),
         candidate("chelsea", (0, 0, 300, 300), distance=0.11),
         candidate("copy", CUP, distance=0.12),
-        candidate("far", CUP, distance=0.2),
+        candidate("far", CUP, distance=0.25),
     ]
     sightings = verifier.verify(cup, candidates, copies).sightings
     assert set(sightings) == {"coffee", "chelsea", "copy"}
