@@ -613,7 +613,7 @@ data, other = (base64.b64decode(line) for line in sys.stdin)
 image = handle.index.remote(
     data, id="from-python", filename="python.png", metadata={"language": "Python"}
 ).result()
-matches = handle.search.remote(data, filter="language=Python").result()
+answer = handle.search.remote(data, filter="language=Python").result()
 record, original = handle.get.remote("from-python").result()
 thumbnail = handle.thumbnail.remote("from-python").result()
 errors = []
@@ -633,7 +633,7 @@ except UnknownId as error:
     errors.append([True, error.status, error.detail])
 print(json.dumps({
     "image": image.model_dump(mode="json"),
-    "matches": [match.model_dump(mode="json") for match in matches],
+    "matches": [match.model_dump(mode="json") for match in answer.matches],
     "record": record.model_dump(mode="json"),
     "same": original == data,
     "thumbnail": base64.b64encode(thumbnail).decode(),
