@@ -8,16 +8,17 @@ from PIL import Image, ImageDraw
 
 from deployments.verifier.borders import EDGE, LEAST_BORDER, LEAST_CONTENT, find_contents
 from tests.support.examples import examples
+from tests.support.pictures import pixels
 
 
 @pytest.fixture
-def grey(seen):
-    """A part of a photo that is textured up to its edges."""
-    return np.array(Image.fromarray(seen["chelsea"]).convert("L"))[60:240, 100:340]
+def grey():
+    """A picture that is textured up to its edges."""
+    return np.array(pixels("borders", 240, 180).convert("L"))
 
 
-def framed(pixels, left, top, right, bottom, level):
-    return np.pad(pixels, ((top, bottom), (left, right)), constant_values=level)
+def framed(content, left, top, right, bottom, level):
+    return np.pad(content, ((top, bottom), (left, right)), constant_values=level)
 
 
 def is_inside(found, box, slack=EDGE):
@@ -54,9 +55,9 @@ def test_a_caption_on_a_plain_band_is_left_out_with_it(grey):
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "astronaut"])
 def test_a_photo_has_no_borders(seen, name):
     """Also one whose edges are dark or out of focus."""
-    pixels = np.array(Image.fromarray(seen[name]).convert("L"))
-    height, width = pixels.shape
-    for x1, y1, x2, y2 in find_contents(pixels):
+    photo = np.array(Image.fromarray(seen[name]).convert("L"))
+    height, width = photo.shape
+    for x1, y1, x2, y2 in find_contents(photo):
         assert (x2 - x1) * (y2 - y1) > 0.6 * width * height
 
 
