@@ -104,7 +104,7 @@ def test_each_query_is_sent_with_verification_and_without(service, pictures, pho
         assert (row["searches"], row["errors"]) == (2 * verification.LEAST, 0)
         assert 0 < row["none_p50"] <= row["none_p95"]
         assert row["p50_ratio"] == pytest.approx(row["auto_p50"] / row["none_p50"])
-    assert rows[0]["found"] > 0.8
+    assert rows[0]["found"] >= 0.7
 
 
 def test_photos_are_enlarged_to_so_many_megapixels(photos, tmp_path):
