@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from deployments.verifier.borders import EDGE, LEAST_BORDER, LEAST_CONTENT, find_contents
+from deployments.verifier.borders import (
+    EDGE,
+    LEAST_BORDER,
+    LEAST_CONTENT,
+    LEAST_SIDE,
+    find_contents,
+)
 from tests.support.examples import examples
 from tests.support.pictures import pixels
 
@@ -123,3 +129,9 @@ def test_borders_are_found_on_whichever_side_they_are(seed, margins):
     height = query.shape[0]
     turned = find_contents(np.rot90(query, -1))[:1]
     assert turned == [(height - y2, x1, height - y1, x2) for x1, y1, x2, y2 in boxes]
+
+
+def test_a_strip_that_is_too_narrow_to_show_anything_is_no_content(grey):
+    for side, shown in ((LEAST_SIDE // 2, False), (3 * LEAST_SIDE, True)):
+        query = framed(grey[:side], 0, 60, 0, 60, 255)
+        assert bool(find_contents(query)) == shown
