@@ -126,12 +126,15 @@ def test_a_search_prints_the_right_photo_first_and_draws_it(service, query, tmp_
     options = ["--url", service.url, "--limit", 3, "--picture", drawing]
     outcome = run("search.py", query, *options)
     assert outcome.returncode == 0, outcome.stderr
-    header, first, *others = outcome.stdout.splitlines()
-    assert header.split() == ["distance", "box", "what", "photo"]
+    title, header, first, *others = outcome.stdout.splitlines()
+    assert title == "Found in 1 photo:"
+    assert header.split() == ["agreeing", "corners", "noticed", "photo"]
     assert first.split()[0] == "1"
     assert first.split()[-1] == "negative-coffee.png"
-    assert [line.split()[0] for line in others[:2]] == ["2", "3"]
-    assert others[2:] == [f"drawn in {drawing}"]
+    assert others[0] == "These look alike:"
+    assert others[1].split() == ["distance", "box", "what", "photo"]
+    assert [line.split()[0] for line in others[2:4]] == ["2", "3"]
+    assert others[4:] == [f"drawn in {drawing}"]
     with Image.open(drawing) as row:
         row.load()
         assert row.width > 3 * row.height  # the query and three photos
@@ -141,7 +144,10 @@ def test_a_search_that_finds_nothing_says_so(service, tmp_path):
     file = tmp_path / "nowhere.png"
     file.write_bytes(picture("nowhere to be found"))
     outcome = run("search.py", file, "--url", service.url, "--max-distance", 0)
-    assert (outcome.returncode, outcome.stdout) == (0, "No photo matches.\n")
+    assert (outcome.returncode, outcome.stdout) == (
+        0,
+        "Not found among the photos that are so near.\n",
+    )
 
 
 def test_a_search_by_a_bad_file_says_what_is_wrong(service, tree, tmp_path):
@@ -169,8 +175,10 @@ def test_a_search_filters_by_the_metadata_of_a_run(service, tmp_path):
         return run("search.py", tmp_path / "run-1.png", *options, *filters).stdout
 
     lines = found("run=a b", "year>=2024").splitlines()
-    assert [line.split()[-1] for line in lines] == ["photo", "run-1.png", "run-0.png"]
-    assert found("run=a b", "year>2024") == "No photo matches.\n"
+    ranked = [line.split()[-1] for line in lines if line.split()[0].isdigit()]
+    assert ranked == ["run-1.png", "run-0.png"]
+    nothing = "Not found among the photos that match the filter.\n"
+    assert found("run=a b", "year>2024") == nothing
 
 
 def test_a_mistake_in_metadata_or_in_a_filter_is_told_once(service, tree, query):
