@@ -145,11 +145,9 @@ class SearchFlow:
             hits = await self._rank(encoded.vector, options, min_sequence)
             return SearchAnswer(found=None, matches=arrange(hits, {}, options))
 
-        # A photo that is whole the query isn't compared with itself.
-        itself = query.id if query.box is None else None
         wider = replace(options, limit=min(MAX_LIMIT, max(options.limit, self.candidates + 1)))
         hits = await self._rank(encoded.vector, wider, min_sequence)
-        others = [hit for hit in hits if hit.photo.id != itself]
+        others = [hit for hit in hits if hit.photo.id != _itself(query)]
         everything = options.verify == "all"
         near = others[: options.limit if everything else self.candidates]
         whole = Look(encoded.sketch.box)
@@ -160,7 +158,9 @@ class SearchFlow:
             return SearchAnswer(found=None, texture="too plain to verify", matches=matches)
         sightings = dict(verdict.sightings)
         if verdict.looks:
-            more, again = await self._look_again(verifier, query, encoded.sketch, verdict, options)
+            more, again = await self._look_again(
+                verifier, query, encoded.sketch, verdict, options, min_sequence
+            )
             sightings |= again
             known = {hit.photo.id for hit in hits}
             hits += [hit for hit in more if hit.photo.id not in known]
@@ -200,18 +200,18 @@ class SearchFlow:
         sketch: Sketch,
         verdict: Verdict,
         options: SearchOptions,
+        min_sequence: int,
     ) -> tuple[list[Hit], dict[str, Sighting]]:
         """Look for parts of a query, turned and mirrored; return what was seen, nearest first."""
         vectors = await self.encoder.encode_looks.remote(self._picture(query), verdict.looks)
         few = replace(options, limit=PER_LOOK)
-        ranked = await self.chunk_index.rank_all.remote(vectors, few, self._last)
+        ranked = await self.chunk_index.rank_all.remote(vectors, few, max(min_sequence, self._last))
         near = [
             (photo, look)
             for photos, look in zip(ranked, verdict.looks, strict=True)
             for photo in photos
         ]
-        itself = query.id if query.box is None else None
-        near = [(photo, look) for photo, look in near if photo.id != itself]
+        near = [(photo, look) for photo, look in near if photo.id != _itself(query)]
         near = sorted(near, key=lambda one: one[0].distance)[:LOOKED_AT_AGAIN]
         ids = list(dict.fromkeys(photo.id for photo, _ in near))
         records = await self._records(ids)
@@ -268,6 +268,11 @@ class SearchFlow:
         _, last = await self.store.records.remote([])
         self._last = min(self._last, last)
         return self._last
+
+
+def _itself(query: Query) -> str | None:
+    """Return the id of the photo that is the query, all of it: it isn't compared with itself."""
+    return query.id if query.box is None else None
 
 
 def _candidate(hit: Hit, look: Look) -> Candidate:

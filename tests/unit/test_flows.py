@@ -101,7 +101,7 @@ class Fakes:
         return answer
 
     async def rank_all(self, vectors, options, sequence):
-        self.happen("rank_all", options.limit)
+        self.happen("rank_all", options.limit, sequence)
         looks = self.called("encode_looks")[-1][1]
         return [self.ranked(self.by_look.get(look, ""), options.limit) for look in looks]
 
@@ -122,11 +122,11 @@ class Fakes:
         return {one.id: sighting() for one in candidates if one.id in self.later}
 
 
-def search(fakes, query=None, verifier=True, candidates=3, **options):
+def search(fakes, query=None, verifier=True, candidates=3, min_sequence=0, **options):
     handle = Handle(fakes)
     flow = SearchFlow(handle, handle, handle, handle if verifier else None, candidates)
     query = query or Query(b"picture")
-    return asyncio.run(flow.run(query, SearchOptions(**options), 0))
+    return asyncio.run(flow.run(query, SearchOptions(**options), min_sequence))
 
 
 def ids(answer):
@@ -246,12 +246,19 @@ def test_second_looks_find_what_is_far_from_all_of_the_query():
     fakes = Fakes("abcdefghij", later="j", by_look={LEFT: "bj", TURNED: "a"})
     answer = search(fakes, limit=2)
     assert fakes.called("encode_looks") == [[b"picture", [LEFT, TURNED]]]
-    assert fakes.called("rank_all") == [[PER_LOOK]]
+    assert fakes.called("rank_all") == [[PER_LOOK, 0]]
     # The nearest first, whatever the look.
     assert fakes.called("verify_again") == [[[("a", TURNED), ("b", LEFT), ("j", LEFT)]]]
     assert answer.found
     assert ids(answer) == ["j", "a"]
     assert answer.matches[0].verified
+
+
+def test_second_looks_know_what_the_search_must_know():
+    """Another replica of the index may answer them, which is behind."""
+    fakes = Fakes("abc", later="b", by_look={LEFT: "b"})
+    assert search(fakes, min_sequence=2).found
+    assert fakes.called("rank_all") == [[PER_LOOK, 2]]
 
 
 def test_second_looks_are_left_out_once_something_was_seen():
