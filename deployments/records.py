@@ -294,7 +294,7 @@ class Sighting:
     """A query in a photo. The fields are those of a verified `Match`.
 
     Attributes:
-        agreement: correlation of the details of the query and the photo, 0 to 1.
+        agreement: correlation of the slopes of the details of the query and the photo, 0 to 1.
     """
 
     quad: tuple[Point, Point, Point, Point]

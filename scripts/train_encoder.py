@@ -13,7 +13,7 @@ changed, in the same way; half of the patches are left out at random, except at 
 2023, arXiv:2212.00794), which also halves the time; and weight decay.
 
 All photos lie in the memory of the device, 0.44 MB each, and everything is computed there. With the
-defaults, 12,000 photos and one H200, the method takes seven minutes; a smaller GPU wants a smaller
+defaults, 12,000 photos and one H200, it takes eight minutes; a smaller GPU wants a smaller
 --batch. On a CPU it is the same, but takes days: for fewer --steps and a smaller --batch.
 
 Every batch follows from the seed and its number. So a training that was interrupted continues from

@@ -40,7 +40,7 @@ class Alignment:
 
     Attributes:
         to_region: map from view to region, see `views`.
-        agreement: correlation of their details, -1 to 1.
+        agreement: correlation of the slopes of their details, -1 to 1.
         places: places of the view that agree, of about 64.
         side: geometric mean of the sides of what was compared, pixels.
     """
@@ -148,10 +148,26 @@ def _compare(view: np.ndarray, found: np.ndarray, inside: np.ndarray) -> tuple[f
     gain = seen.std() / (there.std() + 1e-3)
     found = np.where(inside, (found - there.mean()) * gain + seen.mean(), view)
     one, other = _equalised(view), _equalised(found.astype(np.float32))
-    agreement = float(_correlate(one[inside][None], other[inside][None])[0])
+    agreement = _correlate_slopes(one, other, inside)
     one, other = (_cells(np.where(inside, values, 0)) for values in (one, other))
     textured = (one**2).mean(1) > CELL_TEXTURE
     return agreement, int(((_correlate(one, other) > CELL_AGREES) & textured).sum())
+
+
+def _correlate_slopes(one: np.ndarray, other: np.ndarray, inside: np.ndarray) -> float:
+    """Return the correlation of the slopes of two pictures, along the axis that has the lower.
+
+    Any straight edge lies well on any other, and stripes on stripes: their values agree, and their
+    slopes across the edge. Along the edge, only what is truly the same agrees. The axes are the
+    principal ones of the first picture.
+    """
+    inner = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) > 0
+    of_one, of_other = (
+        np.stack([cv2.Scharr(picture, cv2.CV_32F, *axis)[inner] for axis in ((1, 0), (0, 1))])
+        for picture in (one, other)
+    )
+    _, axes = np.linalg.eigh(of_one @ of_one.T)
+    return float(_correlate(axes.T @ of_one, axes.T @ of_other).min())
 
 
 def _cells(values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
@@ -23,15 +24,39 @@ from deployments.verifier.features import (
 from deployments.verifier.regions import Region
 from deployments.verifier.views import View, make_view, transform
 
-# Least agreement of a query with its place in a photo. Among 20,000 pairs of a query and a photo
-# without it, the highest was 0.62.
-AGREEMENT = 0.74
-SMALL = 0.05  # more for a query of half as many pixels a side, with which chance has it easier
-# Second looks try more pairs, so chance has more chances.
-AGREEMENT_AGAIN = 0.77
-# Corners are evidence as well: with so many that agree, so much agreement is enough.
-SURE_CORNERS, AGREEMENT_WITH_CORNERS = 8, 0.5
-LEAST_PLACES = 16  # of about 64
+LEAST_PLACES = 16  # of about 64, that must agree
+USUAL = 0.25  # cosine distance of a photo, for which no more and no less is asked
+
+
+@dataclass(frozen=True, slots=True)
+class Standard:
+    """What a query must have in common with its place in a photo.
+
+    Attributes:
+        agreement: least agreement of 64 x 64 pixels, in a photo at a cosine distance of `USUAL`.
+        small: how much more is asked of half as many pixels a side: chance has it easier there.
+        near: how much less is asked for a distance that is less by one, and more for a greater one:
+            what the encoder saw is evidence of its own.
+    """
+
+    agreement: float
+    small: float
+    near: float
+
+    def holds(self, found: Alignment, distance: float) -> bool:
+        """Say whether a query is where it was found, in a photo at a cosine distance."""
+        small = self.small * (2 - found.side / (MOST_SIDE / 2))
+        least = self.agreement + small + self.near * (distance - USUAL)
+        return found.places >= LEAST_PLACES and found.agreement >= least
+
+
+# Of 36,000 pairs of a query and a photo without it, the best would hold with an agreement of 0.38.
+STANDARD = Standard(agreement=0.46, small=0.1, near=0.5)
+# Corners that agree are evidence, too.
+SURE_CORNERS, STANDARD_WITH_CORNERS = 8, Standard(agreement=0.3, small=0.1, near=0)
+# With less agreement, a query may lie elsewhere in the same photo, or be mirrored: many things are
+# symmetric.
+SURE = 0.7
 FEW_CORNERS = 5  # with fewer, a map is chance
 PLAIN = 1.0  # grey levels: a query whose details have less contrast is too plain
 
@@ -44,7 +69,7 @@ NEAR = 0.1  # cosine distance: a photo that is no farther beyond the first is lo
 
 
 Seen = tuple[Alignment, View]
-Attempt = Callable[["_Query", "_Photo"], Seen | None]
+Way = Callable[["_Query", "_Photo"], Seen | None]
 
 
 class Verifier:
@@ -75,13 +100,20 @@ class Verifier:
             return Verdict(True, {}, [])
         photos = [_Photo(one, previews[one.id]) for one in candidates if one.id in previews]
         sightings: dict[str, Sighting | None] = {}
-        tried: set[tuple[Attempt, str]] = set()
+        tried: set[tuple[Way, str]] = set()
 
-        def attempt(way: Attempt, photo: _Photo) -> bool:
-            if not sightings.get(photo.id) and (way, photo.id) not in tried:
-                tried.add((way, photo.id))
-                sightings[photo.id] = _describe(way(query, photo), photo)
-            return sightings[photo.id] is not None
+        def look(way: Way, photo: _Photo) -> Sighting | None:
+            """Look in one way, and if what is seen is doubtful, in all others as well."""
+            known = sightings.get(photo.id)
+            if (way, photo.id) in tried or _is_sure(known):
+                return known
+            tried.add((way, photo.id))
+            best = _better(known, _describe(way(query, photo), photo))
+            sightings[photo.id] = best
+            if best and not _is_sure(best):
+                for other in WAYS:
+                    look(other, photo)
+            return sightings[photo.id]
 
         # Nearly all queries are seen where they are looked for first.
         first, others = photos[:FIRST], photos[FIRST:]
@@ -90,12 +122,12 @@ class Verifier:
             *((way, photo) for photo in first for way in (_tilted, _by_corners)),
             *((_straight, photo) for photo in others),
         ]
-        hit = next(((way, photo) for way, photo in order if attempt(way, photo)), None)
+        hit = next(((way, photo) for way, photo in order if look(way, photo)), None)
         for photo in photos:
             if hit and photo.distance <= hit[1].distance + NEAR:
-                attempt(hit[0], photo)  # a copy is seen in the same way
+                look(hit[0], photo)  # a copy is seen in the same way
             if everything:
-                any(attempt(way, photo) for way in (_straight, _by_corners))
+                any(look(way, photo) for way in (_straight, _by_corners))
         seen_at_all = any(sightings.values())
         return Verdict(False, sightings, [] if seen_at_all else query.looks)
 
@@ -115,17 +147,18 @@ class Verifier:
         query = _Query(sketch)
         sightings: dict[str, Sighting] = {}
         for candidate in candidates:
-            parts = [sighting.part for sighting in sightings.values()]
-            if candidate.id in sightings or candidate.id not in previews:
+            known = sightings.get(candidate.id)
+            if candidate.id not in previews or _is_sure(known):
                 continue
+            parts = [one.part for id, one in sightings.items() if id != candidate.id]
             if any(_overlap(candidate.look.part, part) for part in parts):
                 continue
             view = make_view(sketch, candidate.look)
             photo = _Photo(candidate, previews[candidate.id])
-            seen = _correlate(view, photo, AGREEMENT_AGAIN)
-            sighting = _describe(seen and _extend(query, photo, seen), photo)
-            if sighting is not None:
-                sightings[candidate.id] = sighting
+            seen = _correlate(view, photo)
+            best = _better(known, _describe(seen and _extend(query, photo, seen), photo))
+            if best is not None:
+                sightings[candidate.id] = best
         return sightings
 
 
@@ -191,22 +224,22 @@ class _Photo:
         return describe_region(self.region)
 
 
-def _correlate(view: View, photo: _Photo, least: float, degrees: float = 0) -> Seen | None:
+def _correlate(view: View, photo: _Photo, degrees: float = 0) -> Seen | None:
     proposed = propose_by_correlation(view, photo.region, degrees)
     found = None if proposed is None else align(view, photo.region, proposed)
-    return (found, view) if found and _agrees(found, least) else None
+    return (found, view) if found and STANDARD.holds(found, photo.distance) else None
 
 
 def _straight(query: _Query, photo: _Photo) -> Seen | None:
     """Look for the query as it is."""
-    return _correlate(query.whole, photo, AGREEMENT)
+    return _correlate(query.whole, photo)
 
 
 def _tilted(query: _Query, photo: _Photo) -> Seen | None:
     """Look for the query mirrored, tilted, and both."""
     mirrored = query.whole.mirrored()
     ways = ((mirrored, 0), *product((query.whole, mirrored), (-TILT, TILT)))
-    found = (_correlate(view, photo, AGREEMENT, degrees) for view, degrees in ways)
+    found = (_correlate(view, photo, degrees) for view, degrees in ways)
     return next(filter(None, found), None)
 
 
@@ -218,15 +251,18 @@ def _by_corners(query: _Query, photo: _Photo) -> Seen | None:
         if proposal is None or proposal[1] < FEW_CORNERS:
             continue
         proposed, count = proposal
-        least = AGREEMENT_WITH_CORNERS if count >= SURE_CORNERS else AGREEMENT
+        standard = STANDARD_WITH_CORNERS if count >= SURE_CORNERS else STANDARD
         for view, perspective in product(views, (False, True)):
             start = proposed @ np.linalg.inv(views[0].to_query) @ view.to_query
             found = align(view, photo.region, start, perspective=perspective)
-            if found is None or not _agrees(found, least):
+            if found is None or not standard.holds(found, photo.distance):
                 continue
             if best is None or found.agreement > best[0].agreement + _handicap(view, best[1]):
                 best = found, view
     return best
+
+
+WAYS: tuple[Way, ...] = (_straight, _tilted, _by_corners)
 
 
 def _extend(query: _Query, photo: _Photo, seen: Seen) -> Seen:
@@ -237,14 +273,20 @@ def _extend(query: _Query, photo: _Photo, seen: Seen) -> Seen:
     for larger in (*query.views, *around):
         start = found.to_region @ np.linalg.inv(view.to_query) @ larger.to_query
         extended = align(larger, photo.region, start)
-        if extended and _agrees(extended, found.agreement - _handicap(view, larger)):
+        least = found.agreement - _handicap(view, larger)
+        if extended and extended.places >= LEAST_PLACES and extended.agreement >= least:
             return extended, larger
     return seen
 
 
-def _agrees(found: Alignment, least: float) -> bool:
-    chance = SMALL * (2 - found.side / (MOST_SIDE / 2))
-    return found.places >= LEAST_PLACES and found.agreement >= least + chance
+def _is_sure(sighting: Sighting | None) -> bool:
+    return sighting is not None and sighting.agreement >= SURE
+
+
+def _better(one: Sighting | None, other: Sighting | None) -> Sighting | None:
+    if one is None or other is None:
+        return one or other
+    return max(one, other, key=lambda sighting: sighting.agreement)
 
 
 def _handicap(view: View, other: View) -> float:

@@ -132,6 +132,38 @@ def test_what_is_not_there_doesnt_agree(seen):
         assert found is None or found.agreement < 0.5
 
 
+def edges(positions, slope, size=96, softness=1.5):
+    """Straight edges, parallel to each other: where they end, nobody can tell."""
+    ys, xs = np.mgrid[:size, :size]
+    levels = np.zeros((size, size))
+    for position in positions:
+        levels += 60 * np.tanh((ys - position - slope * xs) / softness)
+    noise = np.random.default_rng(int(slope * 100)).normal(0, 1.5, levels.shape)
+    return np.clip(128 + levels + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("positions", [(48,), (20, 30, 40, 50, 60, 70)])
+def test_a_straight_edge_doesnt_agree_with_another_one(positions):
+    """Nor stripes with stripes: across they agree, along there is nothing to agree."""
+    view = view_of_grey(edges(positions, 0.02)[16:80, 16:80])
+    found = align(view, region_of(edges(positions, 0.05)), placed(48, 48, 64, 64))
+    assert found is not None
+    assert found.places >= CELLS
+    assert found.agreement < 0.3
+
+
+def test_an_edge_that_bends_agrees_with_itself():
+    """With noise of its own in each picture."""
+    ys, xs = np.mgrid[:96, :96]
+    disc = 90 + 40 * np.tanh((20 - np.hypot(ys - 50, xs - 44)) / 1.5)
+    one, other = (
+        np.clip(disc + rng.normal(0, 1.5, disc.shape), 0, 255).astype(np.uint8)
+        for rng in map(np.random.default_rng, (0, 1))
+    )
+    found = align(view_of_grey(one[16:80, 16:80]), region_of(other), placed(49, 47, 64, 64))
+    assert found.agreement > 0.55
+
+
 def test_places_that_were_painted_over_dont_agree(seen):
     """And are counted: of about 64 of a square, those of one half."""
     photo = seen["astronaut"].mean(2).astype(np.uint8)

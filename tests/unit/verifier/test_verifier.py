@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from skimage.transform import ProjectiveTransform
 
 from deployments.records import Look, Preview, Sketch
-from deployments.verifier.verifier import Verifier
+from deployments.verifier.alignment import Alignment
+from deployments.verifier.verifier import LEAST_PLACES, STANDARD, Verifier
 from tests.support.cutting import (
     SHA256,
     apply,
@@ -415,3 +416,30 @@ def test_a_tiny_sketch_of_a_query_of_any_size(columns, rows, width, height):
     assert not any(verdict.sightings.values())
     again = [candidate("a", (0, 0, 1, 1), look) for look in verdict.looks]
     assert verifier.verify_again(sketch, again, previews) == {}
+
+
+# How much is enough
+
+
+def alike(agreement, side=64, places=40):
+    return Alignment(np.eye(3), agreement, places, side)
+
+
+def test_a_near_photo_needs_to_agree_less_and_a_small_query_more():
+    least = STANDARD.agreement
+    assert STANDARD.holds(alike(least + 0.01), 0.25)
+    assert not STANDARD.holds(alike(least - 0.01), 0.25)
+    assert STANDARD.holds(alike(least - 0.05), 0.1)
+    assert not STANDARD.holds(alike(least + 0.05), 0.4)
+    assert not STANDARD.holds(alike(least + 0.05, side=32), 0.25)
+    assert not STANDARD.holds(alike(1, places=LEAST_PLACES - 1), 0)
+
+
+def test_of_doubtful_sightings_the_best_counts(seen, previews):
+    """A mirrored cup lies quite well on the cup as it is, which is looked for first."""
+    photo, width, height = seen["coffee"], 254, 290
+    to_photo = placed(297, 157, width, height) @ MIRROR
+    query = cut(photo, to_photo, width, height)
+    sighting = look_for(query, previews, "coffee", CUP)
+    assert sighting.mirrored
+    assert off(sighting, to_photo) < 3
