@@ -32,7 +32,7 @@ from benchmarks.gpu.throughput import decoding, make_pipeline, pipelines
 from common.tables import table
 
 from deployments.compute.device import DTYPES, pinned
-from deployments.compute.images import decode
+from deployments.decoding.image import decode
 from deployments.segmenter.checkpoint import read_checkpoint
 
 Rows = list[dict[str, Any]]

@@ -23,8 +23,8 @@ from common.config import DEFAULT_CONFIG, read_settings
 from common.photos import find_images
 from tqdm import tqdm
 
-from deployments.compute.images import decode
 from deployments.compute.weights import sha256
+from deployments.decoding.image import decode
 from deployments.encoder.clip import ImageTower
 from deployments.encoder.encoder import Encoder
 from deployments.errors import InsetError, ModelUnavailable, StartupError

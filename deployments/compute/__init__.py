@@ -1,1 +1,1 @@
-"""What the networks share: devices, backends, batches, pixels and weights."""
+"""What the networks share: devices, backends, batches, crops and weights."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deployments.compute.images import resize
+from deployments.compute.crops import resize
 
 
 def small_jpeg(

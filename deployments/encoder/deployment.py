@@ -10,7 +10,7 @@ import torch
 from ray import serve
 
 from deployments.boxes import outer_box
-from deployments.compute.images import decode, scale_crop
+from deployments.compute.crops import scale_crop
 from deployments.compute.replicas import (
     COMPUTING_REPLICA,
     Passes,
@@ -18,6 +18,7 @@ from deployments.compute.replicas import (
     passes_at_once,
 )
 from deployments.compute.sketches import make_sketch
+from deployments.decoding.image import decode
 from deployments.encoder.encoder import Encoder
 from deployments.errors import BadParameter, keep_answers_out_of_the_log
 from deployments.limits import ImageLimits

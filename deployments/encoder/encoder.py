@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from deployments.compute.backends import build_network
+from deployments.compute.crops import scale_crop
 from deployments.compute.device import place, upload
-from deployments.compute.images import scale_crop
 from deployments.encoder.files import find_encoder
 from deployments.errors import BadParameter
 from deployments.settings import EncoderSettings

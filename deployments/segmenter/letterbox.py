@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deployments.compute.images import resize
+from deployments.compute.crops import resize
 
 PADDING_GREY = 114  # the networks were trained with it
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from deployments.compute.crops import scale_crops
 from deployments.compute.device import download, pinned, place, upload
-from deployments.compute.images import DecodedImage, decode, scale_crops
 from deployments.compute.jpegs import scale_down
 from deployments.compute.previews import make_preview
+from deployments.decoding.image import DecodedImage, decode
 from deployments.errors import BadParameter, InsetError
 from deployments.limits import PREVIEW_SIDE, ImageLimits
 from deployments.records import Chunk, SegmentedPhoto
@@ -42,7 +43,7 @@ class Segmenter:
     Args:
         settings: the detector, what runs it, and which parts of a photo become chunks.
         crop_size: side of the crops, pixels.
-        squash: how crops become square, see `images.scale_crops`.
+        squash: how crops become square, see `crops.scale_crops`.
         limits: larger images are refused before they are decoded.
 
     Attributes:

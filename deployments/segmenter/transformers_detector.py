@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from deployments.compute.crops import MAX_ASPECT
 from deployments.compute.device import Placement
-from deployments.compute.images import MAX_ASPECT
 from deployments.errors import ModelUnavailable, first_line
 from deployments.segmenter.detection import Detections, equal_shapes, visible_detections
 from deployments.segmenter.letterbox import PADDING_GREY

@@ -13,9 +13,9 @@ from typing import TypeVar
 import cv2
 from ray import serve
 
-from deployments.compute.images import decode
 from deployments.compute.previews import make_preview
 from deployments.compute.replicas import count_cores
+from deployments.decoding.image import decode
 from deployments.errors import InsetError, StoreFull, keep_answers_out_of_the_log
 from deployments.handles import StoreHandle
 from deployments.limits import ImageLimits

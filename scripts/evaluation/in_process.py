@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from deployments.chunk_index.index import ChunkIndex
-from deployments.compute.images import scale_crop
+from deployments.compute.crops import scale_crop
 from deployments.errors import InsetError
 from deployments.ranker import Ranker
 from deployments.records import Box, Neighbours

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from deployments.boxes import outer_box
-from deployments.compute.images import decode
+from deployments.decoding.image import decode
 from deployments.errors import InsetError
 from deployments.limits import ImageLimits
 from deployments.records import Box, Quad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from deployments.compute.images import scale_crop
+from deployments.compute.crops import scale_crop
 from deployments.tiles import tile_boxes
 from training.chance import Chance
 from training.pairs import PairSettings, draw_pairs

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import graph
-from deployments.compute.images import decode
+from deployments.decoding.image import decode
 from deployments.errors import (
     BadParameter,
     BrokenImage,

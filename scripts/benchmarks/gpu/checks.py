@@ -11,7 +11,8 @@ import torch
 from benchmarks.gpu.networks import make_detector, make_tower
 from benchmarks.gpu.pipeline import MAX_TILES, TILES
 from benchmarks.gpu.sizes import Sizes, make_photos
-from deployments.compute.images import decode, scale_crops
+from deployments.compute.crops import scale_crops
+from deployments.decoding.image import decode
 from deployments.limits import ImageLimits
 from deployments.segmenter.checkpoint import Checkpoint
 from deployments.segmenter.letterbox import lay_on_canvases, letterbox

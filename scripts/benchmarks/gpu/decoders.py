@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from deployments.compute.device import pinned
-from deployments.compute.images import decode
+from deployments.decoding.image import decode
 from deployments.limits import ImageLimits
 
 AHEAD = 4  # batches

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.decoders import Batches
+from deployments.compute.crops import MATRICES_ON, scale_crops
 from deployments.compute.device import upload
-from deployments.compute.images import MATRICES_ON, scale_crops
 from deployments.segmenter.chunks import choose_boxes
 from deployments.segmenter.letterbox import Letterbox, lay_on_canvases, letterbox
 from deployments.segmenter.suppression import select

@@ -11,8 +11,8 @@ from PIL import Image
 from skimage import data
 
 from deployments.boxes import outer_box
-from deployments.compute import images, resample
-from deployments.compute.images import scale_crops
+from deployments.compute import crops, resample
+from deployments.compute.crops import scale_crops
 from deployments.tiles import tile_boxes
 from tests.support.examples import examples
 from tests.support.operations import CountOperations
@@ -120,7 +120,7 @@ def test_what_has_the_size_already_stays_as_it_is():
 def test_what_would_be_scaled_down_too_much_is_left_to_the_cpu():
     """A GPU's kernels can't, and the matrices of the others must not become large for its sake."""
     generator = np.random.default_rng(0)
-    strip = torch.from_numpy(noise(generator, 4, images.MAX_REDUCTION * 16 + 1))
+    strip = torch.from_numpy(noise(generator, 4, crops.MAX_REDUCTION * 16 + 1))
     photo = torch.from_numpy(noise(generator, 20, 30))
     boxes = [np.array([(0, 0, strip.shape[1], 4)]), np.array([(0, 0, 30, 20)])]
     seen = []
@@ -129,7 +129,7 @@ def test_what_would_be_scaled_down_too_much_is_left_to_the_cpu():
         seen.extend(photos)
         return resample.scale_windows(photos, windows, size)
 
-    with patch.object(images, "scale_windows", spy):
+    with patch.object(crops, "scale_windows", spy):
         actual = by_matrices([strip, photo], boxes, 16, squash=True)
     assert [one is photo for one in seen] == [True]
     expected = scale_crops([strip, photo], boxes, 16, squash=True)

@@ -20,8 +20,9 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from deployments.compute.images import decode, scale_crop
+from deployments.compute.crops import scale_crop
 from deployments.compute.sketches import make_sketch
+from deployments.decoding.image import decode
 from deployments.encoder.deployment import EncoderDeployment
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.files import CLIP_MEAN, CLIP_STD, find_encoder

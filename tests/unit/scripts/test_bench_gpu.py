@@ -30,8 +30,8 @@ from benchmarks.gpu.sizes import COMPACT, FULL, TINY, make_photos, read_photos
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.compute.device import DTYPES
-from deployments.compute.images import decode
 from deployments.compute.weights import yolov5_weights
+from deployments.decoding.image import decode
 from deployments.encoder.files import CLIP_MEAN, CLIP_STD
 from deployments.segmenter.checkpoint import read_checkpoint
 from deployments.segmenter.segmenter import Segmenter

@@ -16,7 +16,7 @@ from benchmarks.service import ALL, Pictures
 from common.own_service import OwnService
 from common.serve_run import ServiceFailed
 
-from deployments.compute.images import decode
+from deployments.decoding.image import decode
 from deployments.limits import ImageLimits
 
 NAMES = ["coffee.png", "rocket.jpg", "chelsea.png"]

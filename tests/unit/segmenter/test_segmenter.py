@@ -10,8 +10,9 @@ import skimage
 import torch
 from PIL import Image
 
-from deployments.compute.images import decode, scale_crop, scale_crops
+from deployments.compute.crops import scale_crop, scale_crops
 from deployments.compute.previews import make_preview
+from deployments.decoding.image import decode
 from deployments.errors import BadParameter, BrokenImage, ModelUnavailable, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
 from deployments.records import SegmentedPhoto

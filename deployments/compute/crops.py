@@ -1,26 +1,16 @@
-"""Decode images, and scale crops. Only this module decodes untrusted images."""
+"""Cut crops out of photos, and scale them."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
 from torch.nn import functional
 
 from deployments.boxes import outer_box
 from deployments.compute.resample import scale_windows
-from deployments.errors import BrokenImage, NotAnImage, TooLarge
-from deployments.limits import ImageLimits
-
-# All formats that Pillow decodes itself. EPS would run Ghostscript on the bytes, WMF needs Windows,
-# and the others are stubs that need a handler from elsewhere.
-Image.init()
-FORMATS = sorted(set(Image.OPEN) - {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 
 # Types of devices on which many crops are scaled together, as matrix products. On a CPU that takes
 # 16 times as long as one crop at a time, because most numbers of the matrices are 0.
@@ -28,99 +18,6 @@ MATRICES_ON = frozenset({"cuda"})
 # The CPU scales crops that shrink by more than this, one at a time: their matrices would be large.
 MAX_REDUCTION = 64
 MAX_ASPECT = 8
-
-# The colour behind transparent pixels, as on a page in a browser.
-BACKGROUND = (255, 255, 255)
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedImage:
-    """Attributes:
-    pixels: uint8 `[height, width, 3]`, RGB, upright.
-    media_type: what the bytes are, e.g. `image/png`.
-    animated: whether there are more frames than the decoded one.
-    """
-
-    pixels: np.ndarray
-    media_type: str
-    animated: bool
-
-
-def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
-    """Decode the first frame of an image, in any format that Pillow reads, to upright RGB.
-
-    Transparency is laid over white; 16-bit and floating-point images are scaled to 8 bits.
-
-    Raises:
-        TooLarge: it exceeds the limits; this is checked before any pixel is decoded.
-        NotAnImage: the format is unknown.
-        BrokenImage: the format is known, but the bytes are incomplete or invalid.
-    """
-    if not data:
-        raise BrokenImage("The image has no bytes: send the contents of an image file.")
-    if len(data) > limits.max_bytes:
-        raise TooLarge(
-            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted. Scale "
-            "it down."
-        )
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise TooLarge(f"The image has too many pixels ({error}). Scale it down.") from None
-    except Image.UnidentifiedImageError:
-        raise NotAnImage(
-            "These bytes are not in an image format we read: send JPEG, PNG, WebP, AVIF, GIF, "
-            "TIFF, BMP, or another format that Pillow decodes."
-        ) from None
-    except Exception as error:  # with hostile bytes, a decoder may raise anything
-        raise BrokenImage(f"The image can't be read: {_reason(error)}.") from None
-
-    with image:
-        if image.width * image.height > limits.max_pixels:
-            raise TooLarge(
-                f"The image has {image.width:,} x {image.height:,} = "
-                f"{image.width * image.height:,} pixels; at most {limits.max_pixels:,} are "
-                "accepted. Scale it down."
-            )
-        if image.width == 0 or image.height == 0:
-            raise BrokenImage(f"The image has a size of {image.width} x {image.height} pixels.")
-        media_type = image.get_format_mimetype() or f"image/x-{str(image.format).lower()}"
-        animated = bool(getattr(image, "is_animated", False))
-        try:
-            pixels = np.array(_to_rgb(_upright(image)))
-        except Exception as error:
-            raise BrokenImage(f"The image can't be decoded: {_reason(error)}.") from None
-    return DecodedImage(pixels, media_type, animated)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # in a PNG, the orientation may follow the pixels
-    # Without this check, Pillow would copy images that are upright already.
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    return ImageOps.exif_transpose(image) if turned else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        opaque = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(opaque, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Scale grey values of more than 8 bits to uint8, which Pillow's own conversion would clip."""
-    if values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535:
-        return (values // 257).astype(np.uint8)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    low, high = values.min(), values.max()
-    return ((values - low) * (255 / (high - low if high > low else 1))).astype(np.uint8)
 
 
 def scale_crop(
