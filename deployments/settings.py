@@ -117,12 +117,19 @@ class LimitSettings(Section):
     max_request_bytes: int = Field(256 * 2**20, ge=1)
     # Pillow refuses larger images.
     max_pixels: int = Field(ImageLimits().max_pixels, ge=1, le=178_956_970)
+    max_decoding_bytes: int = Field(ImageLimits().decoding_bytes, ge=64 * 2**20)
+    decoding_s_per_megapixel: float = Field(ImageLimits().seconds_per_megapixel, gt=0, le=60)
     timeout_s: float = Field(60, gt=0)
 
     @property
     def image(self) -> ImageLimits:
         """The limits that the decoder enforces."""
-        return ImageLimits(self.max_image_bytes, self.max_pixels)
+        return ImageLimits(
+            self.max_image_bytes,
+            self.max_pixels,
+            self.max_decoding_bytes,
+            self.decoding_s_per_megapixel,
+        )
 
 
 class Settings(Section):

@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
@@ -15,6 +15,8 @@ from deployments.limits import ImageLimits
 # and the others are stubs that need a handler from elsewhere.
 Image.init()
 FORMATS = sorted(set(Image.OPEN) - {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+
+BYTES_PER_PIXEL = 24  # that decoding takes at most, with all copies
 
 # The colour behind transparent pixels, as on a page in a browser.
 BACKGROUND = (255, 255, 255)
@@ -46,7 +48,42 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
         TooLarge: it exceeds the limits; this is checked before any pixel is decoded.
         NotAnImage: the format is unknown.
         BrokenImage: the format is known, but the bytes are incomplete or invalid.
+        MemoryError: there is too little memory.
     """
+    return open_image(data, limits).read()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An image of which only the header has been read.
+
+    Attributes:
+        declared: its pixels.
+        cost: memory that decoding takes at most, bytes.
+        seconds: CPU time that decoding may take.
+    """
+
+    image: ImageFile.ImageFile
+    declared: int
+    cost: int
+    seconds: float
+
+    def read(self) -> DecodedImage:
+        """Decode the pixels; see `decode`."""
+        image = self.image
+        media_type = image.get_format_mimetype() or f"image/x-{str(image.format).lower()}"
+        animated = bool(getattr(image, "is_animated", False))
+        try:
+            pixels = np.array(_to_rgb(_upright(image)))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise BrokenImage(f"The image can't be decoded: {_reason(error)}.") from None
+        return DecodedImage(pixels, media_type, animated)
+
+
+def open_image(data: bytes, limits: ImageLimits) -> Opened:
+    """Read the header of an image; see `decode`."""
     if not data:
         raise BrokenImage("The image has no bytes: send the contents of an image file.")
     if len(data) > limits.max_bytes:
@@ -63,25 +100,21 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
             "These bytes are not in an image format we read: send JPEG, PNG, WebP, AVIF, GIF, "
             "TIFF, BMP, or another format that Pillow decodes."
         ) from None
+    except MemoryError:
+        raise
     except Exception as error:  # with hostile bytes, a decoder may raise anything
         raise BrokenImage(f"The image can't be read: {_reason(error)}.") from None
 
-    with image:
-        if image.width * image.height > limits.max_pixels:
-            raise TooLarge(
-                f"The image has {image.width:,} x {image.height:,} = "
-                f"{image.width * image.height:,} pixels; at most {limits.max_pixels:,} are "
-                "accepted. Scale it down."
-            )
-        if image.width == 0 or image.height == 0:
-            raise BrokenImage(f"The image has a size of {image.width} x {image.height} pixels.")
-        media_type = image.get_format_mimetype() or f"image/x-{str(image.format).lower()}"
-        animated = bool(getattr(image, "is_animated", False))
-        try:
-            pixels = np.array(_to_rgb(_upright(image)))
-        except Exception as error:
-            raise BrokenImage(f"The image can't be decoded: {_reason(error)}.") from None
-    return DecodedImage(pixels, media_type, animated)
+    declared = image.width * image.height
+    if declared > limits.max_pixels:
+        raise TooLarge(
+            f"The image has {image.width:,} x {image.height:,} = {declared:,} pixels; at most "
+            f"{limits.max_pixels:,} are accepted. Scale it down."
+        )
+    if declared == 0:
+        raise BrokenImage(f"The image has a size of {image.width} x {image.height} pixels.")
+    seconds = 1 + limits.seconds_per_megapixel * declared / 1e6
+    return Opened(image, declared, BYTES_PER_PIXEL * declared, seconds)
 
 
 def _reason(error: Exception) -> str:

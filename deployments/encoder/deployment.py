@@ -18,7 +18,7 @@ from deployments.compute.replicas import (
     passes_at_once,
 )
 from deployments.compute.sketches import make_sketch
-from deployments.decoding.image import decode
+from deployments.decoding.decoder import Decoder
 from deployments.encoder.encoder import Encoder
 from deployments.errors import BadParameter, keep_answers_out_of_the_log
 from deployments.limits import ImageLimits
@@ -46,7 +46,7 @@ class EncoderDeployment:
         self, settings: EncoderSettings, limits: ImageLimits, low_latency: bool = False
     ) -> None:
         keep_answers_out_of_the_log()
-        self.limits = limits
+        self.decoder = Decoder(limits)
         self.encoder = load_with_threads(settings.threads, lambda: Encoder(settings))
         threads, at_once = settings.threads, 1
         if not low_latency:
@@ -57,6 +57,8 @@ class EncoderDeployment:
         # The first pass is slow (memory, kernels), so no request should wait for it.
         size = self.encoder.files.image_size
         self.passes.run(self.encoder.encode_images, np.zeros((1, size, size, 3), np.uint8))
+        if low_latency:
+            self.decoder.start()
         self._encode_texts = self.passes.batched(self._encode_texts_together)
         self._encode_images = self.passes.batched(
             self._encode_images_together, batch_size_fn=lambda items: sum(map(len, items))
@@ -85,7 +87,7 @@ class EncoderDeployment:
 
         Raises:
             BadParameter: the box lies outside the picture.
-            TooLarge, NotAnImage, BrokenImage
+            TooLarge, NotAnImage, BrokenImage, Unavailable
         """
         crop, sketch = await asyncio.to_thread(self._cut_query, data, box, sketched)
         vectors = await self._encode_images(crop[np.newaxis])
@@ -95,7 +97,7 @@ class EncoderDeployment:
         """Encode several looks at a picture, at once: float32 `[len(looks), dimension]`.
 
         Raises:
-            TooLarge, NotAnImage, BrokenImage
+            TooLarge, NotAnImage, BrokenImage, Unavailable
         """
         return await self._encode_crops(await asyncio.to_thread(self._cut_looks, data, looks))
 
@@ -119,7 +121,7 @@ class EncoderDeployment:
     def _cut_query(
         self, data: bytes, box: tuple[float, float, float, float] | None, sketched: bool
     ) -> tuple[np.ndarray, Sketch | None]:
-        pixels = decode(data, self.limits).pixels
+        pixels = self.decoder.decode(data).pixels
         height, width = pixels.shape[:2]
         if box is None:
             box = (0, 0, width, height)
@@ -132,7 +134,7 @@ class EncoderDeployment:
         return self._cut(pixels, Look(whole)), sketch
 
     def _cut_looks(self, data: bytes, looks: Sequence[Look]) -> np.ndarray:
-        pixels = decode(data, self.limits).pixels
+        pixels = self.decoder.decode(data).pixels
         return np.stack([self._cut(pixels, look) for look in looks])
 
     def _cut(self, pixels: np.ndarray, look: Look) -> np.ndarray:

@@ -41,6 +41,7 @@ class SegmenterDeployment:
             settings.threads,
             lambda: Segmenter(settings, crop_size=crop_size, squash=squash, limits=limits),
         )
+        self.segmenter.decoder.start()
         at_once = passes_at_once(settings.threads, self.segmenter.placement)
         self.passes = Passes(settings, settings.threads, at_once)
         self._segment = self.passes.batched(self._segment_together)
@@ -49,7 +50,7 @@ class SegmenterDeployment:
         """Cut a photo into chunks.
 
         Raises:
-            BadParameter, TooLarge, NotAnImage, BrokenImage
+            BadParameter, TooLarge, NotAnImage, BrokenImage, Unavailable
         """
         result = await self._segment((data, confidence_threshold))
         if isinstance(result, InsetError):

@@ -14,7 +14,8 @@ from deployments.compute.crops import scale_crops
 from deployments.compute.device import download, pinned, place, upload
 from deployments.compute.jpegs import scale_down
 from deployments.compute.previews import make_preview
-from deployments.decoding.image import DecodedImage, decode
+from deployments.decoding.decoder import Decoder
+from deployments.decoding.image import DecodedImage
 from deployments.errors import BadParameter, InsetError
 from deployments.limits import PREVIEW_SIDE, ImageLimits
 from deployments.records import Chunk, SegmentedPhoto
@@ -24,8 +25,6 @@ from deployments.segmenter.detectors import load_detector
 from deployments.segmenter.files import find_detector
 from deployments.segmenter.thumbnails import make_thumbnail
 from deployments.settings import SegmenterSettings
-
-DECODING_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,7 @@ class Segmenter:
         limits: larger images are refused before they are decoded.
 
     Attributes:
+        decoder: decodes the photos.
         placement: what runs the detector, and where.
 
     Raises:
@@ -67,10 +67,10 @@ class Segmenter:
         self.settings = settings
         self.crop_size = crop_size
         self.squash = squash
-        self.limits = limits
         self.placement = place(settings)
         self.detector = load_detector(find_detector(settings), settings, self.placement)
-        self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
+        self.decoder = Decoder(limits)
+        self._threads = ThreadPoolExecutor(self.decoder.processes, thread_name_prefix="decode")
 
     def segment(
         self,
@@ -133,9 +133,9 @@ class Segmenter:
         """Make the thumbnail of a photo, as `segment` does.
 
         Raises:
-            TooLarge, NotAnImage, BrokenImage
+            TooLarge, NotAnImage, BrokenImage, Unavailable
         """
-        return make_thumbnail(decode(data, self.limits).pixels)
+        return make_thumbnail(self.decoder.decode(data).pixels)
 
     def _open(self, data: bytes, threshold: float) -> OpenedPhoto | InsetError:
         """Decode a photo and make its thumbnail and preview, or return the error."""
@@ -144,7 +144,7 @@ class Segmenter:
                 raise BadParameter(
                     f"confidence_threshold must be between 0 and 1, not {threshold}."
                 )
-            image = decode(data, self.limits)
+            image = self.decoder.decode(data)
             small = scale_down(image.pixels, PREVIEW_SIDE)
             thumbnail, preview = make_thumbnail(small), make_preview(small)
             image = replace(image, pixels=pinned(image.pixels, self.placement.device))

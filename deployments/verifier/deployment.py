@@ -15,7 +15,7 @@ from ray import serve
 
 from deployments.compute.previews import make_preview
 from deployments.compute.replicas import count_cores
-from deployments.decoding.image import decode
+from deployments.decoding.decoder import Decoder
 from deployments.errors import InsetError, StoreFull, keep_answers_out_of_the_log
 from deployments.handles import StoreHandle
 from deployments.limits import ImageLimits
@@ -48,7 +48,7 @@ class VerifierDeployment:
     def __init__(self, limits: ImageLimits, store: StoreHandle) -> None:
         keep_answers_out_of_the_log()
         cv2.setNumThreads(1)  # each search has a thread of its own
-        self.limits = limits
+        self.decoder = Decoder(limits)
         self.store = store
         self.verifier = Verifier()
         self._threads = ThreadPoolExecutor(count_cores(), thread_name_prefix="verify")
@@ -97,7 +97,7 @@ class VerifierDeployment:
             return id, preview
         try:
             original = await self.store.original.remote(id)
-            data = await self._run(lambda: make_preview(decode(original, self.limits).pixels))
+            data = await self._run(lambda: make_preview(self.decoder.decode(original).pixels))
         except InsetError as error:
             logger.warning("the photo %r can't be looked at: %s", id, error.detail)
             return id, None

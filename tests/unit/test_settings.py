@@ -315,6 +315,8 @@ def test_an_unknown_key_is_named_with_those_there_are(args, key, known):
         ("limits.max_image_bytes", 0),
         ("limits.max_request_bytes", "many"),
         ("limits.max_pixels", 10**9),
+        ("limits.max_decoding_bytes", 2**20),
+        ("limits.decoding_s_per_megapixel", 0),
         ("limits.timeout_s", 0),
     ],
 )
