@@ -24,6 +24,7 @@ from deployments.errors import BrokenImage, TooLarge, Unavailable
 from deployments.limits import ImageLimits
 
 ROOT = Path(__file__).parents[2]
+WORKER = "deployments.decoding.worker"
 MOST_PROCESSES = 16
 START_S = 60
 
@@ -150,7 +151,7 @@ class _Process:
         self._channel, other = socket.socketpair()
         self.is_ready = True
         with other:
-            command = [sys.executable, "-m", "deployments.decoding.worker", str(other.fileno())]
+            command = [sys.executable, "-P", "-m", WORKER, str(other.fileno())]
             try:
                 self._process = subprocess.Popen(
                     command,
