@@ -14,6 +14,7 @@ from deployments.compute.crops import scale_crops
 from deployments.compute.device import download, pinned, place, upload
 from deployments.compute.jpegs import scale_down
 from deployments.compute.previews import make_preview
+from deployments.decoding.facts import FACTS
 from deployments.decoding.image import DecodedImage, decode
 from deployments.errors import BadParameter, InsetError
 from deployments.limits import PREVIEW_SIDE, ImageLimits
@@ -45,6 +46,8 @@ class Segmenter:
         crop_size: side of the crops, pixels.
         squash: how crops become square, see `crops.scale_crops`.
         limits: larger images are refused before they are decoded.
+        facts: what photos are asked about themselves, see `facts.read_facts`; what else they say
+            goes no further.
 
     Attributes:
         placement: what runs the detector, and where.
@@ -61,6 +64,7 @@ class Segmenter:
         crop_size: int = 224,
         squash: bool = False,
         limits: ImageLimits = ImageLimits(),  # noqa: B008  (frozen)
+        facts: Sequence[str] = FACTS,
     ) -> None:
         if crop_size < 1:
             raise ValueError(f"crop_size must be at least 1, not {crop_size}")
@@ -68,6 +72,7 @@ class Segmenter:
         self.crop_size = crop_size
         self.squash = squash
         self.limits = limits
+        self.facts = facts
         self.placement = place(settings)
         self.detector = load_detector(find_detector(settings), settings, self.placement)
         self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
@@ -126,6 +131,8 @@ class Segmenter:
                 crops,
                 photo.thumbnail,
                 photo.preview,
+                photo.image.skipped,
+                {name: photo.image.facts.get(name) for name in self.facts},
             )
         return results
 
