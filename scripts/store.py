@@ -2,9 +2,12 @@
 
     scripts/store.py stats|verify|backup FILE|restore FILE|compact|export FOLDER|reindex
 
+`reindex` encodes all photos again if the store has vectors of another encoder; else it only asks
+photos about themselves (date, camera, place) that were not asked.
+
 All but `restore` and `compact` may run beside the service, on the machine of its store. The exit
 status is 1 if something is wrong. It is 2 if `verify` couldn't compare the running index, and if
-`reindex` couldn't put the new store in place because the service is running.
+`reindex` couldn't finish because the service is running.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def reread(exif: Image.Exif) -> Image.Exif:
 
 
 def of_a_phone(**others: object) -> Image.Exif:
-    """Return EXIF that says `SAID`, on its side if `Orientation=6`."""
+    """Return EXIF that says `SAID`, with other values of some tags."""
     main = {Base.Make: "Canon", Base.Model: "Canon EOS R5", Base.DateTime: "2025:01:01 00:00:00"}
     details = {
         Base.DateTimeOriginal: "2024:05:17 10:12:33",
@@ -52,6 +52,8 @@ def of_a_phone(**others: object) -> Image.Exif:
         GPS.GPSLongitudeRef: "W",
         GPS.GPSLongitude: (11, 34, Fraction(318, 10)),
     }
-    main |= {Base[name]: value for name, value in others.items()}
+    for name, value in others.items():
+        target = details if Base[name] in details else main
+        target[Base[name]] = value
     # Pillow writes the EXIF of a TIFF wholly only if it has read it.
     return reread(exif_of(main, details, place))
