@@ -44,7 +44,12 @@ def build(args: dict[str, Any]) -> Application:
     images = settings.limits.image
 
     segmenter = bind(
-        SegmenterDeployment, settings.segmenter, encoder.image_size, encoder.squash, images
+        SegmenterDeployment,
+        settings.segmenter,
+        encoder.image_size,
+        encoder.squash,
+        images,
+        settings.facts,
     )
     index_encoder = bind(EncoderDeployment, settings.encoder, images, name="IndexEncoder")
     query_encoder = bind(

@@ -16,7 +16,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from deployments.errors import BadParameter
-from deployments.records import Metadata
+from deployments.records import Facts, Metadata
 
 MAX_KEYS = 64
 MAX_TEXT = 1000
@@ -89,6 +89,16 @@ def check_metadata(metadata: Mapping[str, Value]) -> Metadata:
             )
         _check_value(value, f"The metadata's {key!r}")
     return dict(metadata)
+
+
+def add_facts(metadata: Metadata, facts: Facts) -> Metadata:
+    """Return a client's metadata with what the photo says of itself behind it.
+
+    A client's key wins. Facts that would be beyond 64 keys are left out, in their order.
+    """
+    new = ((name, said) for name, said in facts.items() if name not in metadata)
+    said = [(name, fact) for name, fact in new if fact is not None]
+    return metadata | dict(said[: MAX_KEYS - len(metadata)])
 
 
 def _check_value(value: Any, what: str) -> None:

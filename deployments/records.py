@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -39,8 +39,10 @@ Source = Annotated[
     ),
 ]
 
-# What a client stores with a photo, and what searches can filter by.
+# What searches can filter photos by: what a client says of a photo, and what it says itself.
 Metadata = dict[str, StrictBool | StrictInt | StrictFloat | StrictStr]
+# What a photo was asked about itself, and its answers: None if it doesn't say.
+Facts = dict[str, str | float | None]
 
 
 class Chunk(BaseModel):
@@ -68,6 +70,8 @@ class SegmentedPhoto:
         crops: uint8 `[len(chunks), s, s, 3]`, RGB, one for each chunk.
         thumbnail: an encoded image, see `segmenter.thumbnails.make_thumbnail`.
         preview: an encoded image, see `compute.previews.make_preview`.
+        skipped: how many other pictures the file holds: frames, pages, previews.
+        facts: what the photo was asked about itself, and its answers.
     """
 
     width: int
@@ -78,6 +82,8 @@ class SegmentedPhoto:
     crops: np.ndarray
     thumbnail: bytes
     preview: bytes
+    skipped: int = 0
+    facts: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,8 @@ class EncodedPhoto:
     vectors: np.ndarray
     thumbnail: bytes
     preview: bytes
+    skipped: int = 0
+    facts: Facts = field(default_factory=dict)
 
 
 class Record(BaseModel):
@@ -111,8 +119,25 @@ class Record(BaseModel):
     animated: bool = Field(description="it has several frames; only the first one was indexed")
     indexed_at: str = Field(description="UTC, ISO 8601")
     sequence: int = Field(description="the store's sequence number of this change")
-    metadata: Metadata = Field(default={}, description="as the client sent it")
+    skipped: int = Field(
+        default=0,
+        description="how many other pictures the file holds that were not indexed: pages, frames, "
+        "previews",
+    )
+    metadata: Metadata = Field(
+        default={}, description="as the client sent it, and what the photo says of itself"
+    )
+    asked: list[str] = Field(
+        default=[],
+        description="what the photo was asked about itself. Those of these keys that `metadata` "
+        "has are its answers; all others are the client's",
+    )
     chunks: list[Chunk]
+
+    @property
+    def said_by_client(self) -> Metadata:
+        """The part of the metadata that the client sent."""
+        return {name: value for name, value in self.metadata.items() if name not in self.asked}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from deployments.decoding.facts import FACTS, LOCATION
 from deployments.errors import StartupError
 from deployments.limits import ImageLimits
 from deployments.tiles import fewest_tiles
@@ -142,6 +143,14 @@ class Settings(Section):
     verifier: VerifierSettings = VerifierSettings()
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
+    exif: Literal[True, False, "no-location"] = True
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What photos are asked about themselves: names of `facts.FACTS`."""
+        if self.exif == "no-location":
+            return tuple(name for name in FACTS if name not in LOCATION)
+        return FACTS if self.exif else ()
 
     @classmethod
     def parse(cls, args: dict[str, Any], root: Path) -> Settings:

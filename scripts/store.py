@@ -2,9 +2,12 @@
 
     scripts/store.py stats|verify|backup FILE|restore FILE|compact|export FOLDER|reindex
 
+`reindex` encodes all photos again if the store has vectors of another encoder; else it only asks
+photos about themselves (date, camera, place) that were not asked.
+
 All but `restore` and `compact` may run beside the service, on the machine of its store. The exit
 status is 1 if something is wrong. It is 2 if `verify` couldn't compare the running index, and if
-`reindex` couldn't put the new store in place because the service is running.
+`reindex` couldn't finish because the service is running.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
@@ -27,15 +31,32 @@ from common.config import DEFAULT_CONFIG, read_settings
 from common.paths import ROOT
 from tqdm import tqdm
 
-from deployments.errors import CorruptRecord, StartupError, StoreFull, UnknownId
+from deployments.decoding.decoder import Decoder
+from deployments.errors import (
+    CorruptRecord,
+    InsetError,
+    StartupError,
+    StoreFull,
+    StoreUnusable,
+    UnknownId,
+)
 from deployments.files import replacing
+from deployments.records import EncoderIdentity, Facts
 from deployments.settings import NetworkSection, SegmenterSettings, Settings
 from deployments.store.access import DATA
+from deployments.store.asking import Ask, ask_again, ids_to_ask
 from deployments.store.check import Damage, StoreCheck
 from deployments.store.copies import backup, compact, restore
 from deployments.store.format import FORMAT
 from deployments.store.reader import StoreReader
-from deployments.store.reindexing import Encode, Reindexing, StoreInUse, needs_reindexing
+from deployments.store.reindexing import (
+    Encode,
+    Originals,
+    Reindexing,
+    StoreInUse,
+    needs_reindexing,
+)
+from deployments.store.store import Store
 
 if TYPE_CHECKING:
     from common.photo_encoder import PhotoEncoder
@@ -43,8 +64,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 20
 WAIT_S = 0.5
 WRONG, NOT_COMPARED, NOT_IN_PLACE = 1, 2, 2
-# Photos that are encoded at once, at least.
-REINDEXED_AT_ONCE = 8
+# Photos that are encoded at once, at least; and that are asked about themselves.
+REINDEXED_AT_ONCE, ASKED_AT_ONCE = 8, 32
 
 T = TypeVar("T")
 
@@ -267,6 +288,8 @@ def export(arguments: argparse.Namespace) -> int:
 def reindex(arguments: argparse.Namespace) -> int:
     """Encode all photos again with the configured encoder, and put the new store in place.
 
+    If the store has vectors of that encoder, only ask its photos about themselves.
+
     Raises:
         Refused: the disk is full.
     """
@@ -278,13 +301,12 @@ def reindex(arguments: argparse.Namespace) -> int:
     settings = read_settings(arguments.config)
     encoder = find_encoder(settings.encoder).identity
     if not needs_reindexing(arguments.path, encoder):
-        print(f"The store in {arguments.path} has vectors of {encoder.name}: nothing to do.")
-        return 0
+        return ask_photos(arguments.path, encoder, settings)
     work = Reindexing(
         arguments.path,
         encoder,
         encoding(settings),
-        made_by={"segmenter": chunk_options(settings.segmenter)},
+        made_by={"segmenter": chunk_options(settings.segmenter), "facts": settings.facts},
         batch=max(settings.segmenter.batch_size, REINDEXED_AT_ONCE),
     )
     with closing(work):
@@ -309,6 +331,60 @@ def reindex(arguments: argparse.Namespace) -> int:
     if done.kept is not None:
         print(f"The old store is kept in {done.kept}. `restore` reads it. Remove it to free space.")
     return WRONG if work.left_out else 0
+
+
+def ask_photos(path: Path, encoder: EncoderIdentity, settings: Settings) -> int:
+    """Ask the photos of a store about themselves that were not asked; leave its vectors alone.
+
+    Raises:
+        Refused: the disk is full.
+    """
+    with closing(Originals(path)) as old:
+        ids = list(ids_to_ask(old, settings.facts))
+    if not ids:
+        print(
+            f"The store in {path} has vectors of {encoder.name}, and its photos were asked what "
+            "the config says: nothing to do."
+        )
+        return 0
+    try:
+        store = Store(path, encoder, lock_timeout_s=0)
+    except StoreUnusable as error:
+        print(
+            f"{error}\n{len(ids):,} photos are to be asked about themselves (date, camera, place). "
+            "Stop the service, and run this again. It can be interrupted, and continues."
+        )
+        return NOT_IN_PLACE
+    failed: dict[str, tuple[str | None, str]] = {}
+    with (
+        closing(store),
+        ThreadPoolExecutor() as threads,
+        tqdm(total=len(ids), unit="photo") as progress,
+    ):
+        for start in range(0, len(ids), ASKED_AT_ONCE):
+            some = ids[start : start + ASKED_AT_ONCE]
+            try:
+                failed |= ask_again(store, some, settings.facts, asking(settings, threads))
+            except StoreFull as error:
+                raise Refused(f"{error.detail} Then run this again: it continues.") from None
+            progress.update(len(some))
+    for id, (filename, why) in failed.items():
+        print(id, filename or "-", why, sep="\t")
+    print(f"Asked {len(ids) - len(failed):,} photos about themselves; {len(failed):,} can't be.")
+    return WRONG if failed else 0
+
+
+def asking(settings: Settings, threads: Executor) -> Ask:
+    """Return what asks photos about themselves."""
+    decoder = Decoder(settings.limits.image)
+
+    def ask(data: bytes) -> Facts | InsetError:
+        try:
+            return dict(decoder.decode(data).facts)
+        except InsetError as error:
+            return error
+
+    return lambda images: list(threads.map(ask, images))
 
 
 def chunk_options(settings: SegmenterSettings) -> dict[str, Any]:

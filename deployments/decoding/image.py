@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
+from deployments.decoding.facts import MAX_EXIF_BYTES, read_facts
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
 
@@ -29,7 +30,7 @@ class DecodedImage:
     media_type: what the bytes are, e.g. `image/png`.
     animated: it is the first frame of an animation.
     skipped: how many other pictures the file holds: frames, pages, previews.
-    facts: what the camera wrote down about the photo.
+    facts: what the photo says of itself, see `facts.read_facts`.
     """
 
     pixels: np.ndarray
@@ -79,7 +80,7 @@ class Opened:
             raise
         except Exception as error:
             raise BrokenImage(f"The image can't be decoded: {_reason(error)}.") from None
-        return DecodedImage(pixels, media_type, animated)
+        return DecodedImage(pixels, media_type, animated, facts=_facts(image))
 
 
 def open_image(data: bytes, limits: ImageLimits) -> Opened:
@@ -119,6 +120,16 @@ def open_image(data: bytes, limits: ImageLimits) -> Opened:
 
 def _reason(error: Exception) -> str:
     return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def _facts(image: Image.Image) -> dict[str, str | float]:
+    """Return what the photo says of itself; nothing if that can't be read."""
+    try:
+        if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+            return {}
+        return read_facts(image.getexif())
+    except Exception:  # nothing in metadata is a reason to refuse pixels
+        return {}
 
 
 def _upright(image: Image.Image) -> Image.Image:

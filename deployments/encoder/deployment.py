@@ -75,6 +75,8 @@ class EncoderDeployment:
             await self._encode_crops(photo.crops),
             photo.thumbnail,
             photo.preview,
+            photo.skipped,
+            photo.facts,
         )
 
     async def encode_query(

@@ -89,7 +89,8 @@ class IndexParameters(Parameters):
     metadata: Annotated[str | None, WithJsonSchema(METADATA_SCHEMA)] = Field(
         None,
         description="what searches can filter these photos by: a flat JSON object with strings, "
-        "numbers and booleans",
+        "numbers and booleans. What the photos say of themselves (`date_taken`, `camera`, `lens`, "
+        "`latitude`, `longitude`) is added, as the service is configured; what is sent here wins",
     )
 
 
@@ -123,7 +124,8 @@ class SearchParameters(Parameters):
     filter: Annotated[list[str], WithJsonSchema(FILTER_SCHEMA)] = Field(
         [],
         description="find only photos whose metadata satisfies this condition: `NAME OP VALUE` "
-        "with `=`, `!=`, `<`, `<=`, `>` or `>=`, for example `year>=2020`, `flash=true`, "
+        "with `=`, `!=`, `<`, `<=`, `>` or `>=`, for example `year>=2020`, `date_taken<2024-06`, "
+        "`flash=true`, "
         '`camera=Canon EOS` or `lot="007"`. Several conditions must all hold. A condition does '
         "not hold for a photo that lacks the key or has a value of another type",
     )

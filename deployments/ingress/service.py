@@ -85,8 +85,8 @@ class Inset:
             filename: kept in the record, for display.
             confidence_threshold: for this photo instead of the configured one, 0 to 1.
             metadata: what searches can filter by: strings, numbers and booleans by key, see
-                `deployments.metadata.check_metadata`. A photo that is stored already keeps its
-                metadata.
+                `deployments.metadata.check_metadata`. It wins over what the photo says of itself.
+                A photo that is stored already keeps its metadata.
 
         Raises:
             BadParameter, IdTaken, TooLarge, NotAnImage, BrokenImage, StoreFull, Unavailable

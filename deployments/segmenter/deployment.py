@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from ray import serve
 
@@ -35,11 +36,14 @@ class SegmenterDeployment:
         crop_size: int,
         squash: bool,
         limits: ImageLimits,
+        facts: Sequence[str],
     ) -> None:
         keep_answers_out_of_the_log()
         self.segmenter = load_with_threads(
             settings.threads,
-            lambda: Segmenter(settings, crop_size=crop_size, squash=squash, limits=limits),
+            lambda: Segmenter(
+                settings, crop_size=crop_size, squash=squash, limits=limits, facts=facts
+            ),
         )
         self.segmenter.decoder.start()
         at_once = passes_at_once(settings.threads, self.segmenter.placement)

@@ -15,6 +15,7 @@ from deployments.compute.device import download, pinned, place, upload
 from deployments.compute.jpegs import scale_down
 from deployments.compute.previews import make_preview
 from deployments.decoding.decoder import Decoder
+from deployments.decoding.facts import FACTS
 from deployments.decoding.image import DecodedImage
 from deployments.errors import BadParameter, InsetError
 from deployments.limits import PREVIEW_SIDE, ImageLimits
@@ -44,6 +45,8 @@ class Segmenter:
         crop_size: side of the crops, pixels.
         squash: how crops become square, see `crops.scale_crops`.
         limits: larger images are refused before they are decoded.
+        facts: what photos are asked about themselves, see `facts.read_facts`; what else they say
+            goes no further.
 
     Attributes:
         decoder: decodes the photos.
@@ -61,12 +64,14 @@ class Segmenter:
         crop_size: int = 224,
         squash: bool = False,
         limits: ImageLimits = ImageLimits(),  # noqa: B008  (frozen)
+        facts: Sequence[str] = FACTS,
     ) -> None:
         if crop_size < 1:
             raise ValueError(f"crop_size must be at least 1, not {crop_size}")
         self.settings = settings
         self.crop_size = crop_size
         self.squash = squash
+        self.facts = facts
         self.placement = place(settings)
         self.detector = load_detector(find_detector(settings), settings, self.placement)
         self.decoder = Decoder(limits)
@@ -126,6 +131,8 @@ class Segmenter:
                 crops,
                 photo.thumbnail,
                 photo.preview,
+                photo.image.skipped,
+                {name: photo.image.facts.get(name) for name in self.facts},
             )
         return results
 

@@ -6,15 +6,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import lmdb
 import numpy as np
 
 from deployments.errors import BadParameter, CorruptRecord, InsetError
-from deployments.metadata import check_metadata
+from deployments.metadata import add_facts, check_metadata
 from deployments.records import (
     VECTOR_DTYPE,
     EncodedPhoto,
+    Facts,
     Metadata,
     Record,
     Stored,
@@ -44,7 +46,7 @@ class Put:
         data: the original bytes.
         filename: as the client named it.
         photo: at least one chunk; its vectors are float32 `[len(chunks), d]`, all finite.
-        metadata: as the client gave it.
+        metadata: as the client gave it; what the photo says of itself is added to it.
         indexed_at: UTC, ISO 8601; None for now.
     """
 
@@ -87,7 +89,21 @@ class KeepPreview(Keep):
     """Store the preview of a photo."""
 
 
-Operation = Put | Delete | KeepThumbnail | KeepPreview
+@dataclass(frozen=True, slots=True)
+class SetFacts:
+    """Make the metadata of a stored photo what its client said, and these facts.
+
+    Attributes:
+        sha256: of the original that says them, as in `Keep`.
+        facts: what the photo was asked about itself, and its answers.
+    """
+
+    id: str
+    sha256: str
+    facts: Facts
+
+
+Operation = Put | Delete | KeepThumbnail | KeepPreview | SetFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +122,7 @@ class PreparedPut:
     preview: bytes
 
 
-Prepared = PreparedPut | Delete | KeepThumbnail | KeepPreview | BadParameter
+Prepared = PreparedPut | Delete | KeepThumbnail | KeepPreview | SetFacts | BadParameter
 Result = Stored | int | bool | InsetError
 
 
@@ -130,6 +146,7 @@ def _prepare_put(put: Put, dimension: int) -> PreparedPut:
     vectors = np.ascontiguousarray(photo.vectors, dtype=VECTOR_DTYPE)
     if not np.isfinite(vectors).all():
         raise ValueError(f"photo {put.id!r}: a vector is not finite")
+    metadata = check_metadata(put.metadata)
     record = Record(
         id=put.id,
         filename=_printable(put.filename),
@@ -139,12 +156,21 @@ def _prepare_put(put: Put, dimension: int) -> PreparedPut:
         width=photo.width,
         height=photo.height,
         animated=photo.animated,
+        skipped=photo.skipped,
         indexed_at=put.indexed_at or datetime.now(UTC).isoformat(timespec="milliseconds"),
         sequence=0,
-        metadata=check_metadata(put.metadata),
         chunks=photo.chunks,
+        **_said(metadata, photo.facts),
     )
     return PreparedPut(record, put.data, vectors.tobytes(), photo.thumbnail, photo.preview)
+
+
+def _said(metadata: Metadata, facts: Facts) -> dict[str, Any]:
+    """Return the fields of a record that tell what its client says and what the photo says."""
+    return {
+        "metadata": add_facts(metadata, facts),
+        "asked": [name for name in facts if name not in metadata],
+    }
 
 
 def _printable(filename: str | None) -> str | None:
@@ -185,6 +211,8 @@ class Writer:
                     return self._keep(operation, self._dbs.thumbnails)
                 case KeepPreview():
                     return self._keep(operation, self._dbs.previews)
+                case SetFacts():
+                    return self._set_facts(operation)
                 case _:
                     return operation
         except InsetError as error:
@@ -198,9 +226,8 @@ class Writer:
             return Stored(stored, created=False)
         sequence = self._log(PUT, key)
         record = put.record.model_copy(update={"sequence": sequence})
-        payload = record.model_dump_json().encode()
         self._txn.put(key, put.data, db=self._dbs.originals)
-        self._txn.put(key, checksum(id, payload) + payload, db=self._dbs.records)
+        self._write_record(record)
         self._txn.put(key, checksum(id, put.vectors) + put.vectors, db=self._dbs.vectors)
         self._txn.put(key, checksum(id, put.thumbnail) + put.thumbnail, db=self._dbs.thumbnails)
         self._txn.put(key, checksum(id, put.preview) + put.preview, db=self._dbs.previews)
@@ -234,6 +261,32 @@ class Writer:
             return False
         self._txn.put(key, checksum(id, kept.data) + kept.data, db=db)
         return True
+
+    def _set_facts(self, told: SetFacts) -> bool:
+        """Write facts if they are of the photo that is stored now; return whether they are.
+
+        The put gets a new place in the log if the metadata changes, which the chunk index must
+        know.
+        """
+        id, key = told.id, told.id.encode()
+        value = self._txn.get(key, db=self._dbs.records)
+        if value is None:
+            return False
+        record = decode_record(id, value)
+        if record.sha256 != told.sha256:
+            return False
+        said = _said(record.said_by_client, told.facts)
+        sequence = record.sequence
+        if said["metadata"] != record.metadata:
+            self._forget_put(id, value)
+            sequence = self._log(PUT, key)
+        self._write_record(record.model_copy(update={"sequence": sequence, **said}))
+        return True
+
+    def _write_record(self, record: Record) -> None:
+        payload = record.model_dump_json().encode()
+        value = checksum(record.id, payload) + payload
+        self._txn.put(record.id.encode(), value, db=self._dbs.records)
 
     def _forget_put(self, id: str, value: bytes) -> None:
         """Remove the put from the log, even if the record is damaged and can't say where it is."""

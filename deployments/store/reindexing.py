@@ -33,6 +33,7 @@ from deployments.store.access import (
 )
 from deployments.store.format import (
     corrupt,
+    decode_or_log,
     decode_record,
     key_of,
     read_encoder,
@@ -176,6 +177,13 @@ class Originals:
             raise corrupt(id, "original")
         return record, data
 
+    def records(self, ids: Sequence[str]) -> list[Record]:
+        """Return the records of those of these photos that are there and undamaged."""
+        with self.reading() as txn:
+            values = [txn.get(id.encode(), db=self.dbs.records) for id in ids]
+        found = (decode_or_log(id, value) for id, value in zip(ids, values, strict=True))
+        return [record for record in found if record is not None]
+
     def missing_among(self, ids: Sequence[str]) -> list[str]:
         """Return those ids that no photo has."""
         with self.reading() as txn:
@@ -197,8 +205,9 @@ class Originals:
 class Reindexing:
     """A new store that is built from the originals of an old one.
 
-    Ids, filenames, metadata and the times of indexing stay as they are. The log begins again, in
-    the order of the old one, with a history of its own.
+    Ids, filenames, the clients' metadata and the times of indexing stay as they are; what a photo
+    says of itself is asked again. The log begins again, in the order of the old one, with a history
+    of its own.
 
     Args:
         path: folder of the old store.
@@ -335,7 +344,14 @@ class Reindexing:
                 self._state.left_out[record.id] = record.filename, photo.detail
                 continue
             operations.append(
-                Put(record.id, data, record.filename, photo, record.metadata, record.indexed_at)
+                Put(
+                    record.id,
+                    data,
+                    record.filename,
+                    photo,
+                    record.said_by_client,
+                    record.indexed_at,
+                )
             )
         for operation, result in zip(operations, self._new.apply(operations), strict=True):
             if isinstance(result, StoreFull):
@@ -436,7 +452,7 @@ def needs_reindexing(path: Path, encoder: EncoderIdentity) -> bool:
 
 def _says_the_same(one: Record, other: Record) -> bool:
     """Return whether two records are of the same put of a photo."""
-    names = ("sha256", "filename", "metadata", "indexed_at")
+    names = ("sha256", "filename", "said_by_client", "indexed_at")
     return all(getattr(one, name) == getattr(other, name) for name in names)
 
 

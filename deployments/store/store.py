@@ -41,6 +41,7 @@ from deployments.store.operations import (
     Prepared,
     PreparedPut,
     Result,
+    SetFacts,
     Writer,
     prepare,
 )
@@ -104,8 +105,8 @@ class Store(StoreReader):
 
         Returns:
             For each operation: `Stored` for a put, the sequence number for a deletion, whether a
-            picture was kept, or the error (BadParameter, IdTaken, UnknownId, CorruptRecord,
-            StoreFull). If it isn't an error, the operation is on disk.
+            picture or facts were kept, or the error (BadParameter, IdTaken, UnknownId,
+            CorruptRecord, StoreFull). If it isn't an error, the operation is on disk.
 
         Raises:
             ValueError: a photo has no chunks, or its vectors have a wrong shape or aren't finite;
@@ -148,8 +149,8 @@ class Store(StoreReader):
             return error
 
     def _commit(self, operations: Sequence[Prepared]) -> list[Result]:
-        adding = (PreparedPut, Keep)
-        sizes = [len(op.data) for op in operations if isinstance(op, adding)]
+        sizes = [len(op.data) for op in operations if isinstance(op, PreparedPut | Keep)]
+        sizes += [0 for op in operations if isinstance(op, SetFacts)]  # a few bytes
         return self._write(
             lambda txn: Writer(txn, self.dbs, self.encoder.dimension).carry_out(operations),
             added_bytes=sum(sizes) if sizes else None,

@@ -30,6 +30,7 @@ class PhotoEncoder:
             crop_size=files.image_size,
             squash=files.squash,
             limits=settings.limits.image,
+            facts=settings.facts,
         )
         threads = settings.segmenter.threads
         self._at_once = passes_at_once(threads, self.segmenter.placement)

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from contextlib import asynccontextmanager
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from deployments.query import SearchOptions
 from deployments.records import Changes, EncoderState, Position
 from deployments.segmenter.files import find_detector
 from deployments.settings import SegmenterSettings
+from tests.support.exif import SAID, of_a_phone
 from tests.support.graph_in_process import (
     HANDLES,
     OPERATIONS,
@@ -29,6 +31,7 @@ from tests.support.graph_in_process import (
     make,
     run,
 )
+from tests.support.pictures import encode, pixels
 
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")
 
@@ -500,3 +503,27 @@ def test_timeout_s(tmp_path, operation, args):
     with pytest.raises(Unavailable, match=r"longer than 0\.1 s"):
         asyncio.run(getattr(inset, operation)(*args))
     assert 0.1 <= time.monotonic() - start < 10
+
+
+# exif
+
+
+@pytest.mark.slow
+def test_exif(tmp_path):
+    """What is not wanted doesn't leave the segmenter."""
+    photo = encode(pixels("exif"), "JPEG", exif=of_a_phone())
+    without = {name: SAID[name] for name in ("date_taken", "camera", "lens")}
+    for exif, facts in ((True, SAID), ("no-location", without), (False, {})):
+        segmenter = make("Segmenter", tmp_path, {"segmenter": SMALL, "exif": exif})
+        segmented = asyncio.run(segmenter.segment(photo, None))
+        assert segmented.facts == facts
+
+
+@pytest.mark.slow
+def test_what_a_photo_says_is_encoded_with_it(tmp_path, pictures):
+    photo = replace(segment(pictures["coffee"], tmp_path), skipped=3, facts={"camera": "X"})
+    encoder = make("IndexEncoder", tmp_path, {"encoder": {"dtype": "float32"}})
+    encoded = asyncio.run(encoder.encode_photo(photo))
+    names = {field.name for field in fields(photo)} - {"crops"}
+    for name in names:
+        assert getattr(encoded, name) == getattr(photo, name), name

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests.support.exif import of_a_phone
 from tests.support.geometry import overlap
 from tests.support.http_client import index
 from tests.support.pictures import encode, pixels
@@ -114,6 +115,25 @@ def test_a_photo_that_lies_on_its_side_is_upright_and_so_are_its_boxes(
         expect_box(page.locator("#canvas .best .line"), turned, cup, 0.7)
     finally:
         client.delete(f"/images/{turned['id']}")
+
+
+def test_a_photo_says_when_with_what_and_where_it_was_taken(visit, library, client):
+    """By the camera's clock, wherever the visitor is."""
+    says = encode(pixels("says"), "JPEG", exif=of_a_phone())
+    own = '{"year": 2024, "lens": "a good one", "note": "<b>"}'
+    id = index(client, says, filename="says.jpg", metadata=own)["id"]
+    try:
+        page = visit(timezone_id="Asia/Tokyo").page
+        page.goto(f"/?view=browse&photo={id}")
+        rows = page.locator("#facts > div")
+        expect(rows.filter(has_text="Camera")).to_have_text("CameraCanon EOS R5")
+        shown = rows.all_text_contents()
+        taken = next(row for row in shown if row.startswith("Taken"))
+        assert re.fullmatch(r"TakenMay 17, 2024, 10:12\sAM \(\+02:00\)", taken)
+        assert {"Place48.1372, -11.5755", "lensa good one", "year2024", "note<b>"} <= set(shown)
+        assert not [row for row in shown if row.startswith(("latitude", "date_taken", "Lens"))]
+    finally:
+        client.delete(f"/images/{id}")
 
 
 def test_a_photo_that_no_browser_shows_is_its_small_picture(page, library, client):

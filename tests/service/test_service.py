@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.support.documents import readme_example
+from tests.support.exif import SAID, of_a_phone
 from tests.support.geometry import overlap
 from tests.support.http_client import PNG, index, problem, search
 from tests.support.pictures import encode, picture, pixels
@@ -312,6 +313,33 @@ def test_a_filter_comes_before_the_limit(client):
         expected = [id for id in everything if int(id[2:]) in numbers]
         assert found(*conditions, limit=3) == expected
         assert found(*conditions, limit=1) == expected[:1]
+
+
+def test_what_photos_say_of_themselves_is_filtered_by(client):
+    """Dates by their beginnings; and what the client says wins."""
+    for id, date in (("may", "2024:05:17 10:12:33"), ("june", "2024:06:01 00:00:00")):
+        photo = encode(pixels(f"of {id}"), "JPEG", exif=of_a_phone(DateTimeOriginal=date))
+        metadata = {"shelf": "facts", "lens": "mine"} if id == "june" else {"shelf": "facts"}
+        image = index(client, photo, id=id, metadata=json.dumps(metadata))
+        assert (
+            image["metadata"] == {**SAID, "date_taken": image["metadata"]["date_taken"]} | metadata
+        )
+        assert image["asked"] == [name for name in SAID if name not in metadata]
+        assert client.get(f"/images/{id}/record").json()["metadata"] == image["metadata"]
+
+    def found(*conditions: str) -> set[str]:
+        matches = search(client, id="may", filter=["shelf=facts", *conditions])
+        return {match["id"] for match in matches}
+
+    for conditions, expected in [
+        (["date_taken>=2024-05"], {"may", "june"}),
+        (["date_taken>=2024-05", "date_taken<2024-06"], {"may"}),
+        (["date_taken>2024-05-17T10:12:34"], {"june"}),
+        (["camera=Canon EOS R5", "lens=mine"], {"june"}),
+        (["latitude>48", "latitude<48.2", "longitude>-12", "longitude<-11.5"], {"may", "june"}),
+        (["longitude>0"], set()),
+    ]:
+        assert found(*conditions) == expected, conditions
 
 
 def test_metadata_comes_as_a_part_too(client):

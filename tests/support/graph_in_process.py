@@ -37,8 +37,8 @@ def arguments(folder, changes=None):
     config = yaml.safe_load((Path(graph.__file__).parent / "serve_config.yaml").read_text())
     args = config["applications"][0]["args"]
     args["store"]["path"] = str(folder)
-    for section, options in (changes or {}).items():
-        args[section] |= options
+    for name, changed in (changes or {}).items():
+        args[name] = args[name] | changed if isinstance(changed, dict) else changed
     return args
 
 

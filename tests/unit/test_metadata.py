@@ -17,6 +17,7 @@ from deployments.metadata import (
     OPERATORS,
     Condition,
     Filter,
+    add_facts,
     check_metadata,
     parse_metadata,
 )
@@ -121,6 +122,20 @@ def test_the_largest_metadata_is_accepted():
     largest = {"a" + "b" * 61 + f"{number:02}": "x" * 1000 for number in range(64)}
     assert parse_metadata(json.dumps(largest)) == largest
     assert parse_metadata("{}") == {}
+
+
+@given(
+    st.dictionaries(keys, values, max_size=64),
+    st.dictionaries(keys, st.none() | st.text(max_size=5) | st.floats(-180, 180), max_size=6),
+)
+def test_facts_are_put_behind_what_a_client_says(metadata, facts):
+    merged = add_facts(metadata, facts)
+    assert check_metadata(merged) == merged
+    assert dict(list(merged.items())[: len(metadata)]) == metadata
+    said = {name: fact for name, fact in facts.items() if fact is not None}
+    for name in merged.keys() - metadata:
+        assert merged[name] == said[name]
+    assert len(merged) == min(64, len(metadata | said))
 
 
 # Reading filters

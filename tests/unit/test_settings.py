@@ -159,6 +159,9 @@ def comments(text):
     for line in text[text.index("    args:\n") :].splitlines()[1:]:
         if re.match(r"    #|      \w+:\s*(#.*)?$", line):  # the next section
             section, key = line.split(":")[0].strip(), None
+        elif option := re.match(r"      (\w+): .*?(?:#(.*))?$", line):  # of no section
+            key = option[1]
+            found[key] = option[2] or ""
         elif option := re.match(r"        (\w+):.*?(?:#(.*))?$", line):
             key = f"{section}.{option[1]}"
             found[key] = option[2] or ""
@@ -168,6 +171,12 @@ def comments(text):
 
 
 COMMENTS = comments(CONFIGS[0].read_text())
+
+
+def field_of(path):
+    """Return pydantic's description of an option."""
+    section, _, name = path.rpartition(".")
+    return type(getattr(Settings(), section) if section else Settings()).model_fields[name]
 
 
 def limits_of(field):
@@ -187,16 +196,15 @@ def limits_of(field):
 @pytest.mark.parametrize("path", [path for path, _ in options(Settings())])
 def test_the_comment_of_an_option_has_its_range_and_its_choices(path):
     """Ranges stand in settings.py; people read them in the config."""
-    section, name = path.split(".")
-    field = type(getattr(Settings(), section)).model_fields[name]
+    field = field_of(path)
     comment = COMMENTS[path]
     numbers = {float(number) for number in re.findall(r"\d+(?:\.\d+)?", comment)}
     if "as above" in comment:
         return
     assert numbers >= {float(number) for number in limits_of(field)}, comment
     for choice in get_args(field.annotation):
-        if isinstance(choice, str):
-            assert re.search(rf"\b{choice}\b", comment), choice
+        if isinstance(choice, str | bool):
+            assert re.search(rf"\b{str(choice).lower()}\b", comment), choice
 
 
 def test_some_options_have_ranges():
@@ -318,11 +326,15 @@ def test_an_unknown_key_is_named_with_those_there_are(args, key, known):
         ("limits.max_decoding_bytes", 2**20),
         ("limits.decoding_s_per_megapixel", 0),
         ("limits.timeout_s", 0),
+        ("exif", "perhaps"),
+        ("exif", None),
+        ("exif", {"location": False}),
+        ("exif", 1.5),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(path, value):
-    section, name = path.split(".")
-    message = refusal({section: {name: value}})
+    section, _, name = path.rpartition(".")
+    message = refusal({section: {name: value}} if section else {name: value})
     assert f"{path} = {value!r} is wrong: " in message
 
 
@@ -382,6 +394,12 @@ def test_every_option_has_a_value_that_is_refused():
     """So the cases above are complete: a new option needs one."""
     (mark,) = test_a_wrong_value_is_named_with_its_key.pytestmark
     assert {path for path, _ in mark.args[1]} == set(dict(options(Settings())))
+
+
+def test_what_photos_are_asked():
+    everything = ("date_taken", "camera", "lens", "latitude", "longitude")
+    for exif, facts in ((True, everything), (False, ()), ("no-location", everything[:3])):
+        assert Settings.parse({"exif": exif}, ROOT).facts == facts
 
 
 # Paths

@@ -324,15 +324,45 @@ function showFacts() {
     File: `${photo.media_type}, ${kilobytes} kB`,
     Stored: new Date(photo.indexed_at).toLocaleString("en", style),
     ...(photo.animated && { Animated: "only the first frame is indexed" }),
+    ...(photo.skipped && { "Not indexed": `${count(photo.skipped, "other picture")} in the file` }),
     Id: photo.id,
   };
-  const rows = [...Object.entries(facts), ...Object.entries(photo.metadata)];
+  const [said, others] = metadataOf(photo);
+  const rows = [...Object.entries(facts), ...Object.entries(said), ...Object.entries(others)];
   byId("facts").replaceChildren(
     ...rows.map(([name, value]) => {
       const [term, details] = [make("bdi", {}, name), make("bdi", {}, String(value))];
       return make("div", {}, make("dt", {}, term), make("dd", {}, details));
     }),
   );
+}
+
+/** Return what a photo says of itself, in people's words, and the rest of its metadata. */
+function metadataOf({ metadata, asked }) {
+  const others = { ...metadata };
+  const said = {};
+  // A client may mean something else by such a key.
+  const says = (...names) => names.every((name) => asked.includes(name) && name in metadata);
+  const move = (title, words, ...names) => {
+    if (!says(...names)) return;
+    said[title] = words(...names.map((name) => metadata[name]));
+    for (const name of names) delete others[name];
+  };
+  move("Taken", moment, "date_taken");
+  move("Camera", String, "camera");
+  move("Lens", String, "lens");
+  const place = (...degrees) => degrees.map((number) => number.toFixed(4)).join(", ");
+  move("Place", place, "latitude", "longitude");
+  return [said, others];
+}
+
+/** Return a date as the camera's clock showed it, wherever the reader is. */
+function moment(date) {
+  const [clock, zone] = [date.slice(0, 19), date.slice(19)];
+  const style = { dateStyle: "medium", timeZone: "UTC" };
+  if (clock.length === 10) return new Date(clock).toLocaleString("en", style);
+  const shown = new Date(`${clock}Z`).toLocaleString("en", { ...style, timeStyle: "short" });
+  return zone ? `${shown} (${zone})` : shown;
 }
 
 /** Return what was noticed where the query was found. */

@@ -21,15 +21,20 @@ from types import ModuleType
 import lmdb
 import numpy as np
 import pytest
+from common.config import DEFAULT_CONFIG, read_settings
 
+from deployments.decoding.facts import FACTS
+from deployments.encoder.files import find_encoder
 from deployments.errors import BrokenImage, StoreFull
 from deployments.records import EncodedPhoto, content_hash
 from deployments.store import copies as store_copies
 from deployments.store.format import PUT, sequence_key
-from deployments.store.operations import Delete
+from deployments.store.operations import Delete, Put
 from deployments.store.reader import StoreReader
 from deployments.store.store import Store
+from tests.support.exif import SAID, of_a_phone
 from tests.support.paths import ROOT
+from tests.support.pictures import encode, picture, pixels
 from tests.support.services import free_port
 from tests.support.stores import (
     DIMENSION,
@@ -561,7 +566,7 @@ def wide(data: bytes) -> EncodedPhoto:
     """A photo with vectors of the dimension of models/compact."""
     vectors = np.zeros((len(photo(data).chunks), 256), np.float32)
     vectors[:, len(data) % 256] = 1
-    return replace(photo(data), vectors=vectors)
+    return replace(photo(data), vectors=vectors, facts=dict.fromkeys(FACTS))
 
 
 @pytest.fixture
@@ -600,7 +605,7 @@ def test_reindex_beside_an_owner(run, owner, folder: Path, networks) -> None:
     assert vector_lengths(folder) == expected | {"new0": 100_000 % 256}
     assert run("verify")[0] == 0
     status, out, _ = run("reindex")
-    assert (status, "has vectors of models/compact: nothing to do" in out) == (0, True)
+    assert (status, "has vectors of models/compact, and its photos were" in out) == (0, True)
 
 
 def test_reindex_removes_the_old_store_on_request(run, folder: Path, networks) -> None:
@@ -635,10 +640,54 @@ def test_reindex_says_what_is_wrong(
     assert len(vector_lengths(folder)) == 3
 
 
+def test_reindex_asks_photos_that_were_not_asked(run, tmp_path: Path, networks) -> None:
+    """If the vectors are right, nothing else is done; and not beside an owner."""
+    folder, config = tmp_path / "asked", read_settings(DEFAULT_CONFIG)
+    encoder = find_encoder(config.encoder).identity
+    says = encode(pixels("says"), "JPEG", exif=of_a_phone())
+    with closing(Store(folder, encoder)) as store:
+        for id, data, said in (("a", says, {"camera": "mine"}), ("b", picture("silent"), {})):
+            store.apply([Put(id, data, f"{id}.jpg", replace(wide(data), facts={}), said)])
+    command = "import sys; from deployments.store.store import Store\n"
+    command += "from deployments.records import EncoderIdentity\n"
+    command += f"store = Store(sys.argv[1], {encoder!r}); print('open', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", command, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as child:
+        assert child.stdout.readline() == "open\n"
+        status, out, _ = run("reindex", path=folder)
+        assert status == 2
+        assert f"in use by process {child.pid}" in out
+        assert "2 photos are to be asked about themselves" in out
+        child.stdin.close()
+    status, out, _ = run("reindex", path=folder)
+    assert (status, out) == (0, "Asked 2 photos about themselves; 0 can't be.\n")
+    with closing(StoreReader(folder)) as store:
+        assert store.record("a").metadata == SAID | {"camera": "mine"}
+        assert store.record("b").metadata == {}
+    status, out, _ = run("reindex", path=folder)
+    assert (status, "nothing to do" in out) == (0, True)
+    assert networks.loaded == 0
+    without = tmp_path / "config.yaml"
+    without.write_text(DEFAULT_CONFIG.read_text().replace("exif: true", "exif: no-location"))
+    assert run("reindex", "--config", without, path=folder)[0] == 0
+    with closing(StoreReader(folder)) as store:
+        assert set(store.record("a").metadata) == {"camera", "date_taken", "lens"}
+    with closing(Store(folder, encoder)) as store:
+        store.apply([Put("c", b"no picture", "c.jpg", replace(wide(b"c"), facts={}))])
+    status, out, _ = run("reindex", "--config", without, path=folder)
+    assert status == 1
+    assert out.startswith("c\tc.jpg\tThese bytes are not in an image format")
+    assert out.endswith("Asked 0 photos about themselves; 1 can't be.\n")
+
+
 @pytest.mark.slow
 def test_reindex_makes_what_indexing_makes(run, folder: Path, tmp_path: Path, photos: Path) -> None:
     """With the networks of the config, of a store of older weights."""
-    from common.config import DEFAULT_CONFIG, read_settings
     from common.photo_encoder import PhotoEncoder
 
     originals = {name: (photos / f"{name}.png").read_bytes() for name in ("chelsea", "coffee")}

@@ -29,7 +29,16 @@ from deployments.store.reader import StoreReader
 from deployments.store.reindexing import Reindexing, Replaced, StoreInUse, needs_reindexing
 from deployments.store.store import Store
 from tests.support.paths import ROOT
-from tests.support.stores import ENCODER, OLD, assert_whole, make_old, photo, put, vectors_of
+from tests.support.stores import (
+    ENCODER,
+    OLD,
+    assert_whole,
+    make_old,
+    metadata,
+    photo,
+    put,
+    vectors_of,
+)
 
 DIMENSION = 24
 OTHER = EncoderIdentity("models/new", DIMENSION, "cd" * 32)
@@ -361,6 +370,31 @@ def test_the_same_photo_with_other_metadata(folder: Path) -> None:
     with closing(StoreReader(folder)) as store:
         record = store.record("a")
     assert (record.filename, record.metadata) == ("other.jpg", {"said": "later"})
+
+
+def test_photos_are_asked_about_themselves_once_more(folder: Path) -> None:
+    """Those that were not asked, too; and what their clients say stays."""
+    said = {"camera": "mine"}
+    with closing(Store(folder, ENCODER)) as store:
+        before = replace(photo(b"new"), facts={"camera": "X", "lens": "old", "latitude": 1.5})
+        store.apply([Put("new", b"new", None, before, said)])
+    facts = {"camera": "X-T3", "lens": "35mm", "date_taken": None}
+
+    class Asking(Encoding):
+        def __call__(self, images: Sequence[bytes]) -> list[EncodedPhoto | InsetError]:
+            return [replace(one, facts=facts, skipped=2) for one in super().__call__(images)]
+
+    first, second = Asking(fail_after=2), Asking()
+    with closing(opened(folder, first)) as work, pytest.raises(KeyboardInterrupt):
+        list(work.catch_up())
+    reindex(folder, second)
+    assert len(first.seen) + len(second.seen) == len(PHOTOS) + 1
+    with closing(StoreReader(folder)) as store:
+        for id, data in PHOTOS.items():
+            record = store.record(id)
+            assert record.metadata == metadata(data) | {"camera": "X-T3", "lens": "35mm"}
+            assert (record.asked, record.skipped) == (list(facts), 2)
+        assert store.record("new").metadata == {"camera": "mine", "lens": "35mm"}
 
 
 @pytest.mark.parametrize("format", [1, 2, 3])
