@@ -1,7 +1,9 @@
 """Metadata of photos, and filters on it.
 
 Metadata is a flat JSON object like `{"camera": "Canon EOS", "year": 2024, "flash": false}`. A
-filter is a list of conditions `NAME OP VALUE`, like `year>=2020`, all of which must hold.
+filter is a list of conditions `NAME OP VALUE`, like `year>=2020`, all of which must hold. Texts of
+both are kept and compared in Unicode NFC, whichever spelling was sent: macOS writes "é" as two code
+points, most others as one.
 `Filter.matches` defines this for one photo; `chunk_index/columns.py` computes it for all photos.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import operator
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -22,6 +25,8 @@ MAX_KEYS = 64
 MAX_TEXT = 1000
 MAX_CONDITIONS = 16
 MAX_CONDITION = 2000
+MAX_MARKS = 30
+LONG_TEXT = 200  # shorter ones are quickly sorted, whatever they have
 # Numbers are compared as float64, in which larger integers are not exact.
 MAX_INTEGER = 2**53
 
@@ -47,6 +52,26 @@ _JSON_VALUE = re.compile(r'".*|true|false|-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?'
 _MISTAKEN = tuple("=<>'")
 
 
+def normalised(text: str) -> str:
+    """Return a text in Unicode NFC, as it is compared.
+
+    A long text with more than 30 combining marks on one character is returned as it is: sorting
+    them takes time that grows with the square of their number. The number is Unicode's own, for
+    streams (UAX #15).
+    """
+    if len(text) > LONG_TEXT and not text.isascii() and _most_marks(text) > MAX_MARKS:
+        return text
+    return unicodedata.normalize("NFC", text)
+
+
+def _most_marks(text: str) -> int:
+    most = count = 0
+    for character in text:
+        count = count + 1 if unicodedata.combining(character) else 0
+        most = max(most, count)
+    return most
+
+
 def parse_metadata(text: str) -> Metadata:
     """Parse metadata from a JSON text.
 
@@ -64,12 +89,12 @@ def parse_metadata(text: str) -> Metadata:
 
 
 def check_metadata(metadata: Mapping[str, Value]) -> Metadata:
-    """Check metadata, and return a copy.
+    """Check metadata, and return it as it is kept: a copy with its texts in Unicode NFC.
 
     Raises:
         BadParameter: it is not a mapping; has more than 64 keys; has a key that isn't 1 to 64
             ASCII letters, digits, `_`, `.` and `-`, beginning with a letter or `_`; or has a value
-            that isn't a string of at most 1000 characters, an integer within 2**53, a finite
+            that isn't a string of at most 1000 characters in NFC, an integer within 2**53, a finite
             number or a boolean.
     """
     if not isinstance(metadata, Mapping):
@@ -81,14 +106,13 @@ def check_metadata(metadata: Mapping[str, Value]) -> Metadata:
             f"The metadata has {len(metadata)} keys, but at most {MAX_KEYS} are accepted: leave "
             "out keys that no search filters by."
         )
-    for key, value in metadata.items():
+    for key in metadata:
         if not (isinstance(key, str) and _KEY.fullmatch(key)):
             raise BadParameter(
                 f"{_quote(key)} is not a valid key of metadata: use 1 to 64 ASCII letters, "
                 "digits, '_', '.' and '-', beginning with a letter or '_'."
             )
-        _check_value(value, f"The metadata's {key!r}")
-    return dict(metadata)
+    return {key: _check_value(value, f"The metadata's {key!r}") for key, value in metadata.items()}
 
 
 def add_facts(metadata: Metadata, facts: Facts) -> Metadata:
@@ -101,13 +125,15 @@ def add_facts(metadata: Metadata, facts: Facts) -> Metadata:
     return metadata | dict(said[: MAX_KEYS - len(metadata)])
 
 
-def _check_value(value: Any, what: str) -> None:
+def _check_value(value: Any, what: str) -> Value:
+    """Check a value of metadata or of a filter, and return it as it is kept and compared."""
     if type(value) not in KINDS:
         raise BadParameter(
             f"{what} must be a string, a number, true or false, not {type(value).__name__}: leave "
             "out keys without a value, and spread lists and objects over several keys."
         )
     if isinstance(value, str):
+        value = normalised(value)
         if len(value) > MAX_TEXT:
             raise BadParameter(f"{what} has {len(value):,} characters: shorten it to {MAX_TEXT:,}.")
         if any("\ud800" <= character <= "\udfff" for character in value):
@@ -122,6 +148,8 @@ def _check_value(value: Any, what: str) -> None:
             )
     elif not isfinite(value):
         raise BadParameter(f"{what} is {value}: send a finite number, or leave it out.")
+    checked: Value = value
+    return checked
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -146,7 +174,7 @@ class Condition:
         name: the key.
         operator: a key of `OPERATORS`; `=` or `!=` if the value is a boolean.
         kind: the kind of the value. Because of it, conditions on true and on 1 are not equal.
-        value: what the photo's value is compared with.
+        value: what the photo's value is compared with; a text is in NFC.
     """
 
     name: str
@@ -156,6 +184,8 @@ class Condition:
 
     def holds(self, value: Value) -> bool:
         """Return whether a photo's value satisfies the condition."""
+        if isinstance(value, str):  # older versions stored texts as they were sent
+            value = normalised(value)
         return KINDS[type(value)] == self.kind and OPERATORS[self.operator](value, self.value)
 
 
@@ -210,8 +240,7 @@ def _parse_condition(text: str) -> Condition:
             "year>=2020."
         )
     name, comparison, written = parts.groups()
-    value = _parse_value(written, what)
-    _check_value(value, f"The value of the filter {_quote(text)}")
+    value = _check_value(_parse_value(written, what), f"The value of the filter {_quote(text)}")
     if isinstance(value, bool) and comparison not in ("=", "!="):
         raise BadParameter(
             f"{what} can't order booleans: write {name}={written} or {name}!={written}, "

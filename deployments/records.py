@@ -125,7 +125,8 @@ class Record(BaseModel):
         "previews",
     )
     metadata: Metadata = Field(
-        default={}, description="as the client sent it, and what the photo says of itself"
+        default={},
+        description="as the client sent it, texts in Unicode NFC, and what the photo says of itself",
     )
     asked: list[str] = Field(
         default=[],

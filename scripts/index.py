@@ -3,7 +3,8 @@
     scripts/index.py FOLDER... [--metadata '{"year": 2024}']
 
 A photo whose bytes are stored already is not sent again, and keeps its metadata. So an interrupted
-run continues when the same command is given again. Exit status 1 if any photo failed.
+run continues when the same command is given again. Files of a folder that have no suffix of a photo
+are left out, and counted. Exit status 1 if any photo failed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import httpx
 from common.client import IN_FLIGHT, URL, index_files, unreachable
-from common.photos import find_images
+from common.photos import describe_others, sort_files
 
 from deployments.errors import BadParameter
 from deployments.metadata import parse_metadata
@@ -52,15 +53,18 @@ def main() -> int:
     missing = [str(folder) for folder in arguments.folders if not folder.exists()]
     if missing:
         parser.error(f"no such folder: {', '.join(missing)}")
-    files = find_images(arguments.folders)
+    files, others = sort_files(arguments.folders)
     if not files:
-        parser.error("no images in there (files are recognised by their suffix)")
+        left_out = f"; left out {describe_others(others)}" if others else ""
+        parser.error(f"no images in there (files are recognised by their suffix){left_out}")
     try:
         httpx.get(f"{arguments.url}/healthz", timeout=30).raise_for_status()
     except httpx.HTTPError as error:
         print(unreachable(arguments.url, error), file=sys.stderr)
         return 1
 
+    if others:
+        print(f"Left out {describe_others(others)}.")
     try:
         summary = asyncio.run(
             index_files(arguments.url, files, arguments.in_flight, arguments.metadata)

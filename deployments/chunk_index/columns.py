@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from deployments.metadata import KINDS, OPERATORS, Condition, Filter, Kind
+from deployments.metadata import KINDS, OPERATORS, Condition, Filter, Kind, normalised
 from deployments.records import Metadata
 
 _TEXT = np.dtypes.StringDType()
@@ -41,7 +42,8 @@ class MetadataColumns:
 
         Args:
             slot: number of the photo, 0 to 2**31 - 1.
-            metadata: as `check_metadata` returns it.
+            metadata: as the store has it. Older versions stored texts as they were sent, not in
+                NFC; here they are compared in NFC as well.
         """
         self.remove(slot)
         if slot >= len(self._versions):
@@ -177,7 +179,7 @@ class _Column:
 
 
 class _TextColumn(_Column):
-    """A column of strings. Each distinct string is kept once, and the rows have its number."""
+    """A column of strings in NFC. Each distinct one is kept once, and the rows have its number."""
 
     def __init__(self) -> None:
         super().__init__("<i4")
@@ -185,6 +187,7 @@ class _TextColumn(_Column):
         self._texts: np.ndarray = np.zeros(0, _TEXT)  # by number
 
     def append(self, slot: int, version: int, value: str) -> None:
+        value = normalised(value)
         number = self._numbers.get(value)
         if number is None:
             number = self._numbers[value] = len(self._numbers)
@@ -217,7 +220,18 @@ class _TextColumn(_Column):
         text = _text_of(arrays[f"{prefix}texts"])
         ends = np.cumsum(arrays[f"{prefix}lengths"]).tolist()
         texts = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        if not unicodedata.is_normalized("NFC", text):
+            texts = self._merge([normalised(text) for text in texts])
         self._remember(np.array(texts, _TEXT))
+
+    def _merge(self, texts: list[str]) -> list[str]:
+        """Let equal texts have one number; return them by number.
+
+        An older version may have saved a text in two spellings.
+        """
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        self.rows["value"] = np.array([numbers[text] for text in texts])[self.rows["value"]]
+        return [*numbers]
 
     def _remember(self, texts: np.ndarray) -> None:
         self._texts = texts

@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import BadParameter, NotAnImage, TooLarge
+from deployments.ingress.filenames import MAX_PIECES, has_extended, read_filename
 
 MAX_PARTS = 1000
 
@@ -48,7 +50,7 @@ class SentImage:
     """An image in a request.
 
     Attributes:
-        filename: the client's name for it.
+        filename: the client's name for it, see `filenames`.
         read: returns the bytes; raises TooLarge.
     """
 
@@ -128,9 +130,28 @@ def _read_field(form: FormData, name: str) -> str:
 
 
 class _Multipart(MultiPartParser):
-    """Starlette's parser, which drops a truncated part silently; this one notices."""
+    """Starlette's parser, which drops a truncated part silently; this one notices.
+
+    It also reads every spelling of a file name. `_current_part` is private in Starlette; seen in
+    1.10.
+    """
 
     ended = False
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        header = part.content_disposition or b""
+        if header.count(b";") > MAX_PIECES:
+            raise MultiPartException(
+                f"a Content-Disposition has more than {MAX_PIECES} parameters. Send "
+                "only name and filename."
+            )
+        if has_extended(header) and b"filename" not in parse_options_header(header)[1]:
+            # Starlette leaves `filename*` out, and would take the part for a text.
+            part.content_disposition = header + b'; filename=""'
+        super().on_headers_finished()
+        if part.file is not None:
+            part.file.filename = read_filename(part.file.filename or "", header)
 
     def on_end(self) -> None:
         self.ended = True

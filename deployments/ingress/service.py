@@ -14,6 +14,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from deployments.errors import StoreFull, Unavailable
 from deployments.flows import IndexFlow, SearchFlow
 from deployments.handles import Handle
+from deployments.ingress.filenames import tidy
 from deployments.metadata import Value, check_metadata
 from deployments.query import (
     DEFAULT_CHUNKS,
@@ -82,7 +83,7 @@ class Inset:
         Args:
             data: an encoded image, in any format that Pillow reads.
             id: the photo's id; by default the SHA-256 of the bytes.
-            filename: kept in the record, for display.
+            filename: kept in the record, for display, as `filenames.tidy` returns it.
             confidence_threshold: for this photo instead of the configured one, 0 to 1.
             metadata: what searches can filter by: strings, numbers and booleans by key, see
                 `deployments.metadata.check_metadata`. It wins over what the photo says of itself.
@@ -100,7 +101,7 @@ class Inset:
                 data,
                 id=digest if id is None else check_id(id),
                 sha256=digest,
-                filename=filename,
+                filename=None if filename is None else tidy(filename),
                 confidence_threshold=confidence_threshold,
                 metadata=checked,
             )

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import httpx
 from tqdm import tqdm
 
+from deployments.ingress.filenames import tidy
 from deployments.query import Group, Verify
 from deployments.records import Metadata
 
@@ -229,6 +230,7 @@ async def index_file(
     known = await send(client, "GET", f"/images/{digest}/record")
     if known.status_code == 200:
         return "exists"
-    parameters = {"filename": file.name, "metadata": json.dumps(metadata or {})}
+    # A disk may hold names that are not UTF-8; Python can't send these as they are.
+    parameters = {"filename": tidy(file.name), "metadata": json.dumps(metadata or {})}
     answer = await send(client, "POST", "/index", params=parameters, content=data, headers=IMAGE)
     return read_answer(answer)["images"][0]["status"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import httpx
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.support.http_client import PNG, index
 from tests.support.pictures import picture
@@ -36,29 +37,67 @@ def test_what_is_stored_already_and_what_failed_is_said(page, library, photos, c
 def test_a_folder_is_stored_without_what_is_no_photo(page, library, client, tmp_path):
     (tmp_path / "album").mkdir()
     (tmp_path / "album" / "leaf.png").write_bytes(picture("a leaf in a folder"))
-    (tmp_path / "album" / "notes.txt").write_text("no photo")
+    for name in ("notes.txt", "more.TXT", "film.mp4", "README"):
+        (tmp_path / "album" / name).write_text("no photo")
     page.goto("/?view=add")
     page.set_input_files("#add-folder", tmp_path)
-    expect(page.locator("#add-numbers")).to_have_text("1 stored · 1 other file left out")
+    expect(page.locator("#add-numbers")).to_have_text(
+        re.compile(r"1 stored · 4 other files left out \(2 \.txt, 1 .*, 1 .*\)")
+    )
+    expect(page.locator("#add-numbers")).to_contain_text("1 .mp4")
+    expect(page.locator("#add-numbers")).to_contain_text("1 without a suffix")
     expect(page.locator("#add-grid .name")).to_have_text("leaf.png")
     record = page.locator("#add-grid .card").get_attribute("data-id")
     assert client.delete(f"/images/{record}").status_code == 204
 
 
+def drop(page: Page, target: str, folder: Path) -> None:
+    """Drop a folder as the browser does with what comes from the desktop."""
+    box = page.locator(target).bounding_box()
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for type in ("dragEnter", "dragOver", "drop"):
+        event = {"type": type, "x": box["x"] + 50, "y": box["y"] + 50, "data": data}
+        devtools.send("Input.dispatchDragEvent", event)
+
+
+def test_a_format_that_is_not_read_is_sent_and_refused_with_a_sentence(page, library, tmp_path):
+    """Not skipped in silence: the service knows best what it reads."""
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1")
+    page.goto("/?view=add")
+    drop(page, "#add-drop", tmp_path / "album")
+    expect(page.locator("#add-numbers")).to_have_text("1 failed")
+    expect(page.locator("#add-failures-list li")).to_contain_text("IMG_1.HEIC")
+    assert len(page.locator("#add-failures-list li").text_content()) > len("IMG_1.HEIC ") + 20
+
+
+def test_a_picker_offers_what_browsers_do_not_know(page, library):
+    page.goto("/")
+    for picker in ("#search-file", "#add-files"):
+        kinds = page.locator(picker).get_attribute("accept").split(",")
+        assert kinds[0] == "image/*"
+        assert {".heic", ".cr3", ".jxl"} < set(kinds)
+
+
+def test_a_search_with_a_folder_without_photos_says_so(page, library, tmp_path):
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "notes.txt").write_text("no photo")
+    page.goto("/")
+    drop(page, "#search-drop", tmp_path / "album")
+    expect(page.locator("#search-problem")).to_have_text(
+        "There is no photo in there, but 1 other file (1 .txt)."
+    )
+
+
 def test_a_folder_is_dropped(page, library, client, tmp_path):
-    """A real drop, as the browser makes it of what comes from the desktop."""
     (tmp_path / "album" / "deeper").mkdir(parents=True)
     (tmp_path / "album" / "one.png").write_bytes(picture("one of a dropped folder"))
     (tmp_path / "album" / "deeper" / "two.png").write_bytes(picture("two of a dropped folder"))
     (tmp_path / "album" / "notes.txt").write_text("no photo")
     page.goto("/?view=add")
-    box = page.locator("#add-drop").bounding_box()
-    data = {"items": [], "files": [str(tmp_path / "album")], "dragOperationsMask": 1}
-    devtools = page.context.new_cdp_session(page)
-    for type in ("dragEnter", "dragOver", "drop"):
-        event = {"type": type, "x": box["x"] + 50, "y": box["y"] + 50, "data": data}
-        devtools.send("Input.dispatchDragEvent", event)
-    expect(page.locator("#add-numbers")).to_have_text("2 stored · 1 other file left out")
+    drop(page, "#add-drop", tmp_path / "album")
+    expect(page.locator("#add-numbers")).to_have_text("2 stored · 1 other file left out (1 .txt)")
     for card in page.locator("#add-grid .card").all():
         client.delete(f"/images/{card.get_attribute('data-id')}")
 

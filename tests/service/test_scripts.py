@@ -57,6 +57,7 @@ def first_run(client, service, tree) -> subprocess.CompletedProcess:
 
 
 def test_a_tree_is_indexed_but_for_what_is_broken(first_run, client, negatives):
+    assert "Left out 1 file that is no photo: 1 .txt." in first_run.stdout
     assert "4 photos: 3 indexed, 0 were already stored, 1 failed." in first_run.stdout
     assert first_run.returncode == 1
     (line,) = [line for line in first_run.stderr.splitlines() if "broken.jpg: " in line]

@@ -55,7 +55,8 @@ def test_examples_import_what_there_is(code: str):
         elif isinstance(node, ast.ImportFrom):
             module = importlib.import_module(str(node.module))
             for alias in node.names:
-                assert hasattr(module, alias.name), ast.unparse(node)
+                if not hasattr(module, alias.name):  # it may be a module that nobody imported yet
+                    importlib.import_module(f"{node.module}.{alias.name}")
 
 
 def test_the_readme_has_examples():

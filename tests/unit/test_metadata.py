@@ -3,6 +3,8 @@
 import json
 import pickle
 import re
+import time
+import unicodedata
 from types import MappingProxyType
 
 import numpy as np
@@ -14,11 +16,13 @@ from deployments.chunk_index.columns import MetadataColumns
 from deployments.errors import BadParameter
 from deployments.metadata import (
     CONDITION_PATTERN,
+    MAX_TEXT,
     OPERATORS,
     Condition,
     Filter,
     add_facts,
     check_metadata,
+    normalised,
     parse_metadata,
 )
 from tests.support.examples import examples
@@ -50,12 +54,20 @@ common = st.sampled_from(
         "A",
         "a\0",
         "é",
+        "e\u0301",  # the same in NFD
         "\uffff",
         "\U0001f600",
         "2024-05-31",
     ]
 )
 photos = st.dictionaries(st.sampled_from("kl"), common | values)
+
+
+def in_nfc(metadata):
+    return {
+        key: unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+        for key, value in metadata.items()
+    }
 
 
 def types(metadata):
@@ -66,11 +78,12 @@ def types(metadata):
 
 
 @given(st.dictionaries(keys, values, max_size=64))
-def test_metadata_is_kept_as_it_was_sent(metadata):
+def test_metadata_is_kept_as_it_was_sent_but_for_its_spelling(metadata):
     parsed = parse_metadata(json.dumps(metadata))
-    assert parsed == metadata
+    assert parsed == in_nfc(metadata)
     assert types(parsed) == types(metadata)
-    assert check_metadata(MappingProxyType(metadata)) == metadata
+    assert check_metadata(MappingProxyType(metadata)) == parsed
+    assert check_metadata(parsed) == parsed  # the store checks again
 
 
 @pytest.mark.parametrize(
@@ -129,6 +142,8 @@ def test_the_largest_metadata_is_accepted():
     st.dictionaries(keys, st.none() | st.text(max_size=5) | st.floats(-180, 180), max_size=6),
 )
 def test_facts_are_put_behind_what_a_client_says(metadata, facts):
+    metadata = check_metadata(metadata)
+    facts = {name: normalised(fact) if type(fact) is str else fact for name, fact in facts.items()}
     merged = add_facts(metadata, facts)
     assert check_metadata(merged) == merged
     assert dict(list(merged.items())[: len(metadata)]) == metadata
@@ -136,6 +151,58 @@ def test_facts_are_put_behind_what_a_client_says(metadata, facts):
     for name in merged.keys() - metadata:
         assert merged[name] == said[name]
     assert len(merged) == min(64, len(metadata | said))
+
+
+# Spellings
+
+# Letters with marks, Hangul, a mark alone, marks in several orders, what has no letter of its own.
+letters = st.sampled_from("aeoxz éếǘ각힣\u0301\u0323\u0308\u017f\u212a日\u0958\U0001f600")
+spelled = st.text(letters, max_size=20) | st.text(max_size=20)
+forms = st.sampled_from(["NFC", "NFD"])
+
+
+@given(spelled, forms)
+def test_every_spelling_is_stored_the_same(text, form):
+    sent = {"k": unicodedata.normalize(form, text)}
+    assert parse_metadata(json.dumps(sent)) == parse_metadata(json.dumps({"k": text}))
+
+
+@given(st.sampled_from(sorted(OPERATORS)), spelled, spelled, forms, forms)
+@settings(max_examples=examples(300))
+def test_every_spelling_is_found_the_same(comparison, stored, wanted, one, other):
+    """Also where an older version stored a text as it was sent."""
+    expected = OPERATORS[comparison](normalised(stored), normalised(wanted))
+    written = json.dumps(unicodedata.normalize(other, wanted), ensure_ascii=False)
+    filter = Filter.parse([f"k{comparison}{written}"])
+    old = {"k": unicodedata.normalize(one, stored)}
+    columns = MetadataColumns()
+    columns.put(0, old)
+    columns.put(1, check_metadata(old))
+    for metadata in (old, check_metadata(old)):
+        assert filter.matches(metadata) == expected
+    assert columns.select(filter, 2).tolist() == [expected] * 2
+
+
+def test_a_value_without_quotes_is_found_in_every_spelling():
+    (condition,) = Filter.parse(["city=Zu\u0308rich"]).conditions
+    assert condition == Condition("city", "=", "text", "Zürich")
+    assert Filter.parse(["city=Zürich"]) == Filter.parse(["city=Zu\u0308rich"])  # one search
+
+
+def test_a_text_is_as_long_as_it_is_kept():
+    hangul = "각" * MAX_TEXT
+    assert check_metadata({"k": unicodedata.normalize("NFD", hangul)}) == {"k": hangul}
+    with pytest.raises(BadParameter, match="'k' has 2,000 characters"):
+        check_metadata({"k": "\u0958" * MAX_TEXT})  # two characters each, in NFC
+
+
+def test_no_text_takes_long_to_compare():
+    """Sorting the marks on one letter takes time that grows with the square of their number."""
+    marks = "a" + "\u0315\u0334" * 50_000
+    start = time.perf_counter()
+    assert normalised(marks) == marks
+    assert time.perf_counter() - start < 1
+    assert normalised("a" + "\u0315\u0334" * 15) == "a" + "\u0334" * 15 + "\u0315" * 15
 
 
 # Reading filters
@@ -207,7 +274,7 @@ def test_too_many_conditions_are_refused():
 def test_any_string_can_be_written_in_quotes(key, comparison, value):
     for ascii in (True, False):
         written = json.dumps(value, ensure_ascii=ascii)
-        expected = Condition(key, comparison, "text", value)
+        expected = Condition(key, comparison, "text", unicodedata.normalize("NFC", value))
         assert Filter.parse([f"{key}{comparison}{written}"]).conditions == (expected,)
 
 
@@ -354,6 +421,25 @@ def test_a_file_has_no_pickle_and_only_what_is_used(tmp_path):
         7,
         70,
     ]
+
+
+def test_two_spellings_in_a_file_of_an_older_version_become_one(tmp_path, monkeypatch):
+    texts = ["e\u0301", "z", "é", "각", unicodedata.normalize("NFD", "각"), "z"]
+    with monkeypatch.context() as older:
+        older.setattr("deployments.chunk_index.columns.normalised", str)
+        columns = MetadataColumns()
+        for slot, text in enumerate(texts):
+            columns.put(slot, {"k": text})
+        columns.save(tmp_path / "columns")
+    loaded = MetadataColumns.load(tmp_path / "columns")
+    assert len(loaded._columns["k", "text"]._numbers) == 3
+    loaded.put(6, {"k": "é"})
+    loaded.remove(2)
+    loaded.save(tmp_path / "columns")
+    for columns in (loaded, MetadataColumns.load(tmp_path / "columns")):
+        for condition, slots in [("k=é", [0, 6]), ("k>=z", [0, 1, 3, 4, 5, 6]), ("k>é", [3, 4])]:
+            selected = columns.select(Filter.parse([condition]), 7)
+            assert np.flatnonzero(selected).tolist() == slots
 
 
 def test_what_is_no_file_of_columns_is_not_loaded(tmp_path):

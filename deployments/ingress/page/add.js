@@ -5,7 +5,7 @@ import { forgetListing } from "./browse.js";
 import { card } from "./cards.js";
 import { deletion } from "./deletion.js";
 import { announce, byId, count, make, say } from "./elements.js";
-import { filesOfFolder } from "./files.js";
+import { ACCEPTED, filesOfFolder, kindsOf } from "./files.js";
 import { forgetResults } from "./search.js";
 import { service } from "./service.js";
 
@@ -23,7 +23,7 @@ class Run {
   total = 0;
   created = 0;
   existed = 0;
-  leftOut = 0;
+  leftOut = []; // suffixes
   failures = []; // {file, reason}
   queue = [];
   abort = new AbortController();
@@ -42,7 +42,7 @@ export async function addFiles({ files, leftOut }) {
   if (fresh) current = new Run();
   current.queue.push(...files);
   current.total += files.length;
-  current.leftOut += leftOut;
+  current.leftOut = current.leftOut.concat(leftOut);
   if (!fresh) return;
   byId("add-grid").replaceChildren();
   byId("add-new").hidden = true;
@@ -137,7 +137,7 @@ function draw() {
     [created, `${created} stored`],
     [existed, `${existed} already stored`],
     [failures.length, `${failures.length} failed`],
-    [leftOut, `${count(leftOut, "other file")} left out`],
+    [leftOut.length, `${count(leftOut.length, "other file")} left out (${kindsOf(leftOut)})`],
   ];
   const texts = numbers.filter(([number]) => number > 0).map(([, text]) => text);
   if (ended && total === 0) texts.unshift("There were no photos");
@@ -171,8 +171,9 @@ function duration(seconds) {
 
 /** Wire the view. */
 export function startAdd() {
+  byId("add-files").accept = ACCEPTED;
   byId("add-files").addEventListener("change", ({ target }) => {
-    addFiles({ files: [...target.files], leftOut: 0 });
+    addFiles({ files: [...target.files], leftOut: [] });
     target.value = "";
   });
   byId("add-folder").addEventListener("change", ({ target }) => {
@@ -183,7 +184,7 @@ export function startAdd() {
   byId("add-folder-label").hidden = !("webkitdirectory" in HTMLInputElement.prototype);
   byId("add-cancel").addEventListener("click", () => current.abort.abort());
   byId("add-retry").addEventListener("click", () => {
-    addFiles({ files: current.failures.map(({ file }) => file), leftOut: 0 });
+    addFiles({ files: current.failures.map(({ file }) => file), leftOut: [] });
   });
   deletion.addEventListener("change", () => {
     for (const item of byId("add-grid").children) item.hidden = deletion.isHidden(item.dataset.id);

@@ -72,7 +72,7 @@ document.addEventListener("paste", (event) => {
   const files = [...event.clipboardData.files];
   if (files.length === 0) return;
   event.preventDefault();
-  take({ files, leftOut: 0 });
+  take({ files, leftOut: [] });
 });
 
 function stopDragging() {
@@ -82,7 +82,7 @@ function stopDragging() {
 
 /** Search with a file in the search view; store all files in the other views. */
 function take(found) {
-  if (route.view === "search") return searchWithOne(found.files);
+  if (route.view === "search") return searchWithOne(found);
   if (route.view !== "add") go({ view: "add" });
   addFiles(found);
 }

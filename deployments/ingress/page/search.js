@@ -6,6 +6,7 @@ import { overlay } from "./boxes.js";
 import { card, nameOf, showCards } from "./cards.js";
 import { deletion } from "./deletion.js";
 import { announce, byId, count, make, say } from "./elements.js";
+import { ACCEPTED, kindsOf } from "./files.js";
 import { isFound, noticed } from "./found.js";
 import { Marker } from "./marker.js";
 import { recall, remember } from "./pictures.js";
@@ -37,13 +38,16 @@ export function searchWith(blob) {
   go({ view: "search", picture: remember(blob), maxDistance: route.maxDistance });
 }
 
-/** Search with the file that was dropped on the search view, if it is a single one. */
-export function searchWithOne(files) {
+/** Search with the file that was dropped on the search view, if it is a single photo. */
+export function searchWithOne({ files, leftOut }) {
   if (files.length === 1) {
     searchWith(files[0]);
   } else if (files.length > 1) {
     const sentence = `A search takes one picture, but these are ${files.length} files.`;
     say(byId("search-problem"), `${sentence} To store them, drop them under “Add photos”.`);
+  } else {
+    const others = `, but ${count(leftOut.length, "other file")} (${kindsOf(leftOut)})`;
+    say(byId("search-problem"), `There is no photo in there${leftOut.length ? others : ""}.`);
   }
 }
 
@@ -402,8 +406,9 @@ async function showStart() {
 
 /** Wire the view. */
 export function startSearch() {
+  byId("search-file").accept = ACCEPTED;
   byId("search-file").addEventListener("change", ({ target }) => {
-    searchWithOne([...target.files]);
+    searchWithOne({ files: [...target.files], leftOut: [] });
     target.value = ""; // so that the same file can be chosen again
   });
   byId("words").addEventListener("submit", (event) => {

@@ -66,6 +66,30 @@ def test_an_error_of_ours_passes_as_it_is(tmp_path):
     assert caught.value is error
 
 
+def test_a_file_name_is_tidied_whichever_way_it_comes(tmp_path):
+    names = []
+
+    class Indexing:
+        async def segment(self, data, threshold):
+            return None
+
+        async def encode_photo(self, photo):
+            return None
+
+        async def find(self, id, sha256):
+            return None
+
+        async def put(self, id, data, filename, photo, metadata):
+            names.append(filename)
+            raise StoreFull("Full.")
+
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, Indexing()))
+    for name in ("cafe\u0301.png", "a" * 2000, "a\udcff", None):
+        with pytest.raises(StoreFull):
+            asyncio.run(inset.index(b"x", filename=name))
+    assert names == ["café.png", "a" * 1000, "a?", None]
+
+
 # Searches while photos come and go
 
 

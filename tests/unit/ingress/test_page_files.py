@@ -4,6 +4,7 @@ import gzip
 import re
 
 import pytest
+from common.photos import SUFFIXES
 from starlette.testclient import TestClient
 
 from deployments.ingress.app import build_app
@@ -99,6 +100,11 @@ def test_the_page_weighs_less_than_100_kilobytes(client):
             body = gzip.decompress(body)
         assert body.decode() == TEXTS[path.rpartition("/")[2] or "index.html"]
     assert 10_000 < sent < 50_000
+
+
+def test_photos_have_the_suffixes_that_the_scripts_know():
+    suffixes = re.search(r"const SUFFIXES = \((.*?)\)", TEXTS["files.js"], re.S).group(1)
+    assert sorted(re.findall(r"\.\w+", suffixes)) == sorted(SUFFIXES)
 
 
 def test_the_html_has_no_inline_style_or_script():
