@@ -34,7 +34,7 @@ from common.own_service import OwnService
 from common.serve_run import ServiceFailed
 from fuzz.clients import WAYS, Canary, Clients, Findings, Job, Way
 from fuzz.corpus import CorpusFile, build_corpus, good_files
-from fuzz.mutations import make_mutant
+from fuzz.damage import damaged_file
 from fuzz.watch import Watch
 from tqdm import tqdm
 
@@ -100,12 +100,12 @@ def warming_jobs(files: Sequence[CorpusFile]) -> list[Job]:
     return jobs
 
 
-def mutant_jobs(seed: int, count: int) -> Iterator[Job]:
+def damaged_jobs(seed: int, count: int) -> Iterator[Job]:
     """Return damaged files, and how each is sent: the same for the same seed."""
     for number in range(count):
-        mutant = make_mutant(seed, number)
+        file = damaged_file(seed, number)
         way = random.Random(f"way {seed} {number}").choices(WAYS, list(SHARES.values()))[0]
-        yield Job(mutant.name, f"damaged: {mutant.container}", mutant.data, way)
+        yield Job(file.name, f"damaged: {file.container}", file.data, way)
 
 
 def repeated_jobs(files: Sequence[Path]) -> list[Job]:
@@ -249,7 +249,7 @@ def fuzz(
         corpus, again = list[CorpusFile](), repeated_jobs(repeat)
         jobs, count = iter(again), len(again)
     else:
-        corpus, jobs, count = build_corpus(), mutant_jobs(seed, files), files
+        corpus, jobs, count = build_corpus(), damaged_jobs(seed, files), files
     try:
         with ExitStack() as stack:
             service = None

@@ -129,7 +129,9 @@ def build_corpus() -> list[CorpusFile]:
 
 def group_files(group: Group) -> list[CorpusFile]:
     """Return the files of a group of the corpus."""
-    return [CorpusFile(f"{group.__name__}/{name}", *rest) for name, *rest in group()]
+    return [
+        CorpusFile(f"{group.__name__}/{name}", data, expected) for name, data, expected in group()
+    ]
 
 
 def picture(seed: int, mode: str = "RGB", width: int = WIDE, height: int = HIGH) -> Image.Image:

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from fuzz.clients import Canary, Clients, Findings, Job, judge
 from fuzz.corpus import BROKEN, GOOD, GROUPS, MOST_BYTES, build_corpus, good_files
-from fuzz.mutations import MOST_BYTES as MOST_BYTES_OF_A_MUTANT
-from fuzz.mutations import make_mutant, mutate, with_right_sums
+from fuzz.damage import MOST_BYTES as MOST_BYTES_DAMAGED
+from fuzz.damage import damage, damaged_file, with_right_sums
 from fuzz.watch import Watch
 from fuzz.writers import (
     avif,
@@ -29,7 +29,7 @@ from fuzz.writers import (
     tiff_lzw_zeros,
     webp,
 )
-from fuzztest import mutant_jobs
+from fuzztest import damaged_jobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -130,26 +130,26 @@ def test_every_group_has_files(corpus):
     assert set(groups) == {group.__name__ for group in GROUPS}
 
 
-# Mutants
+# Damage
 
 
 @given(seed=st.integers(0, 2**32), number=st.integers(0, 2**32))
-def test_a_mutant_is_always_the_same_and_not_too_large(seed, number):
-    mutant = make_mutant(seed, number)
-    assert mutant == make_mutant(seed, number)
-    assert len(mutant.data) <= MOST_BYTES_OF_A_MUTANT
+def test_a_damaged_file_is_always_the_same_and_not_too_large(seed, number):
+    file = damaged_file(seed, number)
+    assert file == damaged_file(seed, number)
+    assert len(file.data) <= MOST_BYTES_DAMAGED
 
 
-def test_mutants_differ_and_come_of_every_container():
-    mutants = [make_mutant(0, number) for number in range(500)]
-    assert len({mutant.data for mutant in mutants}) > 480
+def test_damaged_files_differ_and_come_of_every_container():
+    damaged = [damaged_file(0, number) for number in range(500)]
+    assert len({file.data for file in damaged}) > 480
     kinds = {name.partition("-")[0] for name in good_files()}
-    assert {mutant.container for mutant in mutants} == kinds
+    assert {file.container for file in damaged} == kinds
 
 
 @given(data=st.binary(max_size=50), seed=st.integers(0, 2**32))
-def test_any_bytes_can_be_mutated(data, seed):
-    mutate(random.Random(seed), data, {"one": b"1", "two": b"22"})
+def test_any_bytes_can_be_damaged(data, seed):
+    damage(random.Random(seed), data, {"one": b"1", "two": b"22"})
 
 
 def test_sums_of_a_png_are_made_right():
@@ -163,9 +163,9 @@ def test_sums_of_a_png_are_made_right():
 
 
 def test_the_same_seed_sends_the_same_files_in_the_same_ways():
-    assert list(mutant_jobs(3, 50)) == list(mutant_jobs(3, 50))
-    assert list(mutant_jobs(3, 50)) != list(mutant_jobs(4, 50))
-    assert {job.way for job in mutant_jobs(3, 50)} == {"search", "verified", "index"}
+    assert list(damaged_jobs(3, 50)) == list(damaged_jobs(3, 50))
+    assert list(damaged_jobs(3, 50)) != list(damaged_jobs(4, 50))
+    assert {job.way for job in damaged_jobs(3, 50)} == {"search", "verified", "index"}
 
 
 # What is noticed

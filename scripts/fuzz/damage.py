@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fuzz.corpus import good_files
 from fuzz.writers import PNG_MAGIC, png_chunk
 
-MOST_BYTES = 256 * 2**10  # of a mutant
+MOST_BYTES = 256 * 2**10  # of a damaged file
 MOST_CHANGES = 6
 # Numbers at which programs go wrong: borders of types, and of the service's own limit.
 BORDERS = (0, 1, 2, 127, 128, 255, 256, 8_000, 8_001, 32_767, 32_768, 65_535, 65_536, 2**24 - 1,
@@ -22,7 +22,7 @@ FORMS = ("B", "<H", ">H", "<I", ">I")
 
 
 @dataclass(frozen=True, slots=True)
-class Mutant:
+class DamagedFile:
     """A damaged file.
 
     Attributes:
@@ -36,16 +36,16 @@ class Mutant:
     data: bytes
 
 
-def make_mutant(seed: int, number: int) -> Mutant:
+def damaged_file(seed: int, number: int) -> DamagedFile:
     """Return the damaged file of a number, always the same bytes."""
     rng = random.Random(f"{seed} {number}")
     files = good_files()
     kind = rng.choice(list(files))
-    data = mutate(rng, files[kind], files)
-    return Mutant(f"mutant-{seed}-{number}-{kind}", kind.partition("-")[0], data)
+    data = damage(rng, files[kind], files)
+    return DamagedFile(f"damaged-{seed}-{number}-{kind}", kind.partition("-")[0], data)
 
 
-def mutate(rng: random.Random, data: bytes, others: Mapping[str, bytes]) -> bytes:
+def damage(rng: random.Random, data: bytes, others: Mapping[str, bytes]) -> bytes:
     """Return a file with 1 to `MOST_CHANGES` changes.
 
     Args:
