@@ -19,6 +19,7 @@ from tests.support.slow import Guard
 OWN = (
     "tests/service/test_crashtest.py",
     "tests/service/test_evaluate_service.py",
+    "tests/service/test_fuzztest.py",
     "tests/service/test_startup.py",
 )
 

@@ -1,0 +1,1 @@
+"""What scripts/fuzztest.py consists of."""
