@@ -126,7 +126,7 @@ class Record(BaseModel):
     )
     metadata: Metadata = Field(
         default={},
-        description="as the client sent it, texts in Unicode NFC, and what the photo says of itself",
+        description="as the client sent it, in Unicode NFC, and what the photo says of itself",
     )
     asked: list[str] = Field(
         default=[],
