@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from deployments.decoding.image import FORMATS, decode
+from deployments.decoding.image import decode
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
 from tests.support.examples import examples
