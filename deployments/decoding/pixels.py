@@ -33,7 +33,8 @@ TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 LYING: Final = {5, 6, 7, 8}  # width and height change places
-BACKWARDS: Final = {3, 4, 6, 7}  # the first row comes last
+LAST_ROW_FIRST: Final = {3, 4, 6, 7}
+LAST_COLUMN_FIRST: Final = {2, 3, 7, 8}
 
 Allocate = Callable[[tuple[int, int, int]], np.ndarray]
 
@@ -63,25 +64,27 @@ def upright_rgb(
     ground = _ground(image, scale) if transparent else LIGHT
     shape = (width, height, 3) if orientation in LYING else (height, width, 3)
     upright = allocate(shape)
-    for top, strip in _strips(image):
+    for left, top, strip in _strips(image):
         rgb = _over(_plain(strip, scale), profile, ground)
-        bottom = top + strip.height
+        rows, columns = slice(top, top + strip.height), slice(left, left + strip.width)
         if orientation in TURNS:
             rgb = rgb.transpose(TURNS[orientation])
-        if orientation in BACKWARDS:
-            top, bottom = height - bottom, height - top
-        if orientation in LYING:
-            upright[:, top:bottom] = rgb
-        else:
-            upright[top:bottom] = rgb
+        if orientation in LAST_ROW_FIRST:
+            rows = slice(height - rows.stop, height - rows.start)
+        if orientation in LAST_COLUMN_FIRST:
+            columns = slice(width - columns.stop, width - columns.start)
+        upright[(columns, rows) if orientation in LYING else (rows, columns)] = rgb
     return upright
 
 
-def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yield the picture in strips, each with the row at which it starts."""
-    rows = max(1, STRIP // image.width)
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
+    """Yield the picture in strips, each with the column and the row at which it starts."""
+    columns = min(image.width, STRIP)
+    rows = STRIP // columns
     for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+        for left in range(0, image.width, columns):
+            right, bottom = min(left + columns, image.width), min(top + rows, image.height)
+            yield left, top, image.crop((left, top, right, bottom))
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -91,7 +94,7 @@ def _is_deep(image: Image.Image) -> bool:
 def _scale_of(image: Image.Image) -> Scale | None:
     if not _is_deep(image):
         return None
-    values = (np.asarray(strip) for _, strip in _strips(image))
+    values = (np.asarray(strip) for *_, strip in _strips(image))
     return scale_of(values, image.width * image.height)
 
 
@@ -134,7 +137,7 @@ def _to_rgb(strip: Image.Image, profile: bytes) -> Image.Image:
 def _ground(image: Image.Image, scale: Scale | None) -> tuple[int, int, int]:
     """Choose what lies behind a picture: what its own pixels stand out from."""
     light = weight = 0.0
-    for _, strip in _strips(image):
+    for *_, strip in _strips(image):
         plain = _plain(strip, scale)
         alpha = np.asarray(plain.getchannel("A"), np.float32).ravel()
         light += float(np.asarray(plain.convert("L"), np.float32).ravel() @ alpha)

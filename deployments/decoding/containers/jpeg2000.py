@@ -28,7 +28,7 @@ def find(data: bytes) -> Found:
     kept, profile, colour = [], b"", False
     for box in boxes.within(data, header.content, header.end):
         if box.kind == b"ihdr" and box.end - box.content == 14:
-            depth = data[stream.content + 40]
+            depth = data[stream.content + 42]
             rest = data[box.content + 11 : box.end]
             size = struct.pack(">IIHB", found.height, found.width, channels, depth)
             kept.append(_box(b"ihdr", size + rest))
@@ -78,5 +78,5 @@ def _found(content: bytes, data: bytes, place: int) -> Found:
             f"The image can't be decoded: its JPEG 2000 has {channels:,} channels. Send one with "
             "1 to 4: grey or colours, with or without transparency."
         )
-    # A whole number of four bytes for each sample, whatever its depth.
-    return Found(content, right - left, bottom - top, samples=4 * channels)
+    # A whole number of four bytes for each sample, whatever its depth, and the sample itself.
+    return Found(content, right - left, bottom - top, samples=6 * channels)

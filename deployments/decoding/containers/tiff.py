@@ -53,7 +53,7 @@ def find(data: bytes) -> Found:
         width,
         height,
         allocated=allocated,
-        samples=samples * max(page.numbers(BITS, 16), default=8) / 8,
+        samples=max(4, samples * max(page.numbers(BITS, 16), default=8) / 8),
         exif=data,
         orientation=page.orientation,
         profile=profile if len(profile) <= MAX_METADATA else b"",
