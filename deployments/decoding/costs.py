@@ -20,8 +20,10 @@ RESULT: Final = 3  # bytes a pixel of the result, which is made when the decoder
 #   AVIF     4:2:0 9.5, with alpha 11.8; 4:4:4 11.0; ten bits would take 6 more
 #   GIF, BMP palette 4.2; RGB 7.1
 #   TIFF     grey 4.1, 16 bits 5.2, RGB, CMYK and float 7.1 to 7.3
-#   JPEG2000 grey 6.4, 16 bits 8.2, RGB 20.0, RGBA 25.7; in tiles less
-TAKEN: Final = {"WEBP": 13.0, "AVIF": 17.0, "BMP": 3.0, "HEIF": 20.0, "JXL": 40.0}
+#   JPEG2000 grey 6.4, 16 bits 9.2, RGB 20.0, RGBA 25.7; in tiles less
+#   HEIC     8.6 resident, JPEG XL 9.5; 28 and 23 of address space at 6 megapixels, as their
+#            threads take arenas of 64 MiB each
+TAKEN: Final = {"WEBP": 13.0, "AVIF": 17.0, "BMP": 3.0, "HEIF": 16.0, "JXL": 28.0}
 # What a decoder keeps of each sample: coefficients of JPEG, whole numbers of JPEG 2000, the tile or
 # strip of TIFF.
 BY_SAMPLES: Final = {"JPEG", "JPEG2000", "TIFF"}

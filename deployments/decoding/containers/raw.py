@@ -25,6 +25,7 @@ POINTERS: Final = ((513, 514), (273, 279), (324, 325))
 PANASONIC: Final = 0x002E
 OLYMPUS_MAKER, OLYMPUS_PREVIEW = 0x927C, 0x2020
 DETAILS: Final = 0x8769
+MAX_PREVIEWS: Final = 32  # cameras write one to four
 SMALLEST: Final = 160 * 120
 TYPES: Final = {
     b"canon": "image/x-canon-cr2",
@@ -57,7 +58,7 @@ def find(data: bytes) -> Found:
     """Find the largest JPEG in the file, and turn it as the file says."""
     best: Found | None = None
     pictures: set[int] = set()
-    for place, length in _previews(data):
+    for place, length in sorted(set(_previews(data)), key=lambda part: -part[1])[:MAX_PREVIEWS]:
         part = data[place : place + length]
         if not part.startswith(jpeg.START):
             continue

@@ -107,6 +107,35 @@ def test_an_avif_that_declares_too_much_is_refused_unopened(monkeypatch):
         read(content[:place] + struct.pack(">II", 16_000, 16_000) + content[place + 8 :])
 
 
+@pytest.mark.parametrize("alpha", [False, True])
+def test_an_avif_is_as_large_as_its_pixels_say(monkeypatch, alpha):
+    image = texture(0, 400, 300)
+    if alpha:
+        image.putalpha(77)
+    content = encoded(image, "AVIF")
+    declared = struct.pack(">II", 400, 300)
+    assert declared in content
+    small = content.replace(declared, struct.pack(">II", 16, 16))
+    no_plugin(monkeypatch)
+    with pytest.raises(TooLarge, match="400 x 300"):
+        decode(small, ImageLimits(max_pixels=119_999))
+
+
+def test_items_of_an_avif_that_lie_over_each_other_are_refused():
+    content = encoded(texture(), "AVIF")
+    place = content.index(b"iloc") + 4
+    (offset,) = struct.unpack_from(">I", content, place + 14)
+    # Ten thousand parts, each the rest of the file.
+    parts = struct.pack(">H", 10_000) + struct.pack(">II", offset, len(content)) * 10_000
+    box = content[place - 4 : place + 12] + parts
+    body = content[: place - 8] + struct.pack(">I", 4 + len(box)) + box + content[place + 22 :]
+    meta = body.index(b"meta") - 4
+    (length,) = struct.unpack_from(">I", body, meta)
+    body = body[:meta] + struct.pack(">I", length + len(body) - len(content)) + body[meta + 4 :]
+    with pytest.raises(BrokenImage, match="over each other"):
+        read(body)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000"])
 def test_limits_hold_for_every_format(kind):
     content = encoded(texture(), kind)
