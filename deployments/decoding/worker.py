@@ -49,18 +49,20 @@ def _decode(channel: socket.socket) -> dict[str, object]:
     if file is None:
         raise Closed
     data = map_file(file, order["bytes"]).tobytes()
-    limits = ImageLimits(order["max_bytes"], order["max_pixels"], order["seconds_per_megapixel"])
+    limits = ImageLimits(order["max_bytes"], order["max_pixels"])
     try:
         with _within(len(data), OPENING_S):
             opened = open_image(data, limits)
-        send(channel, {"pixels": opened.declared, "cost": opened.cost, "seconds": opened.seconds})
+        pixels = opened.pixels_declared
+        slowness = order["seconds_per_megapixel"] * opened.format.slowness
+        seconds = OPENING_S + slowness * pixels / 1e6
+        send(channel, {"pixels": pixels, "cost": opened.cost, "seconds": seconds})
         _, file = receive(channel)
         if file is None:
             raise Closed
-        memory = map_file(file, 3 * opened.declared)
-        with _within(opened.cost, opened.seconds):
-            image = opened.read()
-            memory[: image.pixels.size] = image.pixels.reshape(-1)
+        memory = map_file(file, 3 * pixels)
+        with _within(opened.cost, seconds):
+            image = opened.read(memory.reshape)
     except MemoryError:
         return _refusal(TooLarge("Decoding the image takes too much memory: scale it down."))
     except InsetError as error:
