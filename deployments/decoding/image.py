@@ -75,13 +75,13 @@ class Opened:
                 if self.format in (JPEG, RAW) and not self.found.ended:
                     image = _without_end(self.found.data)
                 image.load()
-                # What the camera wrote down is read here, once: of `exif` come the facts.
                 profile = self.found.profile or _bytes(image.info.get("icc_profile"))
                 pixels = upright_rgb(image, profile, self._orientation(), allocate)
         except InsetError:
             raise
         except Exception as error:  # with hostile bytes, a decoder may raise anything
             raise _reading_failed(error, "can't be decoded", self.image.size) from None
+        # The facts belong here: `self.exif` is read once, when the pixels are there.
         return DecodedImage(pixels, self.media_type, self.animated, self.skipped)
 
     @property
