@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from PIL import ImageFile
-
 from deployments.decoding.containers.found import Found
+from deployments.decoding.formats import (
+    AVIF,
+    BMP,
+    HEIC,
+    JPEG,
+    JPEG2000,
+    JXL,
+    RAW,
+    TIFF,
+    WEBP,
+    Format,
+)
 
 # Bytes a pixel that Pillow keeps, by mode; any other mode takes four.
 KEPT: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
@@ -23,20 +33,19 @@ RESULT: Final = 3  # bytes a pixel of the result, which is made when the decoder
 #   JPEG2000 grey 6.4, 16 bits 9.2, RGB 20.0, RGBA 25.7; in tiles less
 #   HEIC     8.6 resident, JPEG XL 9.5; 28 and 23 of address space at 6 megapixels, as their
 #            threads take arenas of 64 MiB each
-TAKEN: Final = {"WEBP": 13.0, "AVIF": 17.0, "BMP": 3.0, "HEIF": 16.0, "JXL": 28.0}
+TAKEN: Final = {WEBP: 13.0, AVIF: 17.0, BMP: 3.0, HEIC: 16.0, JXL: 28.0}
 # What a decoder keeps of each sample: coefficients of JPEG, whole numbers of JPEG 2000, the tile or
 # strip of TIFF.
-BY_SAMPLES: Final = {"JPEG", "JPEG2000", "TIFF"}
+BY_SAMPLES: Final = {JPEG, RAW, JPEG2000, TIFF}
 # A decoder may hold the file twice: as it came, and without what is not pixels.
-COPIES: Final = {"WEBP": 3}
+COPIES: Final = {WEBP: 3}
 FIXED: Final = 24 * 2**20  # strips that are converted, profiles, samples of values
 
 
-def cost(image: ImageFile.ImageFile, found: Found) -> int:
+def cost(format: Format, mode: str, found: Found) -> int:
     """Return the most bytes that decoding takes, the result included, by format and mode."""
-    format = str(image.format)
     taken = found.samples if format in BY_SAMPLES else TAKEN.get(format, 0.0)
-    pixels = image.width * image.height
-    kept = KEPT.get(image.mode, 4) * pixels
+    pixels = found.width * found.height
+    kept = KEPT.get(mode, 4) * pixels
     work = max(taken * max(pixels, found.allocated), RESULT * pixels)
     return int(kept + work + FIXED + COPIES.get(format, 1) * len(found.data))

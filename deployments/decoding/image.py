@@ -13,13 +13,26 @@ from deployments.decoding.containers import directories, heif, jpeg
 from deployments.decoding.containers.found import Found
 from deployments.decoding.costs import cost
 from deployments.decoding.facts import MAX_EXIF_BYTES, read_facts
-from deployments.decoding.formats import AVIF, HEIC, JPEG, JXL, RAW, Format, recognise
+from deployments.decoding.formats import (
+    AVIF,
+    HEIC,
+    JPEG,
+    JXL,
+    RAW,
+    TIFF,
+    WEBP,
+    Format,
+    recognise,
+)
 from deployments.decoding.pixels import Allocate, new_array, upright_rgb
 from deployments.errors import BrokenImage, InsetError, TooLarge
 from deployments.limits import ImageLimits
 
 # Sizes are checked here, by the limits that are set, before and after a plugin has seen the file.
 Image.MAX_IMAGE_PIXELS = None
+
+# Formats of which the decoder says the size, as it takes several pictures together.
+SIZED_BY_DECODER = (AVIF, HEIC, JXL)
 
 # Bytes that a decoder takes for pixels, if it lacks any. Two kinds: one may be what comes anyway.
 MADE_UP = (bytes(range(1, 101)), bytes(range(250, 100, -3)))
@@ -47,17 +60,15 @@ class Opened:
     """An image of which the header is read, and no pixel.
 
     Attributes:
-        media_type, animated, skipped: as of `DecodedImage`.
+        found: what is in its container.
+        image: as its decoder sees it; None as long as the decoder hasn't seen it.
         pixels_declared: width times height.
         cost: the most bytes that `read` allocates, the result included.
     """
 
     format: Format
     found: Found
-    image: ImageFile.ImageFile
-    media_type: str
-    animated: bool
-    skipped: int
+    image: ImageFile.ImageFile | None
     pixels_declared: int
     cost: int
 
@@ -71,41 +82,30 @@ class Opened:
             TooLarge: they need more memory than there is.
             BrokenImage: the bytes are incomplete or invalid.
         """
+        found, size = self.found, (self.found.width, self.found.height)
         try:
-            with self.image as image:
-                if self.format in (JPEG, RAW) and not self.found.ended:
-                    image = _without_end(self.found.data)
+            with self.image or _show(self.format, found) as image:
+                exif = found.exif or _bytes(image.info.get("exif"))
+                profile = found.profile or _bytes(image.info.get("icc_profile"))
+                if self.format in (JPEG, RAW) and not found.ended:
+                    image = _without_end(found.data)
                 image.load()
-                profile = self.found.profile or _bytes(image.info.get("icc_profile"))
-                pixels = upright_rgb(image, profile, self._orientation(), allocate)
+                turns = self._orientation(exif)
+                pixels = upright_rgb(image, profile, turns, allocate)
         except InsetError:
             raise
         except Exception as error:  # with hostile bytes, a decoder may raise anything
-            raise _reading_failed(error, "can't be decoded", self.image.size) from None
-        return DecodedImage(pixels, self.media_type, self.animated, self.skipped, self._facts())
+            raise _reading_failed(error, "can't be decoded", size) from None
+        media_type = found.media_type or self.format.media_type
+        return DecodedImage(pixels, media_type, found.animated, found.skipped, _facts(exif))
 
-    def _facts(self) -> dict[str, str | float]:
-        block = self.found.exif or _bytes(self.image.info.get("exif"))
-        if len(block) > MAX_EXIF_BYTES:
-            return {}
-        exif = Image.Exif()
-        try:
-            exif.load(block)
-            return read_facts(exif)
-        except Exception:  # no metadata is a reason to refuse pixels
-            return {}
-
-    def _orientation(self) -> int:
+    def _orientation(self, exif: bytes) -> int:
         if self.format in (HEIC, JXL):
             return 1  # their decoders turn them
-        if self.format is AVIF:
-            block = _bytes(self.image.info.get("exif")).removeprefix(b"Exif\0\0")
-            return directories.orientation(block) or 1
-        if self.found.orientation is not None and self.format is RAW:
-            return self.found.orientation
-        if self.format.name == "TIFF":
-            return self.found.orientation or 1
-        return directories.orientation(self.found.exif) or self.found.orientation or 1
+        if self.format is RAW or self.format is TIFF:
+            return self.found.orientation or directories.orientation(self.found.exif) or 1
+        exif = exif.removeprefix(b"Exif\0\0") if self.format is AVIF else self.found.exif
+        return directories.orientation(exif) or self.found.orientation or 1
 
 
 def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
@@ -137,49 +137,62 @@ def open_image(data: bytes, limits: ImageLimits) -> Opened:
             f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted. Scale "
             "it down."
         )
-    kind = recognise(data)
-    decoder = kind.decoder()
+    format = recognise(data)
+    format.decoder()  # or say at once that it is not installed
     try:
-        found = kind.find(data)
+        found = format.find(data)
     except InsetError:
         raise
     except Exception as error:  # no walk may fail in a way of its own
         raise _reading_failed(error, "can't be read") from None
     _check(found.width, found.height, found.allocated, limits)
+    # WebP's decoder allocates the canvas as soon as it sees the file: that belongs to reading.
+    image = None if format is WEBP else _show(format, found)
+    if format in SIZED_BY_DECODER:
+        _check(found.width, found.height, found.allocated, limits)
+    mode = "RGBA" if image is None else image.mode
+    return Opened(format, found, image, found.width * found.height, cost(format, mode, found))
+
+
+def _show(format: Format, found: Found) -> ImageFile.ImageFile:
+    """Show a picture to its decoder, which reads the header.
+
+    Raises:
+        TooLarge, BrokenImage
+    """
+    decoder = format.decoder()
     try:
-        image = _opened(decoder, found.data, kind)
+        try:
+            image = decoder(io.BytesIO(found.data))
+        except Exception:
+            if format not in (AVIF, HEIC):
+                raise
+            # These decoders read metadata as they open a file, and may stumble over it.
+            image = decoder(io.BytesIO(heif.without_metadata(found.data)))
     except Exception as error:  # with hostile bytes, a decoder may raise anything
         raise _reading_failed(error, "can't be read") from None
-    if kind in (AVIF, HEIC, JXL):
+    if format in SIZED_BY_DECODER:
         found.width, found.height = image.size
         found.skipped = getattr(image, "n_frames", 1) - 1
-        found.animated = kind is not HEIC and bool(getattr(image, "is_animated", False))
-        _check(*image.size, found.allocated, limits)
+        found.animated = format is not HEIC and bool(getattr(image, "is_animated", False))
     elif image.size != (found.width, found.height):
         raise BrokenImage(
             f"The image can't be read: it says {found.width:,} x {found.height:,} pixels in one "
             f"place and {image.width:,} x {image.height:,} in another."
         )
-    return Opened(
-        kind,
-        found,
-        image,
-        found.media_type or kind.media_type,
-        found.animated,
-        found.skipped,
-        found.width * found.height,
-        cost(image, found),
-    )
+    return image
 
 
-def _opened(decoder: type[ImageFile.ImageFile], data: bytes, kind: Format) -> ImageFile.ImageFile:
+def _facts(block: bytes) -> dict[str, str | float]:
+    """Return what an EXIF block says of the photo; nothing if it can't be read."""
+    if len(block) > MAX_EXIF_BYTES:
+        return {}
+    exif = Image.Exif()
     try:
-        return decoder(io.BytesIO(data))
-    except Exception:
-        if kind not in (AVIF, HEIC):
-            raise
-        # These decoders read metadata as they open a file, and may stumble over it.
-        return decoder(io.BytesIO(heif.without_metadata(data)))
+        exif.load(block)
+        return read_facts(exif)
+    except Exception:  # no metadata is a reason to refuse pixels
+        return {}
 
 
 def _check(width: int, height: int, allocated: int, limits: ImageLimits) -> None:

@@ -15,6 +15,8 @@ from deployments.decoding.depth import Scale, scale_of
 # itself. On white, all white logos would be the same white square.
 LIGHT: Final = (255, 255, 255)
 # Dark enough for white and yellow, and not black: shadows, which are half transparent black, show.
+# With models/compact a white star on it is 0.42 away from a photo with that star on blue, and 0.58
+# from the nearest other; over black it is 0.51, over grey of 128 0.47, over white 0.57.
 DARK: Final = (32, 32, 32)
 # The mean brightness, weighted by opacity, from which on a picture lies over dark. White and pale
 # logos have 230 and more, and with a third in red still 200; most objects on a transparent
