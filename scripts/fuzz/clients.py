@@ -248,7 +248,7 @@ class Canary:
 
     def __str__(self) -> str:
         if not self.seconds:
-            return "a small photo beside them: never answered"
+            return "a small photo beside them: no answer yet"
         return (
             f"a small photo beside them: {len(self.seconds)} answers, "
             f"median {1000 * median(self.seconds):.0f} ms, longest {max(self.seconds):.1f} s, "
