@@ -42,6 +42,7 @@ MIB = 2**20
 # Large files are searched by and stored beside each other while the service warms up. What
 # allocators keep differs from time to time by about half of that.
 MARGIN_MIB = 256
+PATIENCE_S = 10
 # How often a damaged file is sent in each way: searching is cheapest, and decodes the same.
 SHARES = {"search": 8, "verified": 1, "index": 1}
 SHELF = ("jpeg", "png", "webp")  # good files that are stored, so that there is something to verify
@@ -125,6 +126,7 @@ class FuzzTest:
         clients: number of clients.
         service: the service, if its processes are to be looked at.
         margin: by how many bytes memory may grow.
+        patience_s: how long a small photo may wait for its answer.
         notes: what was measured, in sentences.
     """
 
@@ -133,6 +135,7 @@ class FuzzTest:
     clients: int
     service: OwnService | None
     margin: int
+    patience_s: float
     notes: list[str]
 
     def run(self, corpus: Sequence[CorpusFile], jobs: Iterator[Job], count: int) -> None:
@@ -176,7 +179,7 @@ class FuzzTest:
 
     def _attack(self, corpus: Sequence[Job], jobs: Iterator[Job], count: int) -> None:
         clients = self._clients(self.findings)
-        canary = Canary(self.url, good_files()["jpeg"], self.findings)
+        canary = Canary(self.url, good_files()["jpeg"], self.findings, self.patience_s)
         watch, before = None, 0
         with ExitStack() as stack:
             if self.service is not None:
@@ -227,6 +230,7 @@ def fuzz(
     seed: int = 0,
     clients: int = IN_FLIGHT,
     margin_mib: int = MARGIN_MIB,
+    patience_s: float = PATIENCE_S,
     repeat: Sequence[Path] = (),
 ) -> Report:
     """Test a service by a corpus and damaged files, or by files of an earlier test.
@@ -238,6 +242,7 @@ def fuzz(
         seed: another one damages files in other ways.
         clients: how many send files at the same time.
         margin_mib: by how much memory may grow.
+        patience_s: how long a small photo may wait for its answer.
         repeat: files to send instead of the corpus and of damaged files.
 
     Raises:
@@ -258,7 +263,7 @@ def fuzz(
                 service.start()
             where = url if service is None else service.url
             assert where is not None
-            test = FuzzTest(where, findings, clients, service, margin_mib * MIB, notes)
+            test = FuzzTest(where, findings, clients, service, margin_mib * MIB, patience_s, notes)
             test.run(corpus, jobs, count)
     except KeyboardInterrupt:
         interrupted = True
@@ -278,6 +283,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=MARGIN_MIB,
         metavar="MIB",
         help="by how much memory may grow (%(default)s)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=positive,
+        default=PATIENCE_S,
+        metavar="SECONDS",
+        help="how long a small photo beside the files may wait (%(default)s)",
     )
     parser.add_argument("--folder", type=Path, help="an empty one, which is kept")
     parser.add_argument(
@@ -310,6 +322,7 @@ def main() -> int:
             seed=arguments.seed,
             clients=arguments.clients,
             margin_mib=arguments.margin,
+            patience_s=arguments.patience,
             repeat=arguments.repeat,
         )
     except (ServiceFailed, RequestFailed) as error:

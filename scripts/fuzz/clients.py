@@ -26,7 +26,8 @@ WAYS: tuple[Way, ...] = ("search", "verified", "index")
 ANY: Expected = GOOD | LARGE | OTHER | BROKEN | frozenset({400})
 BUSY = 503
 ATTEMPTS, RETRY_S = 10, 1.0
-PATIENCE_S = 10  # a small photo must have its answer within that, whatever is sent beside it
+CANARY_S = 60  # in which a small photo must have an answer that isn't 503
+MOST_WORDS = 120  # characters of an answer that are shown
 RECENT = 64  # files that may be to blame when a replica is lost
 
 
@@ -205,7 +206,9 @@ def judge(job: Job, answer: httpx.Response) -> str | None:
     status = 200 if answer.status_code == 201 else answer.status_code
     if status not in allowed:
         listed = ", ".join(map(str, sorted(allowed)))
-        return f"{job.name} ({job.way}) was answered {explain(answer)} instead of {listed}"
+        return (
+            f"{job.name} ({job.way}) was answered {explain(answer)[:MOST_WORDS]!r} and not {listed}"
+        )
     if status >= 400 and answer.headers.get("content-type") != "application/problem+json":
         return f"{job.name} ({job.way}) was answered {status} without a problem"
     return None
@@ -216,17 +219,19 @@ class Canary:
 
     Args:
         photo: its bytes.
+        patience_s: an answer that takes longer is a violation.
 
     Attributes:
         seconds: how long each answer took, with the attempts that were answered by 503.
         refused: how many attempts were answered by 503.
     """
 
-    def __init__(self, url: str, photo: bytes, findings: Findings) -> None:
+    def __init__(self, url: str, photo: bytes, findings: Findings, patience_s: float) -> None:
         self.seconds: list[float] = []
         self.refused = 0
         self._url = url
         self._photo = photo
+        self._patience_s = patience_s
         self._findings = findings
         self._stopped = threading.Event()
 
@@ -243,7 +248,7 @@ class Canary:
 
     def __str__(self) -> str:
         if not self.seconds:
-            return "a small photo beside them: never answered"
+            return "a small photo beside them: no answer yet"
         return (
             f"a small photo beside them: {len(self.seconds)} answers, "
             f"median {1000 * median(self.seconds):.0f} ms, longest {max(self.seconds):.1f} s, "
@@ -258,14 +263,14 @@ class Canary:
                 taken = time.perf_counter() - start
                 if wrong is None:
                     self.seconds.append(taken)
-                    if taken > PATIENCE_S:
+                    if taken > self._patience_s:
                         wrong = f"a small photo waited {taken:.0f} s"
                 if wrong is not None:
                     self._findings.report_of_recent(wrong)
 
     def _ask(self, client: httpx.Client) -> str | None:
         """Search until the answer isn't 503; return what was wrong."""
-        deadline = time.monotonic() + 3 * PATIENCE_S
+        deadline = time.monotonic() + CANARY_S
         while True:
             with suppress(httpx.TransportError):
                 answer = client.post(

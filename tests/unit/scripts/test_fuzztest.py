@@ -35,6 +35,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.examples import examples
+from tests.support.waiting import wait_until
 
 PROBLEM = {"content-type": "application/problem+json"}
 
@@ -181,10 +182,10 @@ def answer(status: int, headers: dict[str, str] | None = None) -> httpx.Response
     [
         (GOOD, 200, None),
         (GOOD, 201, None),
-        (GOOD, 422, "instead of 200"),
+        (GOOD, 422, "and not 200"),
         (BROKEN, 422, None),
-        (BROKEN, 200, "instead of 422"),
-        (BROKEN, 503, "instead of 422"),
+        (BROKEN, 200, "and not 422"),
+        (BROKEN, 503, "and not 422"),
         (None, 200, None),
         (None, 413, None),
         (None, 503, None),
@@ -280,12 +281,19 @@ def test_a_small_photo_that_gets_no_answer_is_reported(monkeypatch, tmp_path):
     Server(monkeypatch, {("POST", b"photo"): answer(500)})
     findings = Findings(tmp_path)
     findings.begin(Job("suspect", "row", b"suspect", "search"))
-    canary = Canary("http://service", b"photo", findings)
+    canary = Canary("http://service", b"photo", findings, patience_s=10)
     with canary.singing(period_s=0.01):
-        while not findings.violations:
-            pass
+        wait_until(lambda: findings.violations, "the canary reports")
     assert "a small good photo was answered 500" in findings.violations[0]
     assert (tmp_path / "suspect").read_bytes() == b"suspect"
+
+
+def test_a_small_photo_that_waits_for_long_is_reported(monkeypatch, tmp_path):
+    Server(monkeypatch, {("POST", b"photo"): answer(200)})
+    findings = Findings(tmp_path)
+    with Canary("http://service", b"photo", findings, patience_s=0).singing(period_s=0.01):
+        wait_until(lambda: findings.violations, "the canary reports")
+    assert "a small photo waited" in findings.violations[0]
 
 
 class Process:
