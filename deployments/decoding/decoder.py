@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = "deployments.decoding.worker"
 MOST_PROCESSES = 16
 START_S = 60
+ENDING_S = 1  # that an idle process may take
 
 # What a process is started with: one thread, and heaps that give memory back.
 ENVIRONMENT = {
@@ -231,7 +232,8 @@ class _Process:
         return answer
 
     def _failure(self) -> Exception:
-        self.end()
+        if self.end():
+            return Unavailable("The process that decoded the image stood still: try again.")
         code = self._process.returncode
         if code in (-signal.SIGPROF, -signal.SIGALRM):
             return TooLarge(
@@ -242,15 +244,17 @@ class _Process:
             return Unavailable("The process that decoded the image was killed: try again.")
         return BrokenImage("The image can't be decoded: its decoder crashed.")
 
-    def end(self) -> None:
-        """End the process, whatever it is doing."""
+    def end(self) -> bool:
+        """End the process, whatever it is doing; return whether it had to be killed."""
         self.is_ready = False
         self._channel.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.2)
-        if self._process.poll() is None:
+        try:
+            self._process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            return True
+        return False
 
 
 def _inherited() -> dict[str, str]:

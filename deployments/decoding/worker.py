@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 
 from deployments.decoding.channel import Closed, map_file, receive, send
@@ -63,10 +64,14 @@ def _decode(channel: socket.socket) -> dict[str, object]:
         memory = map_file(file, 3 * pixels)
         with _within(opened.cost, seconds):
             image = opened.read(memory.reshape)
-    except MemoryError:
-        return _refusal(TooLarge("Decoding the image takes too much memory: scale it down."))
     except InsetError as error:
         return _refusal(error)
+    except Closed:
+        raise
+    except MemoryError:
+        return _refusal(TooLarge("Decoding the image takes too much memory: scale it down."))
+    except Exception as error:  # a fault of ours costs this file, and no other
+        return _refusal(BrokenImage(f"The image can't be decoded: {type(error).__name__}."))
     return _describe(image)
 
 
@@ -131,4 +136,5 @@ if __name__ == "__main__":
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as adjustment:
         adjustment.write("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("ignore")  # Pillow warns of each odd tag
     serve(socket.socket(fileno=int(sys.argv[1])))
