@@ -85,13 +85,12 @@ class Opened:
         found, size = self.found, (self.found.width, self.found.height)
         try:
             with self.image or _show(self.format, found) as image:
-                exif = found.exif or _bytes(image.info.get("exif"))
-                profile = found.profile or _bytes(image.info.get("icc_profile"))
                 if self.format in (JPEG, RAW) and not found.ended:
                     image = _without_end(found.data)
                 image.load()
-                turns = self._orientation(exif)
-                pixels = upright_rgb(image, profile, turns, allocate)
+                exif = found.exif or _bytes(image.info.get("exif"))
+                profile = found.profile or _bytes(image.info.get("icc_profile"))
+                pixels = upright_rgb(image, profile, self._orientation(exif), allocate)
         except InsetError:
             raise
         except Exception as error:  # with hostile bytes, a decoder may raise anything
