@@ -24,7 +24,7 @@ from deployments.limits import ImageLimits
 
 # Address space for what isn't counted: headers, tables, libraries that a plugin loads.
 SLACK = 256 * 2**20
-GROWN = 64 * 2**20  # a process that has grown by so much ends itself: a decoder has leaked
+GROWN = 128 * 2**20  # a process that has grown by so much ends itself: a decoder has leaked
 OPENING_S = 1.0  # CPU time for the headers
 PATIENCE = 10  # seconds that may pass for each second of CPU time: the machine has other work
 

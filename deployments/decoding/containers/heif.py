@@ -39,7 +39,7 @@ def find(data: bytes) -> Found:
     if movie is not None:
         sizes += _track_sizes(data, movie.content, movie.end, 0)
     if not sizes:
-        raise cut("the file declares no size of its picture, or is cut before it")
+        raise cut("this HEIC or AVIF file declares no size, or is cut before it")
     # The decoder says which of them is the picture's, when it has opened the file.
     width, height = max(sizes, key=lambda size: size[0] * size[1])
     return Found(data, width, height)
