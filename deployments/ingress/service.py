@@ -81,7 +81,7 @@ class Inset:
         """Store a photo so that searches find it. When this returns, it is on disk.
 
         Args:
-            data: an encoded image, in any format that Pillow reads.
+            data: an encoded image, see docs/formats.md.
             id: the photo's id; by default the SHA-256 of the bytes.
             filename: kept in the record, for display, as `filenames.tidy` returns it.
             confidence_threshold: for this photo instead of the configured one, 0 to 1.

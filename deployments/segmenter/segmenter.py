@@ -85,7 +85,7 @@ class Segmenter:
         """Cut photos into chunks: each detected object, tiles, then the whole photo.
 
         Args:
-            images: encoded images, in any format that Pillow reads.
+            images: encoded images, see docs/formats.md.
             confidence_thresholds: one for each image; None means that of the settings.
 
         Returns:
