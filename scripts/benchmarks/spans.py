@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from deployments.chunk_index import deployment as chunk_index_deployment
 from deployments.chunk_index import index
+from deployments.decoding import decoder
 from deployments.encoder import deployment as encoder_deployment
 from deployments.encoder import encoder
 from deployments.ingress import deployment as ingress_deployment
@@ -34,8 +35,8 @@ __all__ = ["build"]
 
 FOLDER = "INSET_SPANS"  # the variable of the environment that names the folder of the records
 
-# What is recorded. A function of a module is recorded where it is imported: `decode` as it is
-# called in `segmenter`, for example. Labels are the qualified names.
+# What is recorded. A function of a module is recorded where it is imported: `scale_down` as it
+# is called in `segmenter`, for example. Labels are the qualified names.
 DEPLOYMENTS: list[tuple[Any, list[str]]] = [
     (ingress_deployment.IngressDeployment, ["index", "search"]),
     (segmenter_deployment.SegmenterDeployment, ["segment"]),
@@ -48,14 +49,15 @@ CLASSES: list[tuple[type, list[str]]] = [
     (FastAPI, ["__call__"]),
     (segmenter.Segmenter, ["segment", "_cut"]),
     (canvas_detectors.CanvasDetector, ["detect"]),
+    (decoder.Decoder, ["decode"]),
     (encoder.Encoder, ["encode_images", "squares"]),
     (index.ChunkIndex, ["search"]),
     (store.Store, ["apply"]),
     (verifier.Verifier, ["verify", "verify_again"]),
 ]
 MODULES: list[tuple[ModuleType, list[str]]] = [
-    (segmenter, ["decode", "scale_down", "make_thumbnail", "make_preview"]),
-    (encoder_deployment, ["decode", "make_sketch"]),
+    (segmenter, ["scale_down", "make_thumbnail", "make_preview"]),
+    (encoder_deployment, ["make_sketch"]),
     (verifier, ["open_preview", "propose_by_correlation", "propose_by_features", "align"]),
     (verifier, ["describe_view", "describe_region"]),
 ]

@@ -172,7 +172,7 @@ def test_a_line_that_is_no_box_is_named(tmp_path, line):
 
 def test_a_broken_photo_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(encode(pixels("broken"), "JPEG")[:900])
-    with pytest.raises(EvaluationFailed, match=r"broken\.jpg: .*truncated"):
+    with pytest.raises(EvaluationFailed, match=r"broken\.jpg: .*the JPEG is cut"):
         make_queries(find_photos(tmp_path), None, 0)
     (tmp_path / "broken.jpg").unlink()
     with pytest.raises(EvaluationFailed, match="no images in"):
