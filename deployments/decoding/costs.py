@@ -42,10 +42,15 @@ COPIES: Final = {WEBP: 3}
 FIXED: Final = 24 * 2**20  # strips that are converted, profiles, samples of values
 
 
-def cost(format: Format, mode: str, found: Found) -> int:
-    """Return the most bytes that decoding takes, the result included, by format and mode."""
+def cost(format: Format, mode: str, deep: bool, found: Found) -> int:
+    """Return the most bytes that decoding takes, the result included, by format and mode.
+
+    Args:
+        mode: Pillow's, of the picture that it keeps.
+        deep: it has colours of 16 bits, which may be kept twice.
+    """
     taken = found.samples if format in BY_SAMPLES else TAKEN.get(format, 0.0)
     pixels = found.width * found.height
-    kept = KEPT.get(mode, 4) * pixels
+    kept = KEPT.get(mode, 4) * pixels * (2 if deep else 1)
     work = max(taken * max(pixels, found.allocated), RESULT * pixels)
     return int(kept + work + FIXED + COPIES.get(format, 1) * len(found.data))

@@ -12,6 +12,12 @@ from PIL import Image, ImageFile
 from deployments.decoding.containers import directories, heif, jpeg
 from deployments.decoding.containers.found import Found
 from deployments.decoding.costs import cost
+from deployments.decoding.deep_colours import (
+    combine,
+    has_deep_colours,
+    is_nearly_black,
+    keep_lower_bytes,
+)
 from deployments.decoding.facts import MAX_EXIF_BYTES, read_facts
 from deployments.decoding.formats import (
     AVIF,
@@ -87,7 +93,13 @@ class Opened:
             with self.image or _show(self.format, found) as image:
                 if self.format in (JPEG, RAW) and not found.ended:
                     image = _without_end(found.data)
+                deep = has_deep_colours(image)
                 image.load()
+                if deep and is_nearly_black(image):
+                    with _show(self.format, found) as lower:
+                        keep_lower_bytes(lower)
+                        lower.load()
+                        combine(image, lower)
                 exif = found.exif or _bytes(image.info.get("exif"))
                 profile = found.profile or _bytes(image.info.get("icc_profile"))
                 pixels = upright_rgb(image, profile, self._orientation(exif), allocate)
@@ -149,8 +161,9 @@ def open_image(data: bytes, limits: ImageLimits) -> Opened:
     image = None if format is WEBP else _show(format, found)
     if format in SIZED_BY_DECODER:
         _check(found.width, found.height, found.allocated, limits)
-    mode = "RGBA" if image is None else image.mode
-    return Opened(format, found, image, found.width * found.height, cost(format, mode, found))
+    pixels = found.width * found.height
+    mode, deep = ("RGBA", False) if image is None else (image.mode, has_deep_colours(image))
+    return Opened(format, found, image, pixels, cost(format, mode, deep, found))
 
 
 def _show(format: Format, found: Found) -> ImageFile.ImageFile:
