@@ -29,7 +29,8 @@ MOST_PROCESSES = 16
 START_S = 60
 ENDING_S = 1  # that an idle process may take
 
-# What a process is started with: one thread, and one heap, which keeps 64 MiB for the next image.
+# What a process is started with: one thread, and one heap, which keeps 64 MiB for the next image
+# until the process is idle.
 # With glibc's own numbers, each larger array would be new memory, that the kernel must fill first.
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),

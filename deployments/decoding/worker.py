@@ -10,7 +10,9 @@ has decoded. It imports Pillow and NumPy and nothing else, so it starts quickly 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
+import select
 import signal
 import socket
 import sys
@@ -25,6 +27,7 @@ from deployments.limits import ImageLimits
 # Address space for what isn't counted: headers, tables, libraries that a plugin loads.
 SLACK = 256 * 2**20
 GROWN = 128 * 2**20  # a process that has grown by so much ends itself: a decoder has leaked
+IDLE_S = 1.0  # after which a process gives back what it keeps for the next image
 OPENING_S = 1.0  # CPU time for the headers
 PATIENCE = 10  # seconds that may pass for each second of CPU time: the machine has other work
 
@@ -37,6 +40,8 @@ def serve(channel: socket.socket) -> None:
     with contextlib.suppress(Closed):
         send(channel, {})
         while True:
+            if not select.select([channel], [], [], IDLE_S)[0]:
+                _give_back()
             answer = _decode(channel)
             answer["last"] = _resident() > at_first + GROWN
             send(channel, answer)
@@ -110,6 +115,12 @@ def _within(memory: int, seconds: float) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _give_back() -> None:
+    """Give the memory that is kept for the next image back to the system, where glibc can."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _address_space() -> int:

@@ -17,7 +17,7 @@ Read = Callable[[bytes], Any]
 # They take seconds each, many of them, on purpose.
 HEAVY: tuple[Group, ...] = (at_the_limit, bombs)
 # What is large may be read or refused; less time for it makes the test shorter.
-SHORT = ImageLimits(seconds_per_megapixel=0.02)
+SHORT = ImageLimits(seconds_per_megapixel=0.005)
 LIGHT = tuple(group for group in GROUPS if group not in HEAVY)
 
 

@@ -190,6 +190,22 @@ def test_no_descriptor_is_left_open(decoder):
     assert psutil.Process().num_fds() <= before + 2
 
 
+def test_an_idle_process_gives_its_memory_back(decoder, workers):
+    decoder.start()
+    (process,) = workers()
+
+    def mebibytes():
+        return process.memory_full_info().uss / 2**20
+
+    decoder.decode(SMALL)
+    at_first = mebibytes()
+    data = encoded(noise(2500, 2000), "JPEG")
+    for _ in range(3):
+        decoder.decode(data)
+    wait_until(lambda: mebibytes() < at_first + 10, "it takes little again", timeout_s=10)
+    assert workers() == [process]
+
+
 def test_its_processes_end_with_it(decoder, workers):
     decoder.start()
     assert len(workers()) == 1
