@@ -33,8 +33,9 @@ from common.options import positive
 from common.own_service import OwnService
 from common.serve_run import ServiceFailed
 from fuzz.clients import WAYS, Canary, Clients, Findings, Job, Way
-from fuzz.corpus import CorpusFile, build_corpus, good_files
+from fuzz.corpus import build_corpus
 from fuzz.damage import damaged_file
+from fuzz.good_files import CorpusFile, good_files
 from fuzz.watch import Watch
 from tqdm import tqdm
 

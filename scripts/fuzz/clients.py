@@ -16,7 +16,7 @@ from typing import Literal
 import httpx
 from common.client import IMAGE, TIMEOUT, explain
 
-from fuzz.corpus import BROKEN, GOOD, LARGE, OTHER, Expected
+from fuzz.good_files import BROKEN, GOOD, LARGE, OTHER, Expected
 
 # How a file is sent: a search without and with verification, or a photo that is deleted again.
 Way = Literal["search", "verified", "index"]

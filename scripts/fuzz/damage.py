@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fuzz.corpus import good_files
+from fuzz.good_files import good_files
 from fuzz.writers import PNG_MAGIC, png_chunk
 
 MOST_BYTES = 256 * 2**10  # of a damaged file

@@ -578,3 +578,19 @@ def psd(width: int, height: int, layers: bytes, channels: int = 3) -> bytes:
     head = b"8BPS" + struct.pack(">H6xHIIHH", 1, channels, height, width, 8, 3)
     section = struct.pack(">I", len(layers)) + layers
     return head + bytes(4) + bytes(4) + section + bytes(2) + bytes(width * height * channels)
+
+
+def tiff_fields(data: bytes) -> dict[int, int]:
+    """Return where the entries of the first directory of a TIFF have their types, by tag."""
+    start = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, start)[0]
+    places = range(start + 2, start + 2 + 12 * count, 12)
+    return {struct.unpack_from("<H", data, place)[0]: place + 2 for place in places}
+
+
+def patched(data: bytes, *places: tuple[int, str, int]) -> bytes:
+    """Return a file with numbers written over: where, as what, and which."""
+    changed = bytearray(data)
+    for place, form, number in places:
+        struct.pack_into(form, changed, place, number)
+    return bytes(changed)

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fuzz.corpus import GROUPS, CorpusFile, Group, at_the_limit, bombs, group_files
+from fuzz.bombs import bombs
+from fuzz.corpus import GROUPS, group_files
+from fuzz.good_files import CorpusFile, Group
+from fuzz.sizes import at_the_limit
 
 from deployments.decoding.decoder import Decoder
 from deployments.errors import InsetError

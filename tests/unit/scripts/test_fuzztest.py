@@ -12,9 +12,10 @@ import fuzztest
 import httpx
 import pytest
 from fuzz.clients import Canary, Clients, Findings, Job, judge
-from fuzz.corpus import BROKEN, GOOD, GROUPS, MOST_BYTES, build_corpus, good_files
+from fuzz.corpus import GROUPS, build_corpus
 from fuzz.damage import MOST_BYTES as MOST_BYTES_DAMAGED
 from fuzz.damage import damage, damaged_file, with_right_sums
+from fuzz.good_files import BROKEN, GOOD, MOST_BYTES, good_files
 from fuzz.watch import Watch
 from fuzz.writers import (
     avif,
