@@ -16,7 +16,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from statistics import median
 from typing import get_args
 
 import httpx
-from common.options import positive
+from common.options import empty_folder, positive
 from common.own_service import OwnService
 from common.serve_run import ServiceFailed
 from crash.checks import Inspector, verify
@@ -147,13 +146,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> int:
     parser = make_parser()
     arguments = parser.parse_args()
-    if arguments.folder is None:
-        folder = Path(tempfile.mkdtemp(prefix="crashtest-"))
-    else:
-        folder = arguments.folder.resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            parser.error(f"{folder} is not empty")
+    folder = empty_folder(parser, arguments.folder)
 
     # The service reacts to SIGINT only if this process does, and background jobs of a shell don't.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,7 +20,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import httpx
 from common.client import IMAGE, IN_FLIGHT, RequestFailed, read_answer, unreachable
-from common.options import positive
+from common.options import empty_folder, positive
 from common.own_service import OwnService
 from common.serve_run import ServiceFailed
 from fuzz.clients import WAYS, Canary, Clients, Findings, Job, Way
@@ -305,13 +304,7 @@ def main() -> int:
     for file in arguments.repeat:
         if not file.is_file():
             parser.error(f"{file} is not a file")
-    if arguments.folder is None:
-        folder = Path(tempfile.mkdtemp(prefix="fuzztest-"))
-    else:
-        folder = arguments.folder.resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            parser.error(f"{folder} is not empty")
+    folder = empty_folder(parser, arguments.folder)
 
     # The service reacts to SIGINT only if this process does, and background jobs of a shell don't.
     signal.signal(signal.SIGINT, signal.default_int_handler)

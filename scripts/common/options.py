@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from common.paths import COMPACT
@@ -23,6 +25,21 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def empty_folder(parser: argparse.ArgumentParser, folder: Path | None) -> Path:
+    """Return a folder that was asked for, made if it has to be, or a temporary one.
+
+    Raises:
+        SystemExit: it is not empty.
+    """
+    if folder is None:
+        return Path(tempfile.mkdtemp(prefix=f"{parser.prog.removesuffix('.py')}-"))
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        parser.error(f"{folder} is not empty")
+    return folder
 
 
 def parse_segmenter(text: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Literal
 import httpx
 from common.client import IMAGE, TIMEOUT, explain
 
+from fuzz.beside import repeated
 from fuzz.good_files import BROKEN, GOOD, LARGE, OTHER, Expected
 
 # How a file is sent: a search without and with verification, or a photo that is deleted again.
@@ -238,13 +239,14 @@ class Canary:
     @contextmanager
     def singing(self, period_s: float = 1) -> Iterator[None]:
         """Ask every `period_s` seconds while the block runs."""
-        thread = threading.Thread(target=self._work, args=[period_s])
-        thread.start()
-        try:
-            yield
-        finally:
-            self._stopped.set()
-            thread.join()
+        with (
+            httpx.Client(base_url=self._url, timeout=TIMEOUT) as client,
+            repeated(lambda: self._sing(client), period_s),
+        ):
+            try:
+                yield
+            finally:
+                self._stopped.set()  # it waits for no 503 to pass any more
 
     def __str__(self) -> str:
         if not self.seconds:
@@ -255,18 +257,16 @@ class Canary:
             f"{self.refused} times 503"
         )
 
-    def _work(self, period_s: float) -> None:
-        with httpx.Client(base_url=self._url, timeout=TIMEOUT) as client:
-            while not self._stopped.wait(period_s):
-                start = time.perf_counter()
-                wrong = self._ask(client)
-                taken = time.perf_counter() - start
-                if wrong is None:
-                    self.seconds.append(taken)
-                    if taken > self._patience_s:
-                        wrong = f"a small photo waited {taken:.0f} s"
-                if wrong is not None:
-                    self._findings.report_of_recent(wrong)
+    def _sing(self, client: httpx.Client) -> None:
+        start = time.perf_counter()
+        wrong = self._ask(client)
+        taken = time.perf_counter() - start
+        if wrong is None:
+            self.seconds.append(taken)
+            if taken > self._patience_s:
+                wrong = f"a small photo waited {taken:.0f} s"
+        if wrong is not None:
+            self._findings.report_of_recent(wrong)
 
     def _ask(self, client: httpx.Client) -> str | None:
         """Search until the answer isn't 503; return what was wrong."""

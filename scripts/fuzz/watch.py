@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +9,8 @@ from contextlib import contextmanager, suppress
 import psutil
 from benchmarks.memory import measure
 from common.own_service import OwnService, command
+
+from fuzz.beside import repeated
 
 # Processes that must live on. Those that decode may be replaced: that is what they are for.
 ACTORS = ("ray::ServeReplica:", "ray::ProxyActor", "ray::ServeController")
@@ -39,7 +40,7 @@ class Watch:
         self._on_loss = on_loss
         self._decoders: set[tuple[int, float]] = set()
         self._actors = self._find_actors()
-        self._stopped = threading.Event()
+        self._measured_at = 0.0
 
     @property
     def actors(self) -> int:
@@ -67,14 +68,9 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look while the block runs, and once at its end."""
-        thread = threading.Thread(target=self._work)
-        thread.start()
-        try:
+        """Look while the block runs."""
+        with repeated(self._look_around, 1):
             yield
-        finally:
-            self._stopped.set()
-            thread.join()
 
     def look(self) -> None:
         """Report the replicas that have been lost since the last look."""
@@ -84,13 +80,11 @@ class Watch:
             self._on_loss(f"{self._actors[gone]} was lost (process {gone[0]})")
         self._actors = now
 
-    def _work(self) -> None:
-        measured_at = 0.0
-        while not self._stopped.wait(1):
-            self.look()
-            if time.monotonic() > measured_at + MEMORY_S:
-                measured_at = time.monotonic()
-                self.peak = max(self.peak, self.memory())
+    def _look_around(self) -> None:
+        self.look()
+        if time.monotonic() > self._measured_at + MEMORY_S:
+            self._measured_at = time.monotonic()
+            self.peak = max(self.peak, self.memory())
 
     def _find_actors(self) -> Actors:
         found: Actors = {}

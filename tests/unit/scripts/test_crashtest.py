@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -259,7 +260,7 @@ def test_the_exit_status_tells_and_what_went_wrong_is_kept(
         return crashtest.Report(Counter(Store=1), {"Store": [3.0]}, Counter(), violations)
 
     monkeypatch.setattr(crashtest, "crash", crash)
-    monkeypatch.setattr(crashtest.tempfile, "mkdtemp", lambda **_: folder.mkdir() or str(folder))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: folder.mkdir() or str(folder))
     monkeypatch.setattr("sys.argv", ["crashtest.py", "--kills", "1"])
     assert crashtest.main() == status
     assert last in capsys.readouterr().out

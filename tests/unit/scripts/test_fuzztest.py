@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import tempfile
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -361,7 +362,7 @@ def test_the_exit_status_tells_and_what_went_wrong_is_kept(
         return fuzztest.Report(Counter(), [], violations, interrupted)
 
     monkeypatch.setattr(fuzztest, "fuzz", fuzz)
-    monkeypatch.setattr(fuzztest.tempfile, "mkdtemp", lambda **_: folder.mkdir() or str(folder))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: folder.mkdir() or str(folder))
     monkeypatch.setattr("sys.argv", ["fuzztest.py"])
     assert fuzztest.main() == status
     assert folder.exists() == bool(violations)
