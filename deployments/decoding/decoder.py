@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deployments.decoding.channel import Closed, Message, create_file, map_file, receive, send
-from deployments.decoding.image import DecodedImage
-from deployments.decoding.worker import ERRORS, PATIENCE
+from deployments.decoding.image import DecodedImage, check_bytes
+from deployments.decoding.worker import ERRORS, OPENING_S, PATIENCE
 from deployments.errors import BrokenImage, TooLarge, Unavailable
 from deployments.limits import ImageLimits
 
@@ -77,14 +77,7 @@ class Decoder:
             BrokenImage: the bytes are incomplete or invalid, or crash the decoder.
             Unavailable: no process can be started now, or it was killed from outside.
         """
-        # Nothing that is refused for its size alone is copied to a process.
-        if len(data) > self.limits.max_bytes:
-            raise TooLarge(
-                f"The image has {len(data):,} bytes; at most {self.limits.max_bytes:,} are "
-                "accepted. Scale it down."
-            )
-        if not data:
-            raise BrokenImage("The image has no bytes: send the contents of an image file.")
+        check_bytes(data, self.limits)  # what is too large isn't copied to a process
         with self._lend() as process:
             declared = process.open(data, self.limits)
             with self._budget.of(declared["cost"]):
@@ -186,7 +179,7 @@ class _Process:
     def open(self, data: bytes, limits: ImageLimits) -> Message:
         """Send a file. Return how many pixels it declares, and what decoding it costs, bytes."""
         self.is_ready = False
-        self._seconds = 1.0
+        self._seconds = OPENING_S
         file = create_file(len(data))
         try:
             _write(file, data)

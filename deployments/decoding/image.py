@@ -141,13 +141,7 @@ def open_image(data: bytes, limits: ImageLimits) -> Opened:
     Raises:
         as `decode`.
     """
-    if not data:
-        raise BrokenImage("The image has no bytes: send the contents of an image file.")
-    if len(data) > limits.max_bytes:
-        raise TooLarge(
-            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted. Scale "
-            "it down."
-        )
+    check_bytes(data, limits)
     format = recognise(data)
     format.decoder()  # or say at once that it is not installed
     try:
@@ -164,6 +158,21 @@ def open_image(data: bytes, limits: ImageLimits) -> Opened:
     pixels = found.width * found.height
     mode, deep = ("RGBA", False) if image is None else (image.mode, has_deep_colours(image))
     return Opened(format, found, image, pixels, cost(format, mode, deep, found))
+
+
+def check_bytes(data: bytes, limits: ImageLimits) -> None:
+    """Check how many bytes there are, before anything looks at them.
+
+    Raises:
+        TooLarge, BrokenImage
+    """
+    if not data:
+        raise BrokenImage("The image has no bytes: send the contents of an image file.")
+    if len(data) > limits.max_bytes:
+        raise TooLarge(
+            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted. Scale "
+            "it down."
+        )
 
 
 def _show(format: Format, found: Found) -> ImageFile.ImageFile:
