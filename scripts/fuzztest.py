@@ -42,6 +42,7 @@ MIB = 2**20
 # Large files are searched by and stored beside each other while the service warms up. What
 # allocators keep differs from time to time by about half of that.
 MARGIN_MIB = 256
+GROWN = 5  # kinds of processes that a report names
 PATIENCE_S = 10
 # How often a damaged file is sent in each way: searching is cheapest, and decodes the same.
 SHARES = {"search": 8, "verified": 1, "index": 1}
@@ -180,11 +181,11 @@ class FuzzTest:
     def _attack(self, corpus: Sequence[Job], jobs: Iterator[Job], count: int) -> None:
         clients = self._clients(self.findings)
         canary = Canary(self.url, good_files()["jpeg"], self.findings, self.patience_s)
-        watch, before = None, 0
+        watch, before = None, dict[str, int]()
         with ExitStack() as stack:
             if self.service is not None:
                 watch = Watch(self.service, self.findings.report_of_recent)
-                before = watch.memory()
+                before = watch.memory_by_role()
                 stack.enter_context(watch.watching())
             stack.enter_context(canary.singing())
             stack.callback(lambda: self.notes.append(str(canary)))
@@ -205,8 +206,11 @@ class FuzzTest:
 
             clients.send_all(jobs, done)
 
-    def _compare(self, watch: Watch, before: int) -> None:
+    def _compare(self, watch: Watch, roles: dict[str, int]) -> None:
+        before = sum(roles.values())
         after = watch.wait_for_memory(before + self.margin)
+        now = watch.memory_by_role()
+        grown = sorted(((now[role] - roles.get(role, 0), role) for role in now), reverse=True)
         self.notes.append(
             f"replicas, proxy and controller: {watch.actors}, of which {watch.lost} were lost; "
             f"processes that decoded: {watch.decoders}"
@@ -216,6 +220,8 @@ class FuzzTest:
             f"{watch.peak / MIB:,.0f}, {after / MIB:,.0f} after; it may grow by "
             f"{self.margin / MIB:,.0f}"
         )
+        most = ", ".join(f"{role} {size / MIB:+,.0f} MiB" for size, role in grown[:GROWN])
+        self.notes.append(f"what grew most: {most}")
         if after > before + self.margin:
             self.findings.report_at_large(
                 f"Memory is {(after - before) / MIB:,.0f} MiB above where it was."

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
-from benchmarks.memory import measure
+from benchmarks.memory import measure, measure_roles
 from common.own_service import OwnService, command
 
 from fuzz.beside import repeated
@@ -58,6 +58,11 @@ class Watch:
         The kernel can take those back; the store's database is one of these files.
         """
         return sum(measure(process).own for process in self._service.processes())
+
+    def memory_by_role(self) -> dict[str, int]:
+        """Return the same, by what the processes are."""
+        roles = measure_roles(self._service.processes())
+        return {role: memory.own for role, memory in roles.items()}
 
     def wait_for_memory(self, most: int) -> int:
         """Wait until processes take no more than so many bytes; return what they take at last."""
