@@ -27,6 +27,28 @@ class BadParameter(InsetError):
     title = "Bad parameter"
 
 
+class NoKey(InsetError):
+    """The request has no key, or a wrong one: the answer has WWW-Authenticate."""
+
+    status = 401
+    title = "No valid key"
+
+
+class Forbidden(InsetError):
+    status = 403
+    title = "Not allowed"
+
+
+class TooSlow(InsetError):
+    status = 408
+    title = "Too slow"
+
+
+class WrongHost(InsetError):
+    status = 421
+    title = "Not a name of this service"
+
+
 class UnknownSequence(BadParameter):
     """A search must know a change that the store does not have (yet, or after a restore)."""
 

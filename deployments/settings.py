@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -113,9 +114,31 @@ class StoreSettings(Section):
     max_bytes: int | None = Field(None, ge=2**20)
 
 
+def _check_network(text: str) -> str:
+    ip_network(text, strict=False)  # its ValueError is a sentence
+    return text
+
+
+HostName = Annotated[
+    str, StringConstraints(to_lower=True, pattern=r"^([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])$")
+]
+Origin = Annotated[
+    str, StringConstraints(to_lower=True, pattern=r"^https?://[A-Za-z0-9_.:\[\]-]+$")
+]
+Network = Annotated[str, AfterValidator(_check_network)]
+
+
+class HttpSettings(Section):
+    allowed_hosts: tuple[HostName, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    keys_path: str | None = None
+
+
 class LimitSettings(Section):
     max_image_bytes: int = Field(ImageLimits().max_bytes, ge=1)
     max_request_bytes: int = Field(256 * 2**20, ge=1)
+    max_bodies_bytes: int = Field(2**30, ge=1)
     # Pillow refuses larger images.
     max_pixels: int = Field(ImageLimits().max_pixels, ge=1, le=178_956_970)
     max_decoding_bytes: int = Field(ImageLimits().decoding_bytes, ge=64 * 2**20)
@@ -142,6 +165,7 @@ class Settings(Section):
     ranker: RankerSettings = RankerSettings()
     verifier: VerifierSettings = VerifierSettings()
     store: StoreSettings = StoreSettings()
+    http: HttpSettings = HttpSettings()
     limits: LimitSettings = LimitSettings()
     exif: Literal[True, False, "no-location"] = True
 
@@ -174,6 +198,7 @@ class Settings(Section):
         encoder = _locate(root, settings.encoder.pretrained_model_name_or_path)
         path = root / Path(settings.store.path).expanduser()
         snapshots = root / Path(settings.chunk_index.path or path / "index").expanduser()
+        keys = root / Path(settings.http.keys_path or path / "keys.json").expanduser()
         return settings.model_copy(
             update={
                 "segmenter": settings.segmenter.model_copy(update={"model_name_or_path": detector}),
@@ -182,6 +207,7 @@ class Settings(Section):
                 ),
                 "chunk_index": settings.chunk_index.model_copy(update={"path": str(snapshots)}),
                 "store": settings.store.model_copy(update={"path": str(path)}),
+                "http": settings.http.model_copy(update={"keys_path": str(keys)}),
             }
         )
 

@@ -321,7 +321,12 @@ def test_an_unknown_key_is_named_with_those_there_are(args, key, known):
         ("store.path", 7),
         ("store.max_bytes", 1000),
         ("limits.max_image_bytes", 0),
+        ("http.keys_path", 7),
+        ("http.allowed_hosts", "photos.example.org"),
+        ("http.cors_origins", "https://gallery.example.org"),
+        ("http.trusted_proxies", "10.0.0.0/8"),
         ("limits.max_request_bytes", "many"),
+        ("limits.max_bodies_bytes", 0),
         ("limits.max_pixels", 10**9),
         ("limits.max_decoding_bytes", 2**20),
         ("limits.decoding_s_per_megapixel", 0),
@@ -342,6 +347,26 @@ def test_a_wrong_value_is_named_with_its_key(path, value):
 def test_a_wrong_scale_of_tiles_is_named_with_its_place(scale):
     message = refusal({"segmenter": {"tiles": [3, scale]}})
     assert f"segmenter.tiles.1 = {scale!r} is wrong: " in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("allowed_hosts", "https://photos.example.org"),
+        ("cors_origins", "gallery.example.org"),
+        ("cors_origins", "https://gallery.example.org/"),
+        ("cors_origins", "*"),
+        ("trusted_proxies", "10.0.0.0/40"),
+    ],
+)
+def test_what_is_no_name_origin_or_network(name, value):
+    assert f"http.{name}.0 = {value!r} is wrong: " in refusal({"http": {name: [value]}})
+
+
+def test_names_are_the_same_in_small_letters():
+    args = {"http": {"allowed_hosts": ["Photos.Example.org", "[2001:DB8::1]"]}}
+    found = Settings.parse(args, ROOT).http.allowed_hosts
+    assert found == ("photos.example.org", "[2001:db8::1]")
 
 
 def test_no_tiles_and_any_order():
@@ -419,6 +444,7 @@ def test_relative_paths_are_relative_to_the_root(tmp_path):
     assert settings.segmenter.model_name_or_path == str(tmp_path / "my/detector.pt")
     assert settings.encoder.pretrained_model_name_or_path == str(tmp_path / "my/clip")
     assert settings.store.path == str(tmp_path / "photos/here")
+    assert settings.http.keys_path == str(tmp_path / "photos/here/keys.json")
 
 
 def test_names_stay_names(tmp_path):

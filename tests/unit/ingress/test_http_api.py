@@ -90,7 +90,7 @@ def test_an_unforeseen_error_keeps_its_secrets(client, service, operation, caplo
 
 
 def test_all_errors_are_among_the_cases():
-    assert set(PROBLEMS) == {400, 404, 409, 413, 415, 422, 500, 503, 507}
+    assert set(PROBLEMS) == {*(400, 401, 403, 404, 408, 409, 413, 415, 421, 422, 500, 503, 507)}
 
 
 # /index
