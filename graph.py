@@ -72,6 +72,7 @@ def build(args: dict[str, Any]) -> Application:
         encoder=encoder.state,
         detector=display_name(settings.segmenter.model_name_or_path),
         limits=settings.limits,
+        http=settings.http,
     )
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.errors import BadParameter, InsetError
+from deployments.errors import BadParameter, InsetError, StartupError
+from deployments.ingress import sessions
 from deployments.ingress.bodies import BodyLimit, SentImage, has_body, read_images
+from deployments.ingress.door import Door, is_this_machine_alone
+from deployments.ingress.keys import Keys
 from deployments.ingress.problems import Problem, add_problem_handlers, describe_problems
 from deployments.ingress.schemas import (
     BINARY,
@@ -27,10 +31,12 @@ from deployments.ingress.schemas import (
     describe_errors_as_problems,
 )
 from deployments.ingress.service import Inset
+from deployments.ingress.sessions import Failures, needs
 from deployments.ingress.static_files import add_page
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.metadata import parse_metadata
 from deployments.records import IndexedImage, Record, SearchAnswer, Stats
+from deployments.settings import HttpSettings
 
 # How many images of one multipart request are indexed at the same time.
 PARTS_IN_FLIGHT = 16
@@ -39,22 +45,45 @@ SEQUENCE_HEADER = "Inset-Sequence"
 router = APIRouter()
 
 
-def build_app(inset: Inset) -> ASGIApp:
-    """Return the ASGI application of a service."""
+def build_app(
+    inset: Inset, *, host: str = "127.0.0.1", http: HttpSettings | None = None
+) -> ASGIApp:
+    """Return the ASGI application of a service.
+
+    Args:
+        host: where it listens.
+        http: who may come in; by default everybody who can reach it there.
+
+    Raises:
+        StartupError: it listens where others reach it, and there are no keys; or these can't be
+            read.
+    """
+    http = http or HttpSettings()
+    keys = Keys(None if http.keys_path is None else Path(http.keys_path))
+    if not (keys.are_needed or is_this_machine_alone(host)):
+        raise StartupError(
+            f"http_options.host is {host}, so others can reach the service, and there are no keys "
+            f"in {keys.path}. Make a key (scripts/keys.py make NAME --scopes admin), or set "
+            "http_options.host to 127.0.0.1."
+        )
     app = FastAPI(
         title="Inset",
         version="1",
         summary="Give it a small picture: it finds the photos that contain it, and shows where.",
         docs_url=None,  # FastAPI's documentation pages load scripts from other servers
         redoc_url=None,
-        routes=router.routes,  # a 405 lists their methods; `include_router` would hide them
+        redirect_slashes=False,
+        # A 405 lists their methods; `include_router` would hide them.
+        routes=[*router.routes, *sessions.router.routes],
     )
     app.state.inset = inset
+    app.state.keys = keys
+    app.state.failures = Failures()
     add_page(app)
     add_problem_handlers(app)
     describe = app.openapi
     app.openapi = lambda: describe_errors_as_problems(describe())  # type: ignore[method-assign]  # FastAPI's documented way
-    return HeadAsGet(BodyLimit(app, inset.limits.max_request_bytes))
+    return Door(HeadAsGet(BodyLimit(app, inset.limits.max_request_bytes)), host, http)
 
 
 class HeadAsGet:
@@ -88,6 +117,7 @@ Injected = Annotated[Inset, Depends(_inset)]
         },
         required=True,
     ),
+    dependencies=[needs("write")],
 )
 async def index(
     request: Request, parameters: Annotated[IndexParameters, Query()], inset: Injected
@@ -139,6 +169,7 @@ async def index(
     "/search",
     responses=describe_problems(400, 404, 413, 415, 422),
     openapi_extra=describe_body({"file": BINARY}, required=False),
+    dependencies=[needs("search")],
 )
 async def search(
     request: Request, parameters: Annotated[SearchParameters, Query()], inset: Injected
@@ -156,7 +187,7 @@ async def search(
     return await inset.search(data, **query)
 
 
-@router.get("/images", responses=describe_problems(400))
+@router.get("/images", responses=describe_problems(400), dependencies=[needs("read")])
 async def list_images(parameters: Annotated[ListParameters, Query()], inset: Injected) -> Listing:
     """List the records of the stored photos, in the order of their ids."""
     records = await inset.list(parameters.after, parameters.limit)
@@ -176,6 +207,7 @@ async def list_images(parameters: Annotated[ListParameters, Query()], inset: Inj
         304: {"description": "Unchanged"},
         **describe_problems(400, 404),
     },
+    dependencies=[needs("read")],
 )
 async def get_image(id: Id, request: Request, inset: Injected) -> Response:
     """Return the original bytes of a photo."""
@@ -195,6 +227,7 @@ async def get_image(id: Id, request: Request, inset: Injected) -> Response:
         304: {"description": "Unchanged"},
         **describe_problems(400, 404, 413, 415, 422),
     },
+    dependencies=[needs("read")],
 )
 async def get_thumbnail(id: Id, request: Request, inset: Injected) -> Response:
     """Return a thumbnail of a photo, upright, in the proportions of the photo.
@@ -206,7 +239,9 @@ async def get_thumbnail(id: Id, request: Request, inset: Injected) -> Response:
     return _answer_image(request, data, THUMBNAIL_TYPE, hashlib.sha256(data).hexdigest())
 
 
-@router.get("/images/{id}/record", responses=describe_problems(400, 404))
+@router.get(
+    "/images/{id}/record", responses=describe_problems(400, 404), dependencies=[needs("read")]
+)
 async def get_record(id: Id, inset: Injected) -> Record:
     """Return the record of a photo."""
     return await inset.record(id)
@@ -229,6 +264,7 @@ async def get_record(id: Id, inset: Injected) -> Record:
         },
         **describe_problems(400, 404, 507),
     },
+    dependencies=[needs("admin")],
 )
 async def delete_image(id: Id, inset: Injected) -> Response:
     """Remove a photo. No search that starts after the answer finds it."""
@@ -243,7 +279,7 @@ async def health(inset: Injected) -> Health:
     return Health()
 
 
-@router.get("/stats", responses=describe_problems())
+@router.get("/stats", responses=describe_problems(), dependencies=[needs()])
 async def stats(inset: Injected) -> Stats:
     """Return counts, model names and sequence numbers."""
     return await inset.stats()

@@ -4,29 +4,53 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 from ray import serve
+from ray.serve.context import _get_global_client
 from starlette.types import ASGIApp
 
 from deployments.errors import keep_answers_out_of_the_log
 from deployments.ingress.app import build_app
 from deployments.ingress.service import Inset
-from deployments.settings import HEALTH_CHECK_S
+from deployments.settings import HEALTH_CHECK_S, HttpSettings
+from deployments.startup import ending_serve_run
 
 
 @serve.deployment(
     name="Ingress",
-    max_ongoing_requests=256,
+    # Many may wait for their bodies. What they ask for is bounded by the queues behind this one.
+    max_ongoing_requests=2048,
+    max_queued_requests=1024,
     health_check_period_s=HEALTH_CHECK_S,
     ray_actor_options={"num_cpus": 0},
 )
 @serve.ingress()
 class IngressDeployment(Inset):
-    """`Inset` on Ray Serve."""
+    """`Inset` on Ray Serve.
 
-    def __init__(self, **options: Any) -> None:
+    Args:
+        http: who may come in.
+        options: see `Inset`.
+    """
+
+    def __init__(self, *, http: HttpSettings, **options: Any) -> None:
         super().__init__(**options)
+        self.http = http
         keep_answers_out_of_the_log()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Return the application; Serve calls this in each replica (private; seen in 2.60)."""
-        return build_app(self)
+        """Return the application; Serve calls this in each replica (private; seen in 2.60).
+
+        Raises:
+            StartupError: see `build_app`.
+        """
+        with ending_serve_run():
+            return build_app(self, host=_address_of_the_proxy(), http=self.http)
+
+
+def _address_of_the_proxy() -> str:
+    """Return where Serve's proxy listens. The config decides it; no public call tells it."""
+    client = _get_global_client() if ray.is_initialized() else None
+    return (
+        "127.0.0.1" if client is None else client.http_config.host
+    )  # None: it runs without a proxy

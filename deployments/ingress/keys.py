@@ -129,7 +129,7 @@ def revoke_key(path: Path, name: str) -> None:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[list[Key]]:
-    """Lend the keys of a file, to be changed, and write them. Nobody else changes them meanwhile."""
+    """Lend the keys of a file, to be changed, and write them. Nobody else changes them then."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
@@ -150,13 +150,13 @@ class Keys:
     """The keys that a service knows now.
 
     Args:
-        path: the file.
+        path: the file; None for none.
 
     Raises:
         StartupError: there is a file, but it can't be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self._looked = -LOOK_S
         self._version: tuple[int, int, int] | None = None  # of the file; None if there is none
@@ -200,7 +200,7 @@ class Keys:
 
     def _look(self) -> None:
         """Read the file again if it has changed."""
-        if time.monotonic() < self._looked + LOOK_S:
+        if self.path is None or time.monotonic() < self._looked + LOOK_S:
             return
         self._looked = time.monotonic()
         try:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
-from deployments.errors import BadParameter, InsetError, Unavailable
+from deployments.errors import BadParameter, InsetError, NoKey, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,16 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.exception_handler(Exception)(_answer_unexpected)
 
 
-def _respond(problem: Problem) -> Response:
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if problem.status == Unavailable.status else {}
+# What an answer says besides the problem, by its status.
+HEADERS = {
+    NoKey.status: {"WWW-Authenticate": 'Bearer realm="Inset"'},
+    Unavailable.status: {"Retry-After": str(RETRY_AFTER_S)},
+}
+
+
+def respond(problem: Problem) -> Response:
+    """Return a problem as an answer."""
+    headers = HEADERS.get(problem.status, {})
     return JSONResponse(
         problem.model_dump(),
         problem.status,
@@ -64,7 +72,7 @@ def _respond(problem: Problem) -> Response:
 
 
 async def _answer_error(request: Request, error: InsetError) -> Response:
-    return _respond(Problem.of(error))
+    return respond(Problem.of(error))
 
 
 async def _answer_bad_parameter(request: Request, error: RequestValidationError) -> Response:
@@ -75,7 +83,7 @@ async def _answer_bad_parameter(request: Request, error: RequestValidationError)
         return f"{name}={found['input']}: {found['msg']}"
 
     detail = "; ".join(map(sentence, error.errors())) + ". See /openapi.json."
-    return _respond(Problem.of(BadParameter(detail)))
+    return respond(Problem.of(BadParameter(detail)))
 
 
 async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
@@ -85,7 +93,7 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Resp
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.url.path} does not take {request.method}. See /openapi.json."
     title = HTTPStatus(error.status_code).phrase
-    response = _respond(Problem(title=title, status=error.status_code, detail=detail))
+    response = respond(Problem(title=title, status=error.status_code, detail=detail))
     response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # Starlette lists only the methods of the first route with this path.
@@ -96,7 +104,7 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Resp
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
     logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
-    return _respond(
+    return respond(
         Problem(
             title=InsetError.title,
             status=InsetError.status,

@@ -26,7 +26,7 @@ WAIT_PER_FAILURE_S = 0.02
 LONGEST_WAIT_S = 2.0
 FORGOTTEN_PER_S = 1  # failures
 MOST_WAITING = 100
-LOG_S = 1  # between two lines in the log
+LOG_S = 1.0  # between two lines in the log
 
 _header = HTTPBearer(scheme_name="key", description="a key of scripts/keys.py", auto_error=False)
 _cookie = APIKeyCookie(
@@ -119,7 +119,8 @@ def needs(*scopes: Scope) -> params.Depends:
 
     Without a scope, any key will do.
     """
-    return Security(_require, scopes=scopes)
+    dependency: params.Depends = Security(_require, scopes=scopes)
+    return dependency
 
 
 router = APIRouter()

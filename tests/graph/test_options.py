@@ -480,7 +480,9 @@ def test_max_pixels(strict, inset, pictures):
 
 def test_max_request_bytes(tmp_path, pictures):
     app = build_app(ingress(tmp_path, {"limits": {"max_request_bytes": 1000}}))
-    answer = TestClient(app).post("/index", files=[("file", ("a", b"x" * 600))] * 2)
+    answer = TestClient(app, base_url="http://localhost").post(
+        "/index", files=[("file", ("a", b"x" * 600))] * 2
+    )
     assert answer.status_code == 413
     assert "1,000 bytes" in answer.json()["detail"]
 

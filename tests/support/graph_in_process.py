@@ -101,7 +101,9 @@ def ingress(folder, changes=None, **targets):
             10,
         ),
     }
-    return Inset(**(bound(folder, changes)["Ingress"].init_kwargs | flows))
+    options = bound(folder, changes)["Ingress"].init_kwargs | flows
+    del options["http"]  # who may come in by HTTP
+    return Inset(**options)
 
 
 def call(method, *args, **kwargs):

@@ -22,9 +22,12 @@ RAISES = {
 }
 
 
+SESSION = ("get", "post", "delete")  # of a client, not of the service
+
+
 @pytest.fixture(scope="module")
 def description():
-    client = TestClient(build_app(FakeInset()))
+    client = TestClient(build_app(FakeInset()), base_url="http://localhost")
     first = client.get("/openapi.json").json()
     assert client.get("/openapi.json").json() == first
     return first
@@ -38,7 +41,9 @@ def described(description, operation):
 
 def test_everything_is_described(description):
     operations = [(path, method) for path, item in description["paths"].items() for method in item]
-    assert len(operations) == len(REQUESTS)
+    assert len(operations) == len(REQUESTS) + len(SESSION)
+    for method in SESSION:
+        assert description["paths"]["/session"][method]["description"]
     for operation in REQUESTS:
         assert described(description, operation)["description"]
 

@@ -39,7 +39,9 @@ def service():
 
 @pytest.fixture
 def client(service):
-    return TestClient(build_app(service), raise_server_exceptions=False)
+    return TestClient(
+        build_app(service), base_url="http://localhost", raise_server_exceptions=False
+    )
 
 
 def assert_problem(response, status, title=None):
@@ -209,7 +211,7 @@ def test_a_body_that_ends_early_is_a_problem(client, service, cut):
 def test_too_many_parts():
     service = FakeInset()
     service.limits = LIMITS.model_copy(update={"max_request_bytes": 10**6})
-    client = TestClient(build_app(service))
+    client = TestClient(build_app(service), base_url="http://localhost")
     assert client.post("/index", **multipart(*[FILE] * MAX_PARTS)).status_code == 201
     detail = assert_problem(client.post("/index", **multipart(*[FILE] * (MAX_PARTS + 1))), 400)
     assert f"{MAX_PARTS}" in detail
@@ -359,7 +361,11 @@ def test_no_more_is_read_than_the_limit(service):
             "method": "POST",
             "path": "/index",
             "query_string": b"",
-            "headers": [(b"content-type", media_type), (b"transfer-encoding", b"chunked")],
+            "headers": [
+                (b"host", b"localhost"),
+                (b"content-type", media_type),
+                (b"transfer-encoding", b"chunked"),
+            ],
         }
 
         async def send(message):

@@ -24,7 +24,9 @@ TEXTS = {name: (FOLDER / name).read_text() for name in NAMES}
 
 @pytest.fixture(scope="module")
 def client():
-    return TestClient(build_app(FakeInset()), raise_server_exceptions=False)
+    return TestClient(
+        build_app(FakeInset()), base_url="http://localhost", raise_server_exceptions=False
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)
