@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 
 class InsetError(Exception):
     """An error whose message is for the client that sent the request.
@@ -115,17 +113,3 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without its full stop, for use in a sentence."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def keep_answers_out_of_the_log() -> None:
-    """Keep each `InsetError` out of Ray Serve's log.
-
-    Serve logs every exception that leaves a replica, with its stack. But an `InsetError` is an
-    answer that the client gets, and an unknown id is not worth a log entry.
-    """
-    logging.getLogger("ray.serve").addFilter(_is_not_an_answer)
-
-
-def _is_not_an_answer(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, InsetError)

@@ -15,8 +15,8 @@ from deployments.chunk_index.maintenance import Maintenance
 from deployments.chunk_index.snapshots import Snapshots
 from deployments.compute.batching import batched
 from deployments.compute.replicas import HUGE_PAGES_REPLICA, compute_threads
-from deployments.errors import keep_answers_out_of_the_log
 from deployments.handles import StoreHandle
+from deployments.logs import join_the_log
 from deployments.metadata import Filter
 from deployments.query import SearchOptions
 from deployments.ranker import Ranker
@@ -37,6 +37,7 @@ class Search(NamedTuple):
 @serve.deployment(
     name="ChunkIndex",
     max_ongoing_requests=256,
+    max_queued_requests=512,
     health_check_period_s=HEALTH_CHECK_S,
     ray_actor_options=HUGE_PAGES_REPLICA,
 )
@@ -53,7 +54,7 @@ class ChunkIndexDeployment:
         ranker: Ranker,
         store: StoreHandle,
     ) -> None:
-        keep_answers_out_of_the_log()
+        join_the_log()
         self.ranker = ranker
 
         def make() -> ChunkIndex:

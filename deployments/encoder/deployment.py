@@ -20,8 +20,9 @@ from deployments.compute.replicas import (
 from deployments.compute.sketches import make_sketch
 from deployments.decoding.decoder import Decoder
 from deployments.encoder.encoder import Encoder
-from deployments.errors import BadParameter, keep_answers_out_of_the_log
+from deployments.errors import BadParameter
 from deployments.limits import ImageLimits
+from deployments.logs import join_the_log
 from deployments.records import EncodedPhoto, EncodedQuery, Look, SegmentedPhoto, Sketch
 from deployments.settings import HEALTH_CHECK_S, EncoderSettings
 
@@ -45,7 +46,7 @@ class EncoderDeployment:
     def __init__(
         self, settings: EncoderSettings, limits: ImageLimits, low_latency: bool = False
     ) -> None:
-        keep_answers_out_of_the_log()
+        join_the_log()
         self.decoder = Decoder(limits)
         self.encoder = load_with_threads(settings.threads, lambda: Encoder(settings))
         threads, at_once = settings.threads, 1

@@ -9,9 +9,9 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from starlette.types import ASGIApp
 
-from deployments.errors import keep_answers_out_of_the_log
 from deployments.ingress.app import build_app
 from deployments.ingress.service import Inset
+from deployments.logs import join_the_log
 from deployments.settings import HEALTH_CHECK_S, HttpSettings
 from deployments.startup import ending_serve_run
 
@@ -36,7 +36,7 @@ class IngressDeployment(Inset):
     def __init__(self, *, http: HttpSettings, **options: Any) -> None:
         super().__init__(**options)
         self.http = http
-        keep_answers_out_of_the_log()
+        join_the_log()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this in each replica (private; seen in 2.60).

@@ -13,8 +13,9 @@ from deployments.compute.replicas import (
     load_with_threads,
     passes_at_once,
 )
-from deployments.errors import InsetError, keep_answers_out_of_the_log
+from deployments.errors import InsetError
 from deployments.limits import ImageLimits
+from deployments.logs import join_the_log
 from deployments.records import SegmentedPhoto
 from deployments.segmenter.segmenter import Segmenter
 from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
@@ -38,7 +39,7 @@ class SegmenterDeployment:
         limits: ImageLimits,
         facts: Sequence[str],
     ) -> None:
-        keep_answers_out_of_the_log()
+        join_the_log()
         self.segmenter = load_with_threads(
             settings.threads,
             lambda: Segmenter(

@@ -10,7 +10,8 @@ from typing import Any
 from ray import serve
 
 from deployments.compute.batching import batched
-from deployments.errors import EncoderMismatch, InsetError, keep_answers_out_of_the_log
+from deployments.errors import EncoderMismatch, InsetError
+from deployments.logs import join_the_log
 from deployments.records import (
     Changes,
     EncodedPhoto,
@@ -49,6 +50,7 @@ CUT_WORTH = 5000
 @serve.deployment(
     name="Store",
     max_ongoing_requests=512,
+    max_queued_requests=512,
     health_check_period_s=HEALTH_CHECK_S,
     ray_actor_options={"num_cpus": 0},
 )
@@ -56,7 +58,7 @@ class StoreDeployment:
     """A `Store` whose writers share transactions: requests that arrive during one form the next."""
 
     def __init__(self, settings: StoreSettings, encoder: EncoderIdentity) -> None:
-        keep_answers_out_of_the_log()
+        join_the_log()
         with ending_serve_run(EncoderMismatch):
             self.store = Store(settings.path, encoder, max_bytes=settings.max_bytes)
         self._sequence = self.store.sequence

@@ -16,9 +16,10 @@ from ray import serve
 from deployments.compute.previews import make_preview
 from deployments.compute.replicas import count_cores
 from deployments.decoding.decoder import Decoder
-from deployments.errors import InsetError, StoreFull, keep_answers_out_of_the_log
+from deployments.errors import InsetError, StoreFull
 from deployments.handles import StoreHandle
 from deployments.limits import ImageLimits
+from deployments.logs import join_the_log
 from deployments.records import Candidate, Preview, Sighting, Sketch, Verdict
 from deployments.settings import HEALTH_CHECK_S
 from deployments.verifier.verifier import Verifier
@@ -46,7 +47,7 @@ class VerifierDeployment:
     """
 
     def __init__(self, limits: ImageLimits, store: StoreHandle) -> None:
-        keep_answers_out_of_the_log()
+        join_the_log()
         cv2.setNumThreads(1)  # each search has a thread of its own
         self.decoder = Decoder(limits)
         self.store = store

@@ -1,0 +1,49 @@
+"""What stands in the log, and what doesn't."""
+
+import logging
+
+import pytest
+
+from deployments.errors import UnknownId
+from deployments.logs import join_the_log
+
+
+@pytest.fixture
+def logged(caplog):
+    """Log an exception as Ray Serve does; returns whether it came through."""
+    serve_logger = logging.getLogger("ray.serve")
+    join_the_log()
+    serve_logger.addHandler(caplog.handler)
+
+    def log(error):
+        caplog.clear()
+        try:
+            raise error
+        except Exception:
+            serve_logger.exception("Request failed.")
+        return bool(caplog.records)
+
+    yield log
+    serve_logger.removeHandler(caplog.handler)
+    serve_logger.filters.clear()
+
+
+def test_an_answer_is_no_event(logged):
+    assert not logged(UnknownId("There is no photo with the id 'a'."))
+
+
+def test_what_was_not_foreseen_is_logged(logged):
+    assert logged(ValueError("oh"))
+
+
+def test_our_own_lines_go_where_serves_go(logged, caplog):
+    ours = logging.getLogger("deployments")
+    serve_logger = logging.getLogger("ray.serve")
+    handler = logging.Handler()
+    serve_logger.addHandler(handler)
+    try:
+        join_the_log()
+        assert handler in ours.handlers
+    finally:
+        serve_logger.removeHandler(handler)
+        ours.removeHandler(handler)
