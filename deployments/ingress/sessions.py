@@ -73,7 +73,7 @@ class Failures:
     def _log(self, address: str, now: float) -> None:
         self._unlogged += 1
         if now >= self._logged_at + LOG_S:
-            logger.warning("%d wrong keys, the last one from %s", self._unlogged, address)
+            logger.warning("wrong keys lately: %d, the last one from %s", self._unlogged, address)
             self._unlogged, self._logged_at = 0, now
 
 
