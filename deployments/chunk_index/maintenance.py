@@ -12,6 +12,7 @@ from deployments.chunk_index.follower import RETRY_S, Follower
 from deployments.chunk_index.index import ChunkIndex
 from deployments.chunk_index.snapshots import Snapshots
 from deployments.compute.replicas import compute_threads
+from deployments.memory import give_back
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Maintenance:
         """Replace the index by a new one without removed photos."""
         logger.info("most chunks of the index were removed: loading a new index")
         await self.follower.reload(self._build)
+        await self._in_thread(give_back)
 
     def must_save(self, quiet_s: float) -> bool:
         """Return whether it is time for a snapshot.
@@ -99,10 +101,10 @@ class Maintenance:
         quiet_s = time.monotonic() - self.follower.changed_at
         if self.must_save(quiet_s):
             await self.save()
-        elif index.waiting >= BUILD_CHUNKS or (index.waiting and quiet_s >= QUIET_S):
-            return await self._build(index)
         elif index.removed > max(index.chunks, RENEWAL_CHUNKS):
             await self.renew()
+        elif index.waiting >= BUILD_CHUNKS or (index.waiting and quiet_s >= QUIET_S):
+            return await self._build(index)
         else:
             return False
         return True

@@ -10,7 +10,6 @@ has decoded. It imports Pillow and NumPy and nothing else, so it starts quickly 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import resource
 import select
 import signal
@@ -23,6 +22,7 @@ from deployments.decoding.channel import Closed, map_file, receive, send
 from deployments.decoding.image import DecodedImage, open_image
 from deployments.errors import BrokenImage, InsetError, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
+from deployments.memory import give_back
 
 # Address space for what isn't counted: headers, tables, libraries that a plugin loads.
 SLACK = 256 * 2**20
@@ -41,7 +41,7 @@ def serve(channel: socket.socket) -> None:
         send(channel, {})
         while True:
             if not select.select([channel], [], [], IDLE_S)[0]:
-                _give_back()
+                give_back()
             answer = _decode(channel)
             answer["last"] = _resident() > at_first + GROWN
             send(channel, answer)
@@ -115,12 +115,6 @@ def _within(memory: int, seconds: float) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _give_back() -> None:
-    """Give the memory that is kept for the next image back to the system, where glibc can."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _address_space() -> int:

@@ -298,6 +298,21 @@ def test_building_saving_and_renewing_happen_by_themselves(alone, monkeypatch):
     alone.run(replica.check_health())
 
 
+def test_what_was_removed_goes_also_while_the_index_is_too_small_for_a_graph(alone, monkeypatch):
+    """Then its chunks wait to be linked, but nothing ever links them."""
+    for name, value in {"BUILD_CHUNKS": 8, "RENEWAL_CHUNKS": 8}.items():
+        monkeypatch.setattr(maintenance, name, value)
+    (replica,) = alone.replicas
+    for number in range(20):
+        alone.put(f"{number}", np.eye(4)[:3])
+    alone.run(until(lambda: replica.follower.index.chunks == 60))
+    for number in range(19):
+        alone.delete(f"{number}")
+    alone.run(until(lambda: replica.follower.index.chunks == 3))
+    alone.run(until(lambda: replica.follower.index.removed == 0))
+    assert replica.follower.index.chunks == 3
+
+
 @pytest.mark.parametrize("obstacle", ["index", "graph.faiss"])
 def test_a_snapshot_that_can_not_be_written_is_tried_again_later(
     alone, caplog, monkeypatch, obstacle
