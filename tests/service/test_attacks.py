@@ -68,7 +68,9 @@ def operations(admin: httpx.Client) -> list[tuple[str, str, set[str] | None]]:
         for method, operation in methods.items():
             security = operation.get("security")
             scopes = (
-                None if security is None else {s for way in security for s in sum(way.values(), [])}
+                None
+                if security is None
+                else {s for way in security for names in way.values() for s in names}
             )
             found.append((method.upper(), path, scopes))
     return found
