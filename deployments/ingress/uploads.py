@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from ray.exceptions import RayActorError, TaskCancelledError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -109,12 +110,12 @@ class _Body:
             TooLarge, TooSlow, Unavailable: the answer to the request.
         """
         if not self._is_coming:  # the message will be that the client hung up, whenever it does
-            return await self._receive()
+            return await self._next()
         uploads = self._uploads
         allowed_s = uploads.grace_s + self._count / uploads.least_rate
         try:
             async with asyncio.timeout_at(self._start + allowed_s):
-                message = await self._receive()
+                message = await self._next()
         except TimeoutError:
             raise TooSlow(
                 f"Only {self._count:,} bytes came in {allowed_s:.0f} s: send at least "
@@ -127,6 +128,13 @@ class _Body:
             self._end()
         uploads.check(self._count, uploads.held)
         return message
+
+    async def _next(self) -> Message:
+        try:
+            return await self._receive()
+        except (TaskCancelledError, RayActorError):
+            # What Serve says if the client hung up, or if its proxy is gone and the client with it.
+            return {"type": "http.disconnect"}
 
     def give_back(self) -> None:
         """Give the bytes back, and the place among those that wait."""

@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.exceptions import ActorDiedError, TaskCancelledError
 
 from deployments.errors import InsetError, TooLarge, TooSlow, Unavailable
 from deployments.ingress.app import build_app
@@ -139,6 +140,19 @@ def test_who_hangs_up_leaves_room():
         assert (app.held, app.waiting) == (0, 0)
 
     run_skipping(ask_some())
+
+
+@pytest.mark.parametrize("error", [TaskCancelledError(), ActorDiedError()])
+def test_what_serve_says_of_a_hang_up_is_one(error, caplog):
+    """Its `receive` raises what the call to its proxy raised."""
+    service = FakeInset()
+
+    async def receive():
+        raise error
+
+    assert run_skipping(ask(build_app(service), scope_of(), receive)) == 400  # nobody sees it
+    assert service.calls == []
+    assert not caplog.records
 
 
 # How fast
