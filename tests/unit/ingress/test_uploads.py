@@ -54,7 +54,7 @@ def coming(*script):
                     more = bool(steps)
                     return {"type": "http.request", "body": data, "more_body": more}
                 case "stalls":
-                    await asyncio.sleep(10**6)
+                    await asyncio.sleep(1000)
                 case _:
                     break
         return {"type": "http.disconnect"}
