@@ -42,7 +42,7 @@ def service():
 
 @pytest.fixture
 def client(service):
-    return TestClient(build_app(service))
+    return TestClient(build_app(service), base_url="http://localhost")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def large(service):
     service.limits = LIMITS.model_copy(
         update={"max_request_bytes": 10**7, "max_image_bytes": 10**6}
     )
-    return TestClient(build_app(service))
+    return TestClient(build_app(service), base_url="http://localhost")
 
 
 def request_of(pieces, content_type=b"multipart/form-data; boundary=b"):
@@ -228,7 +228,11 @@ def test_no_more_is_read_than_the_limit(service):
             "method": "POST",
             "path": "/index",
             "query_string": b"",
-            "headers": [(b"content-type", media_type), (b"transfer-encoding", b"chunked")],
+            "headers": [
+                (b"host", b"localhost"),
+                (b"content-type", media_type),
+                (b"transfer-encoding", b"chunked"),
+            ],
         }
 
         async def send(message):

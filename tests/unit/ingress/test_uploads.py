@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 from contextlib import contextmanager
+from functools import partial
 
 import httpx
 import pytest
@@ -37,7 +38,7 @@ def scope_of(length=None, method="POST", path="/index"):
         "method": method,
         "path": path,
         "query_string": b"",
-        "headers": [(b"content-type", b"image/png"), size],
+        "headers": [(b"content-type", b"image/png"), size, (b"host", b"localhost")],
     }
 
 
@@ -384,11 +385,10 @@ def test_clients_that_send_before_they_read_see_the_refusal(port):
         assert client.post("/index", content=b"x", headers=PNG).status_code == 201
 
 
-def test_a_slow_client_loses_its_connection(service):
-    app = build_app(service)
-    app.app.grace_s = 0.2  # HeadAsGet is around it
+def test_a_slow_client_loses_its_connection(service, monkeypatch):
+    monkeypatch.setattr("deployments.ingress.app.Uploads", partial(Uploads, grace_s=0.2))
     with (
-        serving(app) as port,
+        serving(build_app(service)) as port,
         socket.create_connection(("127.0.0.1", port), timeout=20) as connection,
     ):
         connection.sendall(head("Content-Length: 1000") + b"begin")
