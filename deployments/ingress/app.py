@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.errors import BadParameter, InsetError, StartupError
 from deployments.ingress import sessions
-from deployments.ingress.bodies import BodyLimit, SentImage, has_body, read_images
+from deployments.ingress.bodies import SentImage, has_body, read_images
 from deployments.ingress.door import Door, is_this_machine_alone
 from deployments.ingress.keys import Keys
 from deployments.ingress.problems import Problem, add_problem_handlers, describe_problems
@@ -33,6 +33,7 @@ from deployments.ingress.schemas import (
 from deployments.ingress.service import Inset
 from deployments.ingress.sessions import Failures, needs
 from deployments.ingress.static_files import add_page
+from deployments.ingress.uploads import Uploads
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.metadata import parse_metadata
 from deployments.records import IndexedImage, Record, SearchAnswer, Stats
@@ -83,7 +84,7 @@ def build_app(
     add_problem_handlers(app)
     describe = app.openapi
     app.openapi = lambda: describe_errors_as_problems(describe())  # type: ignore[method-assign]  # FastAPI's documented way
-    return Door(HeadAsGet(BodyLimit(app, inset.limits.max_request_bytes)), host, http)
+    return Door(HeadAsGet(Uploads(app, inset.limits)), host, http)
 
 
 class HeadAsGet:
@@ -179,7 +180,7 @@ async def search(
     if parameters.box is not None:
         query["box"] = tuple(map(float, parameters.box.split(",")))
     data = None
-    if has_body(request):
+    if await has_body(request):
         images, _ = await read_images(request, inset.limits.max_image_bytes)
         if len(images) > 1:
             raise BadParameter("Send one image to search by, not several.")

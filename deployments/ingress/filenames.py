@@ -15,10 +15,11 @@ the folders. What other spellings say is kept whole.
 
 from __future__ import annotations
 
-import codecs
+import encodings
 from email.errors import HeaderParseError
 from email.header import decode_header
 from email.message import Message
+from pkgutil import iter_modules
 
 from deployments.metadata import normalised
 
@@ -26,6 +27,12 @@ MAX_FILENAME = 1000  # characters
 # Parameters of a header, and encoded words of a name. Splitting them takes time that grows with the
 # square of their number. The longest name that a disk can hold is sent in forty pieces.
 MAX_PIECES = 64
+
+# The charsets that Python has. Any other name it would look for on disk, and remember for ever. Of
+# these two, which are for the names of computers, a header takes milliseconds.
+_CHARSETS = (
+    encodings.aliases.aliases.keys() | {module.name for module in iter_modules(encodings.__path__)}
+) - {"idna", "punycode"}
 
 # What browsers write for characters that would end the name. They don't escape the percent sign, so
 # nothing else that looks like an escape is one.
@@ -102,6 +109,6 @@ def _decode(data: bytes, charset: str) -> str:
         LookupError: there is no such charset.
         ValueError: it isn't written in it.
     """
-    if codecs.lookup(charset).name == "punycode":
-        raise LookupError("that is no charset, and takes long")
+    if encodings.normalize_encoding(charset).lower() not in _CHARSETS:
+        raise LookupError(charset)
     return data.decode(charset)

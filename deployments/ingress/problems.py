@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
-from deployments.errors import BadParameter, InsetError, NoKey, Unavailable
+from deployments.errors import BadParameter, InsetError, NoKey, TooSlow, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +50,14 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.exception_handler(InsetError)(_answer_error)
     app.exception_handler(RequestValidationError)(_answer_bad_parameter)
     app.exception_handler(HTTPException)(_answer_http_exception)
+    app.exception_handler(ClientDisconnect)(_answer_nobody)
     app.exception_handler(Exception)(_answer_unexpected)
 
 
 # What an answer says besides the problem, by its status.
 HEADERS = {
     NoKey.status: {"WWW-Authenticate": 'Bearer realm="Inset"'},
+    TooSlow.status: {"Connection": "close"},  # else the server waits for the rest of the body
     Unavailable.status: {"Retry-After": str(RETRY_AFTER_S)},
 }
 
@@ -100,6 +102,11 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Resp
         routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
         response.headers["Allow"] = ", ".join(sorted({m for r in routes for m in r.methods}))
     return response
+
+
+async def _answer_nobody(request: Request, error: ClientDisconnect) -> Response:
+    """The client hung up before its body was complete. That is no error, and no one hears this."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
