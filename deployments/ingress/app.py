@@ -28,7 +28,7 @@ from deployments.ingress.indexing import (
 )
 from deployments.ingress.keys import Keys
 from deployments.ingress.originals import answer_original, answer_thumbnail
-from deployments.ingress.parameters import check_parameters
+from deployments.ingress.parameters import StrictRoute
 from deployments.ingress.problems import add_problem_handlers, describe_problems, problem_of
 from deployments.ingress.progress import Progress
 from deployments.ingress.schemas import (
@@ -56,7 +56,7 @@ from deployments.settings import HttpSettings
 
 SEQUENCE_HEADER = "Inset-Sequence"
 
-router = APIRouter(dependencies=[Depends(check_parameters)])
+router = APIRouter(route_class=StrictRoute)
 
 
 def build_app(

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
-from fastapi import Request
+from fastapi import Depends, Request, params
+from fastapi.routing import APIRoute
 
 from deployments.errors import BadParameter
 
 
-async def check_parameters(request: Request) -> None:
-    """Check that a request has only parameters that /openapi.json describes, each once.
+class StrictRoute(APIRoute):
+    """A route that takes only the parameters that /openapi.json describes, each once.
 
     So a misspelt parameter doesn't pass silently, and nobody has to know which of two counts. A
-    list may be given several times.
+    list may be given several times. Who may not ask at all is told that first.
+    """
+
+    def __init__(
+        self, *args: Any, dependencies: Sequence[params.Depends] | None = None, **options: Any
+    ) -> None:
+        strict = [*(dependencies or ()), Depends(_check_parameters)]
+        super().__init__(*args, dependencies=strict, **options)
+
+
+async def _check_parameters(request: Request) -> None:
+    """Check that a request has only parameters of its route.
 
     Raises:
         BadParameter

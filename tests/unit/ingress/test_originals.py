@@ -32,7 +32,9 @@ def service():
 
 @pytest.fixture
 def client(service):
-    return TestClient(build_app(service), raise_server_exceptions=False)
+    return TestClient(
+        build_app(service), base_url="http://localhost", raise_server_exceptions=False
+    )
 
 
 def problem(response, status):
@@ -159,7 +161,7 @@ def test_no_body_is_sent_for_head(service):
 
             await self.app(scope, receive, note)
 
-    client = TestClient(Spy(build_app(service)))
+    client = TestClient(Spy(build_app(service)), base_url="http://localhost")
     for path in ("/images/a", "/images", "/", "/nowhere"):
         client.head(path)
     assert set(bodies) == {None, b""}
@@ -194,7 +196,9 @@ def test_what_is_answered_is_the_slice(content, first, length):
     service = FakeInset()
     service.content = content
     headers = {"range": f"bytes={first}-{first + length - 1}"}
-    response = TestClient(build_app(service)).get("/images/a", headers=headers)
+    response = TestClient(build_app(service), base_url="http://localhost").get(
+        "/images/a", headers=headers
+    )
     expected = content[first : first + length]
     if expected:
         assert (response.status_code, response.content) == (206, expected)
@@ -240,7 +244,9 @@ def test_a_photo_that_is_replaced_meanwhile_is_not_mixed_with_the_other(service)
 
     service.part = part
     headers = {"range": "bytes=3-"}
-    response = TestClient(build_app(service)).get("/images/a", headers=headers)
+    response = TestClient(build_app(service), base_url="http://localhost").get(
+        "/images/a", headers=headers
+    )
     assert (response.status_code, response.content) == (206, b"ther picture")
     assert response.headers["etag"] == f'"{hashlib.sha256(b"another picture").hexdigest()}"'
     assert response.headers["content-range"] == "bytes 3-14/15"
@@ -254,7 +260,7 @@ def test_an_original_that_is_replaced_meanwhile_has_its_own_tag(service):
         return await get(id)
 
     service.get = replaced
-    response = TestClient(build_app(service)).get("/images/a")
+    response = TestClient(build_app(service), base_url="http://localhost").get("/images/a")
     assert response.content == b"another picture"
     assert response.headers["etag"] == f'"{hashlib.sha256(response.content).hexdigest()}"'
 

@@ -6,7 +6,9 @@ from starlette.testclient import TestClient
 from deployments.ingress.app import build_app
 from tests.support.fake_inset import PICTURE, PNG, REQUESTS, FakeInset
 
-CALLS = [(method, path) for method, path, _ in REQUESTS.values()] + [("GET", "/openapi.json")]
+CALLS = [(method, path) for method, path, _ in REQUESTS.values()]
+CALLS += [(method, "/session") for method in ("GET", "POST", "DELETE")]
+CALLS.append(("GET", "/openapi.json"))
 SCALARS = [
     ("POST", "/index", "id=a"),
     ("POST", "/search", "limit=3"),
@@ -21,7 +23,9 @@ def service():
 
 @pytest.fixture
 def client(service):
-    return TestClient(build_app(service), raise_server_exceptions=False)
+    return TestClient(
+        build_app(service), base_url="http://localhost", raise_server_exceptions=False
+    )
 
 
 def refused(response):
