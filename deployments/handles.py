@@ -116,6 +116,7 @@ class StoreHandle(Handle, Protocol):
     thumbnail: Method[[str], bytes | None]
     previews: Method[[list[str]], list[Preview | None]]
     original: Method[[str], bytes]
+    original_part: Method[[str, str, int, int], bytes | None]
     records_after: Method[[str | None, int], list[Record]]
     changes: Method[[Position | None, float, str, Position | None], Changes]
     stats: Method[[], StoreState]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import ray
+
 from deployments.errors import InsetError
 
 SERVE, OURS = "ray.serve", "deployments"
@@ -18,11 +20,10 @@ def join_the_log() -> None:
     Serve also logs every exception that leaves a replica, with its stack. But an `InsetError` is an
     answer that the client gets, and an unknown id is not worth a line.
     """
-    serve, ours = logging.getLogger(SERVE), logging.getLogger(OURS)
+    serve = logging.getLogger(SERVE)
     serve.addFilter(_is_not_an_answer)
-    ours.setLevel(serve.level)
-    for handler in serve.handlers:
-        ours.addHandler(handler)
+    if ray.is_initialized():  # else this is no replica, and Serve has no log
+        logging.getLogger(OURS).parent = serve
 
 
 def _is_not_an_answer(record: logging.LogRecord) -> bool:

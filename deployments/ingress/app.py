@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp
 
-from deployments.errors import BadParameter, InsetError, StartupError
+from deployments.errors import BadParameter, StartupError
 from deployments.ingress import sessions
 from deployments.ingress.bodies import SentImage, has_body, read_images
 from deployments.ingress.door import Door, is_this_machine_alone
+from deployments.ingress.head import HeadAsGet
+from deployments.ingress.indexing import (
+    LINES_TYPE,
+    Lines,
+    Result,
+    check_time,
+    index_each,
+    wants_lines,
+    write_line,
+)
 from deployments.ingress.keys import Keys
-from deployments.ingress.problems import Problem, add_problem_handlers, describe_problems
+from deployments.ingress.originals import answer_original, answer_thumbnail
+from deployments.ingress.parameters import StrictRoute
+from deployments.ingress.problems import add_problem_handlers, describe_problems, problem_of
+from deployments.ingress.progress import Progress
 from deployments.ingress.schemas import (
     BINARY,
+    LINE_SCHEMA,
     METADATA_SCHEMA,
     FailedImage,
     Health,
@@ -39,21 +55,24 @@ from deployments.metadata import parse_metadata
 from deployments.records import IndexedImage, Record, SearchAnswer, Stats
 from deployments.settings import HttpSettings
 
-# How many images of one multipart request are indexed at the same time.
-PARTS_IN_FLIGHT = 16
 SEQUENCE_HEADER = "Inset-Sequence"
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 def build_app(
-    inset: Inset, *, host: str = "127.0.0.1", http: HttpSettings | None = None
+    inset: Inset,
+    *,
+    host: str = "127.0.0.1",
+    http: HttpSettings | None = None,
+    request_timeout_s: float | None = None,
 ) -> ASGIApp:
     """Return the ASGI application of a service.
 
     Args:
         host: where it listens.
         http: who may come in; by default everybody who can reach it there.
+        request_timeout_s: when Serve cuts a request off; None if it never does.
 
     Raises:
         StartupError: it listens where others reach it, and there are no keys; or these can't be
@@ -71,32 +90,23 @@ def build_app(
         title="Inset",
         version="1",
         summary="Give it a small picture: it finds the photos that contain it, and shows where.",
+        openapi_url=None,  # a route below has it, which checks its parameters as the others do
         docs_url=None,  # FastAPI's documentation pages load scripts from other servers
         redoc_url=None,
-        redirect_slashes=False,
+        redirect_slashes=False,  # it would redirect to whatever host the client names
         # A 405 lists their methods; `include_router` would hide them.
         routes=[*router.routes, *sessions.router.routes],
     )
     app.state.inset = inset
     app.state.keys = keys
     app.state.failures = Failures()
+    app.state.progress = Progress()
+    app.state.request_timeout_s = request_timeout_s
     add_page(app)
     add_problem_handlers(app)
     describe = app.openapi
-    app.openapi = lambda: describe_errors_as_problems(describe())  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = cache(lambda: describe_errors_as_problems(describe()))  # type: ignore[method-assign]  # FastAPI's documented way
     return Door(HeadAsGet(Uploads(app, inset.limits)), host, http)
-
-
-class HeadAsGet:
-    """ASGI middleware: answer HEAD like GET. The server in front drops the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("method") == "HEAD":
-            scope = {**scope, "method": "GET"}
-        await self.app(scope, receive, send)
 
 
 async def _inset(request: Request) -> Inset:
@@ -110,7 +120,15 @@ Injected = Annotated[Inset, Depends(_inset)]
 @router.post(
     "/index",
     status_code=201,
-    responses=describe_problems(400, 409, 413, 415, 422, 507),
+    response_model=IndexAnswer,
+    responses={
+        200: {
+            "description": f"With `Accept: {LINES_TYPE}`: a line for each image, as soon as it is "
+            "done",
+            "content": {LINES_TYPE: {"schema": LINE_SCHEMA}},
+        },
+        **describe_problems(409, 413, 415, 422, 507),
+    },
     openapi_extra=describe_body(
         {
             "file": {"type": "array", "items": BINARY, "minItems": 1},
@@ -122,11 +140,11 @@ Injected = Annotated[Inset, Depends(_inset)]
 )
 async def index(
     request: Request, parameters: Annotated[IndexParameters, Query()], inset: Injected
-) -> IndexAnswer:
+) -> IndexAnswer | Response:
     """Store one image (raw body) or several (multipart parts `file`).
 
     If some of several parts are bad, their answers have `status: failed`, and the others are
-    stored. If all are bad, the answer is the error of the first.
+    stored. If all are bad, the answer is the error of the first, unless it comes line by line.
     """
     images, fields = await read_images(
         request, inset.limits.max_image_bytes, fields=frozenset({"metadata"})
@@ -137,38 +155,45 @@ async def index(
         raise BadParameter("There is metadata in both the URL and the body: send it once.")
     given = fields.get("metadata", parameters.metadata)
     metadata = None if given is None else parse_metadata(given)
-    gate = asyncio.Semaphore(PARTS_IN_FLIGHT)
+    progress: Progress = request.app.state.progress
+    check_time(progress, len(images), request.app.state.request_timeout_s)
 
-    async def index_one(image: SentImage) -> IndexedImage | InsetError:
-        async with gate:
-            try:
-                return await inset.index(
-                    await image.read(),
-                    id=parameters.id,
-                    filename=image.filename or parameters.filename,
-                    confidence_threshold=parameters.confidence_threshold,
-                    metadata=metadata,
-                )
-            except InsetError as error:
-                return error
+    async def index_one(image: SentImage) -> IndexedImage:
+        return await inset.index(
+            await image.read(),
+            id=parameters.id,
+            filename=image.filename or parameters.filename,
+            confidence_threshold=parameters.confidence_threshold,
+            metadata=metadata,
+        )
 
-    results = await asyncio.gather(*map(index_one, images))
-    errors = [result for result in results if isinstance(result, InsetError)]
-    if len(errors) == len(results):
+    def entry(number: int, result: Result) -> IndexedImage | FailedImage:
+        if isinstance(result, Exception):
+            problem = problem_of(request, result)
+            return FailedImage(filename=images[number].filename, error=problem)
+        return result
+
+    results = index_each(images, index_one, progress)
+    if wants_lines(", ".join(request.headers.getlist("accept"))):
+
+        async def lines() -> AsyncGenerator[bytes, None]:
+            async with aclosing(results):
+                async for number, result in results:
+                    yield write_line(number, entry(number, result))
+
+        return Lines(lines())
+    async with aclosing(results):
+        done = {number: result async for number, result in results}
+    in_order = [done[number] for number in range(len(images))]
+    errors = [result for result in in_order if isinstance(result, Exception)]
+    if len(errors) == len(in_order):
         raise errors[0]
-    return IndexAnswer(
-        images=[
-            FailedImage(filename=image.filename, error=Problem.of(result))
-            if isinstance(result, InsetError)
-            else result
-            for image, result in zip(images, results, strict=True)
-        ]
-    )
+    return IndexAnswer(images=[entry(*numbered) for numbered in enumerate(in_order)])
 
 
 @router.post(
     "/search",
-    responses=describe_problems(400, 404, 413, 415, 422),
+    responses=describe_problems(404, 413, 415, 422),
     openapi_extra=describe_body({"file": BINARY}, required=False),
     dependencies=[needs("search")],
 )
@@ -188,7 +213,7 @@ async def search(
     return await inset.search(data, **query)
 
 
-@router.get("/images", responses=describe_problems(400), dependencies=[needs("read")])
+@router.get("/images", responses=describe_problems(), dependencies=[needs("read")])
 async def list_images(parameters: Annotated[ListParameters, Query()], inset: Injected) -> Listing:
     """List the records of the stored photos, in the order of their ids."""
     records = await inset.list(parameters.after, parameters.limit)
@@ -205,15 +230,18 @@ async def list_images(parameters: Annotated[ListParameters, Query()], inset: Inj
             "description": "The original bytes",
             "content": {"image/*": {"schema": BINARY}},
         },
+        206: {
+            "description": "The part of them that `Range` asks for",
+            "content": {"image/*": {"schema": BINARY}},
+        },
         304: {"description": "Unchanged"},
-        **describe_problems(400, 404),
+        **describe_problems(404, 416),
     },
     dependencies=[needs("read")],
 )
 async def get_image(id: Id, request: Request, inset: Injected) -> Response:
-    """Return the original bytes of a photo."""
-    record, data = await inset.get(id)
-    return _answer_image(request, data, record.media_type, record.sha256)
+    """Return the original bytes of a photo, or a part of them."""
+    return await answer_original(request, inset, id)
 
 
 @router.get(
@@ -226,7 +254,7 @@ async def get_image(id: Id, request: Request, inset: Injected) -> Response:
             "content": {THUMBNAIL_TYPE: {"schema": BINARY}},
         },
         304: {"description": "Unchanged"},
-        **describe_problems(400, 404, 413, 415, 422),
+        **describe_problems(404, 413, 415, 422),
     },
     dependencies=[needs("read")],
 )
@@ -237,12 +265,10 @@ async def get_thumbnail(id: Id, request: Request, inset: Injected) -> Response:
     exceeds the current limits, the answer is an error.
     """
     data = await inset.thumbnail(id)
-    return _answer_image(request, data, THUMBNAIL_TYPE, hashlib.sha256(data).hexdigest())
+    return answer_thumbnail(request, data)
 
 
-@router.get(
-    "/images/{id}/record", responses=describe_problems(400, 404), dependencies=[needs("read")]
-)
+@router.get("/images/{id}/record", responses=describe_problems(404), dependencies=[needs("read")])
 async def get_record(id: Id, inset: Injected) -> Record:
     """Return the record of a photo."""
     return await inset.record(id)
@@ -263,7 +289,7 @@ async def get_record(id: Id, inset: Injected) -> Record:
                 }
             },
         },
-        **describe_problems(400, 404, 507),
+        **describe_problems(404, 507),
     },
     dependencies=[needs("admin")],
 )
@@ -286,15 +312,7 @@ async def stats(inset: Injected) -> Stats:
     return await inset.stats()
 
 
-def _answer_image(request: Request, data: bytes, media_type: str, digest: str) -> Response:
-    """Return an answer with the bytes of an image, or a 304 if the client has them already."""
-    headers = {
-        "ETag": f'"{digest}"',
-        "Cache-Control": "no-cache",
-        # The media type is the one that the decoder found, so browsers need not guess.
-        "X-Content-Type-Options": "nosniff",
-    }
-    tags = request.headers.get("if-none-match", "")
-    if headers["ETag"] in tags or tags.strip() == "*":
-        return Response(status_code=304, headers=headers)
-    return Response(data, media_type=media_type, headers=headers)
+@router.get("/openapi.json", include_in_schema=False)
+async def description(request: Request) -> JSONResponse:
+    """Return the description of all calls."""
+    return JSONResponse(request.app.openapi())

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 from starlette.types import ASGIApp
 
@@ -44,13 +45,17 @@ class IngressDeployment(Inset):
         Raises:
             StartupError: see `build_app`.
         """
+        front = _find_front()
         with ending_serve_run():
-            return build_app(self, host=_address_of_the_proxy(), http=self.http)
+            return build_app(
+                self,
+                host=front.host or "127.0.0.1",
+                request_timeout_s=front.request_timeout_s,
+                http=self.http,
+            )
 
 
-def _address_of_the_proxy() -> str:
-    """Return where Serve's proxy listens. The config decides it; no public call tells it."""
+def _find_front() -> HTTPOptions:
+    """Return the options of Serve's proxy. The config decides them; no public call tells them."""
     client = _get_global_client() if ray.is_initialized() else None
-    return (
-        "127.0.0.1" if client is None else client.http_config.host
-    )  # None: it runs without a proxy
+    return HTTPOptions() if client is None else client.http_config  # None: it runs without a proxy

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from deployments.errors import BadParameter, InsetError, NoKey, TooSlow, Unavailable
+from deployments.ingress.head import is_head
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,11 @@ class Problem(BaseModel):
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI description of a route's problems; each route also has 500 and 503."""
+    """Return the OpenAPI description of a route's problems; each also has 400, 500 and 503."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in (*statuses, 500, 503)
+        for status in (400, *statuses, 500, 503)
     }
 
 
@@ -51,7 +52,20 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.exception_handler(RequestValidationError)(_answer_bad_parameter)
     app.exception_handler(HTTPException)(_answer_http_exception)
     app.exception_handler(ClientDisconnect)(_answer_nobody)
-    app.exception_handler(Exception)(_answer_unexpected)
+    app.exception_handler(Exception)(_answer_error)
+
+
+def problem_of(request: Request, error: Exception) -> Problem:
+    """Return an error as a problem; if it should not happen, log it."""
+    if isinstance(error, InsetError):
+        return Problem.of(error)
+    logger.error("unexpected error in %s %s", request.method, request.scope["path"], exc_info=error)
+    return Problem(
+        title=InsetError.title,
+        status=InsetError.status,
+        detail=f"This should not happen ({type(error).__name__}). The service's log has the "
+        "details.",
+    )
 
 
 # What an answer says besides the problem, by its status.
@@ -73,49 +87,37 @@ def respond(problem: Problem) -> Response:
     )
 
 
-async def _answer_error(request: Request, error: InsetError) -> Response:
-    return respond(Problem.of(error))
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return respond(problem_of(request, error))
 
 
 async def _answer_bad_parameter(request: Request, error: RequestValidationError) -> Response:
-    def sentence(found: dict[str, Any]) -> str:
-        name = found["loc"][-1]
-        if found["type"] == "extra_forbidden":
-            return f"there is no parameter {name}"
-        return f"{name}={found['input']}: {found['msg']}"
-
-    detail = "; ".join(map(sentence, error.errors())) + ". See /openapi.json."
-    return respond(Problem.of(BadParameter(detail)))
+    sentences = (f"{one['loc'][-1]}={one['input']}: {one['msg']}" for one in error.errors())
+    return respond(Problem.of(BadParameter("; ".join(sentences) + ". See /openapi.json.")))
 
 
 async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
-    detail = str(error.detail)
+    # The path is that of the scope, because `request.url` is also made of what the client calls
+    # this host.
+    path, detail = request.scope["path"], str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        detail = f"There is nothing at {request.url.path}. See /openapi.json."
+        detail = f"There is nothing at {path}. See /openapi.json."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        detail = f"{request.url.path} does not take {request.method}. See /openapi.json."
+        method = "HEAD" if is_head(request) else request.method
+        detail = f"{path} does not take {method}. See /openapi.json."
     title = HTTPStatus(error.status_code).phrase
     response = respond(Problem(title=title, status=error.status_code, detail=detail))
     response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # Starlette lists only the methods of the first route with this path.
         routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
-        response.headers["Allow"] = ", ".join(sorted({m for r in routes for m in r.methods}))
+        methods = {method for route in routes for method in route.methods}
+        if "GET" in methods:
+            methods.add("HEAD")
+        response.headers["Allow"] = ", ".join(sorted(methods))
     return response
 
 
 async def _answer_nobody(request: Request, error: ClientDisconnect) -> Response:
     """The client hung up before its body was complete. That is no error, and no one hears this."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
-
-
-async def _answer_unexpected(request: Request, error: Exception) -> Response:
-    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
-    return respond(
-        Problem(
-            title=InsetError.title,
-            status=InsetError.status,
-            detail=f"This should not happen ({type(error).__name__}). The service's log has the "
-            "details.",
-        )
-    )

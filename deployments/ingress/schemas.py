@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema
 
+from deployments.ingress.filenames import MAX_FILENAME
 from deployments.ingress.problems import Problem
 from deployments.metadata import (
     CONDITION_PATTERN,
@@ -70,18 +71,17 @@ class Health(BaseModel):
     status: Literal["ready"] = "ready"
 
 
-class Parameters(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class IndexParameters(Parameters):
+class IndexParameters(BaseModel):
     id: str | None = Field(
-        None, pattern=ID_PATTERN, description="the photo's id; by default the SHA-256 of its bytes"
+        None,
+        pattern=ID_PATTERN,
+        description="the photo's id; by default the SHA-256 of its bytes. 64 hexadecimal digits "
+        "are refused if they are anything else",
     )
     filename: str | None = Field(
         None,
-        max_length=1000,
-        description="the photo's filename if the body is raw; parts have their own",
+        description="the photo's filename if the body is raw; parts have their own. It is cut "
+        f"after {MAX_FILENAME:,} characters",
     )
     confidence_threshold: float | None = Field(
         None, ge=0, le=1, description="for these photos instead of the configured one"
@@ -94,7 +94,7 @@ class IndexParameters(Parameters):
     )
 
 
-class SearchParameters(Parameters):
+class SearchParameters(BaseModel):
     text: str | None = Field(None, min_length=1, max_length=1000, description="search by text")
     id: str | None = Field(None, pattern=ID_PATTERN, description="search by a stored photo")
     box: str | None = Field(
@@ -147,7 +147,7 @@ class SearchParameters(Parameters):
     )
 
 
-class ListParameters(Parameters):
+class ListParameters(BaseModel):
     after: str | None = Field(None, pattern=ID_PATTERN, description="list the ids after this one")
     limit: int = Field(
         DEFAULT_RECORDS, ge=1, le=MAX_LIMIT, description="most records in the answer"
@@ -155,6 +155,28 @@ class ListParameters(Parameters):
 
 
 BINARY = {"type": "string", "format": "binary"}
+# A line of an answer that comes line by line: what `images` has, and which one it is.
+LINE_SCHEMA = {
+    "allOf": [
+        {
+            "anyOf": [
+                {"$ref": f"#/components/schemas/{model.__name__}"}
+                for model in (IndexedImage, FailedImage)
+            ]
+        },
+        {
+            "type": "object",
+            "properties": {
+                "part": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "place of the image among the parts, from 0",
+                }
+            },
+            "required": ["part"],
+        },
+    ]
+}
 
 
 def describe_body(parts: dict[str, Any], *, required: bool) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
-from deployments.errors import StoreFull, Unavailable
+from deployments.errors import BadParameter, StoreFull, Unavailable
 from deployments.flows import IndexFlow, SearchFlow
 from deployments.handles import Handle
 from deployments.ingress.filenames import tidy
@@ -82,7 +83,8 @@ class Inset:
 
         Args:
             data: an encoded image, see docs/formats.md.
-            id: the photo's id; by default the SHA-256 of the bytes.
+            id: the photo's id; by default the SHA-256 of the bytes. 64 hexadecimal digits must be
+                that, so that nobody can take the id that another photo will have.
             filename: kept in the record, for display, as `filenames.tidy` returns it.
             confidence_threshold: for this photo instead of the configured one, 0 to 1.
             metadata: what searches can filter by: strings, numbers and booleans by key, see
@@ -99,7 +101,7 @@ class Inset:
         async with self._answering():
             stored = await self.index_flow.run(
                 data,
-                id=digest if id is None else check_id(id),
+                id=digest if id is None else _check_digest(check_id(id), digest),
                 sha256=digest,
                 filename=None if filename is None else tidy(filename),
                 confidence_threshold=confidence_threshold,
@@ -160,6 +162,22 @@ class Inset:
         """
         async with self._answering():
             return await self.store.get.remote(check_id(id))
+
+    async def part(self, id: str, sha256: str, start: int, stop: int) -> bytes | None:
+        """Return a part of a photo's original; None if the original is another by now.
+
+        A part is not compared with the SHA-256, as `get` does: that would take all of the bytes.
+
+        Args:
+            sha256: of the original that the caller means, see `record`.
+            start, stop: the first byte, and the one after the last.
+
+        Raises:
+            BadParameter, UnknownId, CorruptRecord, Unavailable
+        """
+        check_range("start", start, 0, stop)
+        async with self._answering():
+            return await self.store.original_part.remote(check_id(id), sha256, start, stop)
 
     async def thumbnail(self, id: str) -> bytes:
         """Return a photo's thumbnail, see `segmenter.thumbnails.make_thumbnail`.
@@ -274,3 +292,17 @@ class Inset:
             ) from None
         except (RayActorError, RayServeException):  # a replica in the chain of calls died
             raise Unavailable("A part of the service is being restarted. Try again.") from None
+
+
+def _check_digest(id: str, digest: str) -> str:
+    """Return a valid id, unless it could be the SHA-256 of other bytes.
+
+    Raises:
+        BadParameter
+    """
+    if re.fullmatch("[0-9A-Fa-f]{64}", id) and id != digest:
+        raise BadParameter(
+            f"The id {id} looks like a SHA-256, but that of the photo is {digest}. Leave the id "
+            "out, or choose one that isn't 64 hexadecimal digits."
+        )
+    return id

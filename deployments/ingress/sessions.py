@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from deployments.errors import Forbidden, NoKey, Unavailable
 from deployments.ingress.keys import SCOPES, Key, Keys, Scope
+from deployments.ingress.parameters import StrictRoute
 from deployments.ingress.problems import describe_problems
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def needs(*scopes: Scope) -> params.Depends:
     return dependency
 
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 @router.get("/session", responses=describe_problems(400, 401), dependencies=[needs()])

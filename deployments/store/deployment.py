@@ -147,6 +147,10 @@ class StoreDeployment:
         _, data = await self.get(id)
         return data
 
+    async def original_part(self, id: str, sha256: str, start: int, stop: int) -> bytes | None:
+        """See `Store.original_part`."""
+        return await asyncio.to_thread(self.store.original_part, id, sha256, start, stop)
+
     async def records_after(self, after: str | None, limit: int) -> list[Record]:
         """See `Store.records_after`."""
         return await asyncio.to_thread(self.store.records_after, after, limit)

@@ -6,10 +6,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import lmdb
 
@@ -56,6 +57,8 @@ from deployments.store.format import (
 )
 
 logger = logging.getLogger(__name__)
+
+V = TypeVar("V", bytes, memoryview)  # what LMDB returns values as
 
 # Bytes that `StoreReader.changes` counts for a change besides its vectors, so that deletions count.
 CHANGE_OVERHEAD = 256
@@ -164,10 +167,24 @@ class StoreReader:
 
         Not reentrant: a thread that has it open must not call other methods of the store.
         """
+        with self._snapshot(lambda: self._env.begin()) as txn:
+            yield txn
+
+    @contextmanager
+    def _viewing(self) -> Iterator[lmdb.Transaction[memoryview]]:
+        """Like `reading`, but values are views of the file: only what is used of them is read.
+
+        A view ends with the snapshot.
+        """
+        with self._snapshot(lambda: self._env.begin(buffers=True)) as txn:
+            yield txn
+
+    @contextmanager
+    def _snapshot(self, begin: Callable[[], lmdb.Transaction[V]]) -> Iterator[lmdb.Transaction[V]]:
         while True:
             with self._map_gate.shared():
                 try:
-                    transaction = self._env.begin()
+                    transaction = begin()
                 except lmdb.MapResizedError:
                     pass
                 else:
@@ -229,6 +246,31 @@ class StoreReader:
         if data is None or hashlib.sha256(data).hexdigest() != record.sha256:
             raise corrupt(id, "original")
         return record, data
+
+    def original_part(self, id: str, sha256: str, start: int, stop: int) -> bytes | None:
+        """Return the bytes from `start` to `stop` of an original; None if it is another by now.
+
+        Only these bytes are read, so nothing is compared with the SHA-256: damage in a part goes
+        unnoticed, unless bytes are missing.
+
+        Args:
+            sha256: of the original that the caller means.
+            start, stop: within the size that the record says.
+
+        Raises:
+            BadParameter, UnknownId
+            CorruptRecord: the record is damaged, or bytes are missing.
+        """
+        key = key_of(id)
+        with self._viewing() as txn:
+            value = txn.get(key, db=self.dbs.records)
+            record = decode_record(id, None if value is None else bytes(value))
+            if record.sha256 != sha256:
+                return None
+            data = txn.get(key, db=self.dbs.originals)
+            if data is None or len(data) != record.bytes:
+                raise corrupt(id, "original")
+            return bytes(data[start:stop])
 
     def thumbnail(self, id: str) -> bytes | None:
         """Return a photo's thumbnail; None if it has none.

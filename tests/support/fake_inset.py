@@ -37,15 +37,17 @@ REQUESTS = {
     "stats": ("GET", "/stats", {}),
 }
 STATUSES = {"index": 201, "delete": 204}
+# What an operation asks for first.
+ASKS = {"get": ["record"]}
 
 
-def known(id, filename=None, metadata=MappingProxyType({})):
+def known(id, filename=None, metadata=MappingProxyType({}), content=PICTURE):
     return Record(
         id=id,
         filename=filename,
         media_type="image/png",
-        bytes=len(PICTURE),
-        sha256=DIGEST,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
         width=20,
         height=10,
         animated=False,
@@ -66,6 +68,9 @@ class FakeInset:
         self.error = None
         self.bad = {}  # errors of the images with these bytes
         self.ids = ["a", "b", "c"]
+        self.content = PICTURE  # of every photo
+        self.existing = set()  # images with these bytes are stored already
+        self.work = None  # an async function that is awaited with the bytes of each image
 
     def remember(self, *call):
         self.calls.append(call)
@@ -74,10 +79,13 @@ class FakeInset:
 
     async def index(self, data, *, id, filename, confidence_threshold, metadata):
         self.remember("index", data, id, filename, confidence_threshold, metadata)
+        if self.work is not None:
+            await self.work(data)
         if data in self.bad:
             raise self.bad[data]
+        status = "exists" if data in self.existing else "created"
         return IndexedImage(
-            status="created", **dict(known(id or "generated", filename, metadata or {}))
+            status=status, **dict(known(id or "generated", filename, metadata or {}))
         )
 
     async def search(self, data, **query):
@@ -90,7 +98,12 @@ class FakeInset:
 
     async def get(self, id):
         self.remember("get", id)
-        return known(id), PICTURE
+        return known(id, content=self.content), self.content
+
+    async def part(self, id, sha256, start, stop):
+        self.remember("part", id, start, stop)
+        same = sha256 == hashlib.sha256(self.content).hexdigest()
+        return self.content[start:stop] if same else None
 
     async def thumbnail(self, id):
         self.remember("thumbnail", id)
@@ -98,7 +111,7 @@ class FakeInset:
 
     async def record(self, id):
         self.remember("record", id)
-        return known(id)
+        return known(id, content=self.content)
 
     async def list(self, after, limit):
         self.remember("list", after, limit)

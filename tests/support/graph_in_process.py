@@ -23,6 +23,7 @@ OPERATIONS = [
     ("index", [b"x"]),
     ("search", [b"x"]),
     ("get", ["a"]),
+    ("part", ["a", "0" * 64, 0, 1]),
     ("thumbnail", ["a"]),
     ("record", ["a"]),
     ("list", []),

@@ -36,14 +36,10 @@ def test_what_was_not_foreseen_is_logged(logged):
     assert logged(ValueError("oh"))
 
 
-def test_our_own_lines_go_where_serves_go(logged, caplog):
-    ours = logging.getLogger("deployments")
-    serve_logger = logging.getLogger("ray.serve")
-    handler = logging.Handler()
-    serve_logger.addHandler(handler)
-    try:
-        join_the_log()
-        assert handler in ours.handlers
-    finally:
-        serve_logger.removeHandler(handler)
-        ours.removeHandler(handler)
+@pytest.mark.parametrize("is_replica", [True, False])
+def test_our_own_lines_go_where_serves_go(logged, monkeypatch, is_replica):
+    monkeypatch.setattr("ray.is_initialized", lambda: is_replica)
+    ours, serve_logger = logging.getLogger("deployments"), logging.getLogger("ray.serve")
+    monkeypatch.setattr(ours, "parent", logging.root)
+    join_the_log()
+    assert (ours.parent is serve_logger) == is_replica

@@ -13,13 +13,15 @@ RAISES = {
     "index": {400, 409, 413, 415, 422, 503, 507},
     "search": {400, 404, 413, 415, 422, 503},
     "list": {400, 503},
-    "get": {400, 404, 500, 503},
+    "get": {400, 404, 416, 500, 503},
     "thumbnail": {400, 404, 413, 415, 422, 500, 503},
     "record": {400, 404, 500, 503},
     "delete": {400, 404, 503, 507},
-    "check": {503},
-    "stats": {503},
+    "check": {400, 503},
+    "stats": {400, 503},
 }
+# What is answered besides problems, and the usual success.
+ALSO = {"index": {200}, "get": {206, 304}, "thumbnail": {304}}
 
 
 SESSION = ("get", "post", "delete")  # of a client, not of the service
@@ -51,7 +53,7 @@ def test_everything_is_described(description):
 @pytest.mark.parametrize("operation", REQUESTS)
 def test_every_status_is_described(description, operation):
     responses = described(description, operation)["responses"]
-    good = {STATUSES.get(operation, 200)} | ({304} if operation in ("get", "thumbnail") else set())
+    good = {STATUSES.get(operation, 200)} | ALSO.get(operation, set())
     assert {int(status) for status in responses} == good | RAISES[operation] | {500, 503}
     for status in set(responses) - {str(status) for status in good}:
         assert responses[status]["description"] == HTTPStatus(int(status)).phrase
@@ -105,3 +107,16 @@ def test_bodies_are_described(description, operation):
     body = described(description, operation)["requestBody"]
     assert body["required"] is (operation == "index")
     assert set(body["content"]) == {"image/*", "multipart/form-data"}
+
+
+def test_both_ways_to_answer_are_described(description):
+    responses = described(description, "index")["responses"]
+    assert set(responses["201"]["content"]) == {"application/json"}
+    (lines,) = responses["200"]["content"].items()
+    assert lines[0] == "application/x-ndjson"
+    kinds, number = lines[1]["schema"]["allOf"]
+    assert (
+        kinds
+        == description["components"]["schemas"]["IndexAnswer"]["properties"]["images"]["items"]
+    )
+    assert number["required"] == ["part"]

@@ -1,6 +1,7 @@
 """What the ingress makes of the deployments: of their failures, and of photos that come and go."""
 
 import asyncio
+import hashlib
 import math
 import subprocess
 import sys
@@ -88,6 +89,41 @@ def test_a_file_name_is_tidied_whichever_way_it_comes(tmp_path):
         with pytest.raises(StoreFull):
             asyncio.run(inset.index(b"x", filename=name))
     assert names == ["café.png", "a" * 1000, "a?", None]
+
+
+class Refusing:
+    """A store that remembers under which id it was asked for what, and is full."""
+
+    def __init__(self):
+        self.ids = []
+
+    async def find(self, id, sha256):
+        self.ids.append(id)
+        raise StoreFull("Full.")
+
+
+def test_an_id_that_another_photo_may_get_is_refused(tmp_path):
+    """Else anybody could take the id of a photo that isn't theirs, before it is stored."""
+    digest = hashlib.sha256(b"x").hexdigest()
+    store = Refusing()
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, store))
+    foreign = hashlib.sha256(b"another").hexdigest()
+    for id in (foreign, foreign.upper(), digest.upper(), "0" * 64, "aB" * 32):
+        with pytest.raises(BadParameter, match=f"{id} looks like a SHA-256.*{digest}"):
+            asyncio.run(inset.index(b"x", id=id))
+    assert store.ids == []
+    allowed = [digest, None, "0" * 63, "0" * 65, "g" * 64, "a." * 32]
+    for id in allowed:
+        with pytest.raises(StoreFull):
+            asyncio.run(inset.index(b"x", id=id))
+    assert store.ids == [id or digest for id in allowed]
+
+
+def test_a_part_is_within_the_original(tmp_path):
+    inset = ingress(tmp_path)
+    for start, stop in ((-1, 5), (5, 4)):
+        with pytest.raises(BadParameter, match="start"):
+            asyncio.run(inset.part("a", "0" * 64, start, stop))
 
 
 # Searches while photos come and go

@@ -1,0 +1,77 @@
+"""How fast photos are indexed, and how many can be done within a time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+
+# Photos that the pace is measured by. Fewer say too little: the first after a start are slow.
+FEWEST, MOST = 8, 64
+
+
+class Progress:
+    """The pace at which photos are indexed, seconds per photo, and how many are unfinished.
+
+    The time in which photos are worked at is shared out: at each moment, those in work get equal
+    shares of it. So together the shares of photos are the wall time in which they were done,
+    however many were worked at at once. The pace is the median share of the latest photos that
+    were really indexed, so that a few huge ones don't make all others look slow. The share of a
+    photo that existed already, or that was refused, is dropped with it: it is neither a quick
+    photo nor time that others took.
+
+    Photos that come one by one look slower than many at once. So the pace errs on the safe side
+    until somebody sends several.
+
+    Args:
+        clock: returns the time, seconds.
+
+    Attributes:
+        unfinished: photos that were sent and aren't done; whoever indexes them counts them.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.unfinished = 0
+        self._clock = clock
+        self._working = 0
+        self._updated = clock()
+        self._share = 0.0  # of a photo that was in work all the time, seconds
+        self._shares: deque[float] = deque(maxlen=MOST)  # of the latest photos
+
+    @contextmanager
+    def working(self) -> Iterator[Callable[[], None]]:
+        """Count a photo as worked at; call what this yields if it was really indexed."""
+        self._update()
+        self._working += 1
+        before = self._share
+
+        def indexed() -> None:
+            self._update()
+            self._shares.append(self._share - before)
+
+        try:
+            yield indexed
+        finally:
+            self._update()
+            self._working -= 1
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds per photo; None as long as too little was measured."""
+        return median(self._shares) if len(self._shares) >= FEWEST else None
+
+    def seconds_for(self, count: int) -> float | None:
+        """Return how long it takes until photos are done that come after the unfinished ones."""
+        return None if self.pace is None else (self.unfinished + count) * self.pace
+
+    def photos_within(self, seconds: float) -> int | None:
+        """Return how many photos can be done after the unfinished ones; None if nobody knows."""
+        return None if self.pace is None else max(0, int(seconds / self.pace) - self.unfinished)
+
+    def _update(self) -> None:
+        now = self._clock()
+        if self._working:
+            self._share += (now - self._updated) / self._working
+        self._updated = now
