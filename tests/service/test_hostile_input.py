@@ -75,8 +75,9 @@ def test_a_body_over_the_limit_is_refused_however_it_is_sent(client, path):
         for _ in range(size // 2**20):
             yield bytes(2**20)
 
-    for body in (bytes(size), in_pieces()):
-        assert "4,194,304" in problem(client.post(path, content=body, headers=PNG), 413)
+    whole = client.post(path, content=bytes(size), headers=PNG)
+    assert "6,291,456" in problem(whole, 413)  # by its content length, before anything is read
+    assert "4,194,304" in problem(client.post(path, content=in_pieces(), headers=PNG), 413)
     part = client.post(path, files=[("file", ("long", bytes(size)))])
     assert "6,291,456" in problem(part, 413)
 
