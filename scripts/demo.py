@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from common.answers import count, list_answer
-from common.client import URL, RequestFailed, fetch_stats, index_files, search
+from common.client import URL, RequestFailed, call, fetch_stats, search
 from common.drawing import draw_answer
+from common.indexing import index_files
 from common.paths import ROOT
 from common.photos import find_images, free_photos
 from common.serve_run import ServeRun, ServiceFailed
@@ -131,8 +131,9 @@ def find_object(filenames: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises:
         DemoFailed: there is none.
+        RequestFailed
     """
-    records = httpx.get(f"{URL}/images", params={"limit": 1000}, timeout=60).json()["images"]
+    records = call(URL, "GET", "/images", params={"limit": 1000}).json()["images"]
     candidates = []
     for record in records:
         if record["filename"] not in filenames:

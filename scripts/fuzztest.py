@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from common.client import IMAGE, IN_FLIGHT, RequestFailed, read_answer, unreachable
+from common.client import IMAGE, IN_FLIGHT, RequestFailed, open_client, read_answer, unreachable
 from common.options import empty_folder, positive
 from common.own_service import OwnService
 from common.serve_run import ServiceFailed
@@ -156,7 +156,7 @@ class FuzzTest:
             ignored = Findings(self.findings.folder)
             self._send(self._clients(ignored), warming_jobs(corpus), "warming up")
         self._attack(corpus_jobs(corpus), jobs, count)
-        with httpx.Client(base_url=self.url, timeout=120) as client:
+        with open_client(self.url) as client:
             for id in shelf:
                 client.delete(f"/images/{id}")
 
@@ -169,7 +169,7 @@ class FuzzTest:
             self.service.kill_everything()
 
     def _fill(self, shelf: Sequence[str]) -> None:
-        with httpx.Client(base_url=self.url, timeout=120) as client:
+        with open_client(self.url) as client:
             for id, kind in zip(shelf, SHELF, strict=True):
                 data = good_files()[kind]
                 try:

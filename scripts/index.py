@@ -1,4 +1,4 @@
-"""Index folders of photos: several requests in flight, a progress bar, resumable.
+"""Index folders of photos: several at a time, a progress bar, resumable.
 
     scripts/index.py FOLDER... [--metadata '{"year": 2024}']
 
@@ -14,8 +14,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-import httpx
-from common.client import IN_FLIGHT, URL, index_files, unreachable
+from common.client import IN_FLIGHT, URL, RequestFailed, call
+from common.indexing import index_files
+from common.options import positive
 from common.photos import describe_others, sort_files
 
 from deployments.errors import BadParameter
@@ -36,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="or single files")
     parser.add_argument("--url", default=URL, help="the service (%(default)s)")
     parser.add_argument(
-        "--in-flight", type=int, default=IN_FLIGHT, help="requests at a time (%(default)s)"
+        "--in-flight", type=positive, default=IN_FLIGHT, help="photos at a time (%(default)s)"
     )
     parser.add_argument(
         "--metadata",
@@ -58,17 +59,15 @@ def main() -> int:
         left_out = f"; left out {describe_others(others)}" if others else ""
         parser.error(f"no images in there (files are recognised by their suffix){left_out}")
     try:
-        httpx.get(f"{arguments.url}/healthz", timeout=30).raise_for_status()
-    except httpx.HTTPError as error:
-        print(unreachable(arguments.url, error), file=sys.stderr)
-        return 1
-
-    if others:
-        print(f"Left out {describe_others(others)}.")
-    try:
+        call(arguments.url, "GET", "/healthz")
+        if others:
+            print(f"Left out {describe_others(others)}.")
         summary = asyncio.run(
             index_files(arguments.url, files, arguments.in_flight, arguments.metadata)
         )
+    except RequestFailed as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The photos counted are stored; the same command continues from here.")
         return 130

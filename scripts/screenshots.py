@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common.chromium import chromium
-from common.client import index_files
+from common.indexing import index_files
 from common.own_service import OwnService
 from common.paths import SCRIPTS
 from common.photos import free_photos

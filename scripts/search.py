@@ -78,18 +78,18 @@ def main() -> int:
             group=arguments.group,
         )
         stored = count(fetch_stats(arguments.url)["store"]["photos"], "photo")
+        conditions = [
+            *(["match the filter"] if arguments.filter else []),
+            *(["are so near"] if arguments.max_distance < MAX_DISTANCE else []),
+        ]
+        among = f"the photos that {' and '.join(conditions)}" if conditions else stored
+        print(list_answer(answer, among, picture_size(data)))
+        if arguments.picture:
+            draw_answer(arguments.url, arguments.image, answer, arguments.picture)
+            print(f"drawn in {arguments.picture}")
     except (OSError, RequestFailed) as error:
         print(error, file=sys.stderr)
         return 1
-    conditions = [
-        *(["match the filter"] if arguments.filter else []),
-        *(["are so near"] if arguments.max_distance < MAX_DISTANCE else []),
-    ]
-    among = f"the photos that {' and '.join(conditions)}" if conditions else stored
-    print(list_answer(answer, among, picture_size(data)))
-    if arguments.picture:
-        draw_answer(arguments.url, arguments.image, answer, arguments.picture)
-        print(f"drawn in {arguments.picture}")
     return 0
 
 

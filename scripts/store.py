@@ -25,8 +25,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
 import lmdb
+from common.client import RequestFailed, fetch_stats
 from common.config import DEFAULT_CONFIG, read_settings
 from common.paths import ROOT
 from tqdm import tqdm
@@ -157,12 +157,14 @@ def read_index_state(url: str) -> tuple[int, str]:
     """Return the last change that the running index has, and the digest of what it holds.
 
     Raises:
-        NotComparable: no service answers.
+        NotComparable: no service answers, or it refuses to.
     """
     try:
-        answer = httpx.get(f"{url}/stats", timeout=60).raise_for_status().json()["chunk_index"]
+        answer = fetch_stats(url)["chunk_index"]
         return int(answer["sequence"]), str(answer["digest"])
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
+    except RequestFailed as error:
+        raise NotComparable(str(error)) from None
+    except (ValueError, KeyError, TypeError) as error:
         raise NotComparable(f"no Inset service answers at {url} ({error!r}).") from None
 
 

@@ -24,7 +24,7 @@ from typing import Annotated, Literal, get_args
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deployments.errors import StartupError, Unavailable, first_line
+from deployments.errors import StartupError, Unavailable
 from deployments.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def read_keys(path: Path) -> list[Key]:
         raise UnusableKeys(f"The keys in {path} can't be read ({error.strerror}).") from None
     except ValidationError as error:
         raise UnusableKeys(
-            f"{path} is no file of keys ({first_line(error)}): restore it, or delete it and make "
+            f"{path} is no file of keys ({_first(error)}): restore it, or delete it and make "
             "new keys with scripts/keys.py."
         ) from None
 
@@ -124,7 +124,7 @@ def revoke_key(path: Path, name: str) -> None:
         if name not in names:
             known = ", ".join(names) or "none"
             raise UnusableKeys(f"There is no key named {name} (there are: {known}).")
-        del keys[names.index(name)]
+        keys[:] = [key for key in keys if key.name != name]
 
 
 @contextmanager
@@ -140,6 +140,12 @@ def _changing(path: Path) -> Iterator[list[Key]]:
                 file.write(_File(keys=keys).model_dump_json(indent=1).encode() + b"\n")
     except OSError as error:
         raise UnusableKeys(f"{path} can't be written ({error.strerror}).") from None
+
+
+def _first(error: ValidationError) -> str:
+    """Return what is wrong first, without the values, which are none of a log's business."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
 
 
 def _hash(secret: str) -> str:
@@ -213,13 +219,13 @@ class Keys:
             return
         if version == self._version and self._trouble is None:
             return
+        self._are_needed = self._are_needed or version is not None  # even if it can't be read
         try:
             self._keys = read_keys(self.path)
         except UnusableKeys as error:
             self._keep(str(error))
         else:
             self._version, self._trouble = version, None
-            self._are_needed = self._are_needed or version is not None
 
     def _keep(self, trouble: str) -> None:
         if trouble != self._trouble:

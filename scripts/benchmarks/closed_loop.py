@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+from common.client import IMAGE, key_headers
 from tqdm import tqdm
 
 TIMEOUT_S = 130  # longer than the service's own limit
-HEADERS = {"Content-Type": "image/*"}
 TURNS = 4  # fewest answers of each client that a rate is computed from
 
 
@@ -45,6 +45,7 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
+        self._headers = IMAGE | key_headers()
 
     def post(self, path: str, body: bytes, read: Callable[[bytes], Any] = len) -> Answer:
         """Send a picture.
@@ -54,7 +55,7 @@ class Client:
         """
         began, status, found = time.perf_counter(), 0, None
         try:
-            self._connection.request("POST", path, body, HEADERS)
+            self._connection.request("POST", path, body, self._headers)
             response = self._connection.getresponse()
             content = response.read()
             status = response.status

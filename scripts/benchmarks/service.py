@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+from common.client import fetch_stats
 from common.own_service import OwnService
 from tqdm import tqdm
 
 from benchmarks.closed_loop import (
-    TIMEOUT_S,
     Client,
     ClosedLoop,
     Stretch,
@@ -324,5 +323,5 @@ def startup(service: OwnService, pictures: Pictures) -> dict[str, Any]:
     service.wait_until_ready(lambda: client.post("/search", query).is_good)
     seconds = time.perf_counter() - began
     client.close()
-    stats = httpx.get(f"{service.url}/stats", timeout=TIMEOUT_S).raise_for_status().json()
+    stats = fetch_stats(service.url)
     return {"photos": stats["store"]["photos"], "seconds": seconds}

@@ -1,24 +1,24 @@
-"""A client of the service over HTTP, with several requests at a time."""
+"""A client of the service over HTTP, with several requests at a time.
+
+If the service asks for a key (`scripts/keys.py` makes them), put it into the environment variable
+INSET_KEY. It is sent in a header, and neither stands in a URL nor is printed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-from collections import Counter
+import os
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from tqdm import tqdm
 
-from deployments.ingress.filenames import tidy
 from deployments.query import Group, Verify
-from deployments.records import Metadata
 
 URL = "http://127.0.0.1:8000"  # where serve_config.yaml has the service
+KEY = "INSET_KEY"
 IN_FLIGHT = 8  # requests
 ATTEMPTS = 5
 # Longer than the service's own limit, so that the service says what was wrong.
@@ -31,6 +31,41 @@ R = TypeVar("R")
 
 class RequestFailed(Exception):
     """The service refused a request or can't be reached; the message says why."""
+
+
+class NotAllowed(RequestFailed):
+    """The key is missing, unknown, or may not do this. The next request would fare the same."""
+
+
+def key_headers() -> dict[str, str]:
+    """Return the header that shows the service the key; none if there is no key.
+
+    Raises:
+        NotAllowed: what is in the environment can't be sent.
+    """
+    key = os.environ.get(KEY, "").strip()
+    if not re.fullmatch(r"[!-~]*", key):
+        raise NotAllowed(f"{KEY} is no key: set it to one that scripts/keys.py has made.")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def open_client(url: str, timeout: httpx.Timeout | float = TIMEOUT) -> httpx.Client:
+    """Return a client of the service that sends the key.
+
+    Raises:
+        NotAllowed: see `key_headers`.
+    """
+    return httpx.Client(base_url=url, headers=key_headers(), timeout=timeout)
+
+
+def open_async_client(url: str, in_flight: int = IN_FLIGHT) -> httpx.AsyncClient:
+    """Return a client of the service that sends the key, and so many requests at a time.
+
+    Raises:
+        NotAllowed: see `key_headers`.
+    """
+    limits = httpx.Limits(max_connections=in_flight)
+    return httpx.AsyncClient(base_url=url, headers=key_headers(), timeout=TIMEOUT, limits=limits)
 
 
 async def send(client: httpx.AsyncClient, method: str, path: str, **request: Any) -> httpx.Response:
@@ -59,9 +94,29 @@ async def send(client: httpx.AsyncClient, method: str, path: str, **request: Any
 def explain(response: httpx.Response) -> str:
     """Return the status and the reason of a response that is an error."""
     try:
-        return f"{response.status_code}: {response.json()['detail']}"
-    except (ValueError, KeyError):
-        return f"{response.status_code}: {response.text[:200]}"
+        reason = f"{response.status_code}: {response.json()['detail']}"
+    except (ValueError, KeyError, TypeError):
+        reason = f"{response.status_code}: {response.text[:200]}"
+    if response.status_code == 401:
+        reason += f" Set {KEY} to a key of this service (scripts/keys.py makes them)."
+    return reason
+
+
+def refusal(response: httpx.Response) -> RequestFailed:
+    """Return the error that a response is."""
+    kind = NotAllowed if response.status_code in (401, 403) else RequestFailed
+    return kind(explain(response))
+
+
+def check(response: httpx.Response) -> httpx.Response:
+    """Return a response that is a success.
+
+    Raises:
+        RequestFailed: it is an error.
+    """
+    if not response.is_success:
+        raise refusal(response)
+    return response
 
 
 def read_answer(response: httpx.Response) -> dict[str, Any]:
@@ -70,9 +125,7 @@ def read_answer(response: httpx.Response) -> dict[str, Any]:
     Raises:
         RequestFailed: it is an error.
     """
-    if not response.is_success:
-        raise RequestFailed(explain(response))
-    return response.json()
+    return check(response).json()
 
 
 def unreachable(url: str, error: Exception) -> RequestFailed:
@@ -80,6 +133,23 @@ def unreachable(url: str, error: Exception) -> RequestFailed:
     return RequestFailed(
         f"No service answers at {url} ({error}). Start it with: serve run serve_config.yaml"
     )
+
+
+def call(url: str, method: str, path: str, **request: Any) -> httpx.Response:
+    """Send a single request; return the answer, which is a success.
+
+    Args:
+        request: see `httpx.Client.request`.
+
+    Raises:
+        RequestFailed
+    """
+    try:
+        with open_client(url) as client:
+            response = client.request(method, path, **request)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise unreachable(url, error) from None
+    return check(response)
 
 
 def search(
@@ -113,13 +183,7 @@ def search(
         "verified": verified,
         **({"group": group} if group else {}),
     }
-    try:
-        response = httpx.post(
-            f"{url}/search", params=parameters, content=data, headers=IMAGE, timeout=TIMEOUT
-        )
-    except httpx.TransportError as error:
-        raise unreachable(url, error) from None
-    return read_answer(response)
+    return call(url, "POST", "/search", params=parameters, content=data, headers=IMAGE).json()
 
 
 def fetch_stats(url: str) -> dict[str, Any]:
@@ -128,16 +192,12 @@ def fetch_stats(url: str) -> dict[str, Any]:
     Raises:
         RequestFailed
     """
-    try:
-        return httpx.get(f"{url}/stats", timeout=TIMEOUT).raise_for_status().json()
-    except httpx.HTTPError as error:
-        raise unreachable(url, error) from None
+    return call(url, "GET", "/stats").json()
 
 
 async def for_each(
-    url: str,
     items: Sequence[T],
-    ask: Callable[[httpx.AsyncClient, T], Awaitable[R]],
+    ask: Callable[[T], Awaitable[R]],
     unit: str,
     *,
     in_flight: int = IN_FLIGHT,
@@ -159,78 +219,19 @@ async def for_each(
     """
     answers: dict[int, R] = {}
     queue = iter(enumerate(items))
-    limits = httpx.Limits(max_connections=in_flight)
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as client:
-        with tqdm(total=len(items), unit=unit, smoothing=0.1) as bar:
+    with tqdm(total=len(items), unit=unit, smoothing=0.1) as bar:
 
-            async def work() -> None:
-                for number, item in queue:
-                    answers[number] = await ask(client, item)
-                    if counts is not None:
-                        bar.set_postfix(counts)
-                    bar.update()
+        async def work() -> None:
+            for number, item in queue:
+                answers[number] = await ask(item)
+                if counts is not None:
+                    bar.set_postfix(counts)
+                bar.update()
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(in_flight):
-                        group.create_task(work())
-            except* RequestFailed as errors:
-                raise errors.exceptions[0] from None
-    return [answers[number] for number in range(len(items))]
-
-
-@dataclass
-class Summary:
-    """What became of photos.
-
-    Attributes:
-        counts: photos by status: `created`, `exists` or `failed`.
-        failures: the files that failed, and why.
-    """
-
-    counts: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[Path, str]] = field(default_factory=list)
-
-
-async def index_files(
-    url: str,
-    files: Sequence[Path],
-    in_flight: int = IN_FLIGHT,
-    metadata: Metadata | None = None,
-) -> Summary:
-    """Index files through the service at `url`, with a progress bar.
-
-    Args:
-        metadata: given to each photo.
-    """
-    summary = Summary()
-
-    async def index(client: httpx.AsyncClient, file: Path) -> None:
         try:
-            summary.counts[await index_file(client, file, metadata)] += 1
-        except (RequestFailed, OSError) as error:
-            summary.counts["failed"] += 1
-            summary.failures.append((file, str(error)))
-
-    await for_each(url, files, index, "photo", in_flight=in_flight, counts=summary.counts)
-    return summary
-
-
-async def index_file(
-    client: httpx.AsyncClient, file: Path, metadata: Metadata | None = None
-) -> str:
-    """Index one file unless it is stored already; return `created` or `exists`.
-
-    Raises:
-        RequestFailed
-        OSError: the file can't be read.
-    """
-    data = await asyncio.to_thread(file.read_bytes)
-    digest = hashlib.sha256(data).hexdigest()
-    known = await send(client, "GET", f"/images/{digest}/record")
-    if known.status_code == 200:
-        return "exists"
-    # A disk may hold names that are not UTF-8; Python can't send these as they are.
-    parameters = {"filename": tidy(file.name), "metadata": json.dumps(metadata or {})}
-    answer = await send(client, "POST", "/index", params=parameters, content=data, headers=IMAGE)
-    return read_answer(answer)["images"][0]["status"]
+            async with asyncio.TaskGroup() as group:
+                for _ in range(in_flight):
+                    group.create_task(work())
+        except* RequestFailed as errors:
+            raise errors.exceptions[0] from None
+    return [answers[number] for number in range(len(items))]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from common.answers import count, count_found, describe, notice
+from common.client import call
 from deployments.records import Box, Quad
 
 TILE = 300  # side of a photo in a picture, pixels
@@ -30,10 +30,13 @@ def draw_answer(url: str, query: Path, answer: dict[str, Any], target: Path) -> 
         query: file of the query.
         answer: as `/search` answers it.
         target: file to write; its suffix tells the format.
+
+    Raises:
+        RequestFailed: a photo can't be fetched.
     """
     with Image.open(query) as image:
         picture = ImageOps.exif_transpose(image).convert("RGB")
-    draw_matches(picture, answer, lambda path: httpx.get(url + path).content).save(target)
+    draw_matches(picture, answer, lambda path: call(url, "GET", path).content).save(target)
 
 
 def draw_matches(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from common.client import open_client
 from common.paths import SCRIPTS
 
 from crash.clients import CLIENTS, RETRY_S, post
@@ -141,7 +142,7 @@ class Inspector:
 
     def __init__(self, url: str, journal: Journal) -> None:
         self._journal = journal
-        self._client = httpx.Client(base_url=url, timeout=2 * TIMEOUT_S)
+        self._client = open_client(url, 2 * TIMEOUT_S)
 
     def check_listing(self) -> list[str]:
         """See `check_listing`; the counts are asked for several times, as replicas take turns."""

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
+from common.client import IMAGE, open_client
 
 from crash.journal import SETTLING_S, TIMEOUT_S, Journal, Kind, Outcome, picture
 
@@ -58,7 +59,7 @@ class Clients:
         rng = random.Random(f"{self._seed} {number}")
         ids = [f"photo-{index}" for index in range(number, self._ids, CLIENTS)]
         settled_at = dict.fromkeys(ids, 0.0)
-        with httpx.Client(base_url=self._url, timeout=2 * TIMEOUT_S) as client:
+        with open_client(self._url, 2 * TIMEOUT_S) as client:
             while not self._stopped.wait(0.01):
                 id = rng.choice(ids)
                 if settled_at[id] > time.monotonic():
@@ -113,4 +114,4 @@ class Clients:
 
 def post(client: httpx.Client, path: str, data: bytes, **parameters: Any) -> httpx.Response:
     """Send a picture with parameters in the query string."""
-    return client.post(path, content=data, params=parameters, headers={"Content-Type": "image/*"})
+    return client.post(path, content=data, params=parameters, headers=IMAGE)

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import httpx
-from common.client import RequestFailed, fetch_stats, for_each, index_files, read_answer, send
+from common.client import (
+    RequestFailed,
+    fetch_stats,
+    for_each,
+    open_async_client,
+    read_answer,
+    send,
+)
+from common.indexing import index_files
 from common.serve_run import ServiceFailed
 
 from deployments.query import Verify
@@ -103,12 +110,13 @@ async def fetch_records(url: str, ids: Sequence[str]) -> dict[str, dict[str, Any
     Raises:
         RequestFailed
     """
-
-    async def fetch(client: httpx.AsyncClient, id: str) -> dict[str, Any]:
-        return read_answer(await send(client, "GET", f"/images/{id}/record"))
-
     distinct = list(dict.fromkeys(ids))
-    return dict(zip(distinct, await for_each(url, distinct, fetch, "record"), strict=True))
+    async with open_async_client(url) as client:
+
+        async def fetch(id: str) -> dict[str, Any]:
+            return read_answer(await send(client, "GET", f"/images/{id}/record"))
+
+        return dict(zip(distinct, await for_each(distinct, fetch, "record"), strict=True))
 
 
 async def search(url: str, queries: Sequence[Query], options: SearchOptions) -> list[Answer]:
@@ -119,15 +127,17 @@ async def search(url: str, queries: Sequence[Query], options: SearchOptions) -> 
     """
     parameters = {"limit": LIMIT, "verify": options.verify}
 
-    async def search_once(client: httpx.AsyncClient, query: Query) -> Answer:
-        start = time.perf_counter()
-        response = await send(
-            client, "POST", "/search", params=parameters, content=query.data, headers=JPEG
-        )
-        ms = 1000 * (time.perf_counter() - start)
-        return read_found(read_answer(response), ms if options.clients == 1 else None)
+    async with open_async_client(url, options.clients) as client:
 
-    return await for_each(url, queries, search_once, "query", in_flight=options.clients)
+        async def search_once(query: Query) -> Answer:
+            start = time.perf_counter()
+            response = await send(
+                client, "POST", "/search", params=parameters, content=query.data, headers=JPEG
+            )
+            ms = 1000 * (time.perf_counter() - start)
+            return read_found(read_answer(response), ms if options.clients == 1 else None)
+
+        return await for_each(queries, search_once, "query", in_flight=options.clients)
 
 
 def read_found(answer: dict[str, Any], ms: float | None = None) -> Answer:

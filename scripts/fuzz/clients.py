@@ -14,7 +14,7 @@ from statistics import median
 from typing import Literal
 
 import httpx
-from common.client import IMAGE, TIMEOUT, explain
+from common.client import IMAGE, explain, open_client
 
 from fuzz.beside import repeated
 from fuzz.good_files import BROKEN, GOOD, LARGE, OTHER, Expected
@@ -156,7 +156,7 @@ class Clients:
                 raise
 
     def _work(self, queue: Iterator[Job], done: Callable[[Job], object]) -> None:
-        with httpx.Client(base_url=self._url, timeout=TIMEOUT) as client:
+        with open_client(self._url) as client:
             while not self._stopped.is_set():
                 with self._lock:
                     job = next(queue, None)
@@ -240,7 +240,7 @@ class Canary:
     def singing(self, period_s: float = 1) -> Iterator[None]:
         """Ask every `period_s` seconds while the block runs."""
         with (
-            httpx.Client(base_url=self._url, timeout=TIMEOUT) as client,
+            open_client(self._url) as client,
             repeated(lambda: self._sing(client), period_s),
         ):
             try:

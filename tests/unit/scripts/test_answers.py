@@ -143,26 +143,20 @@ class Service:
         self.answer = answer
         self.asked: list[httpx.Request] = []
 
-    def __call__(self, method, url, **request):
-        request.pop("timeout", None)
-        self.asked.append(httpx.Request(method, url, **request))
-        path = self.asked[-1].url.path
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        path = request.url.path
         answers = {"/search": self.answer, "/stats": {"store": {"photos": 628}}}
         if path in answers:
             content = {"json": answers[path]}
         else:
             content = {"content": encode(pixels("stored", *PHOTO))}
-        return httpx.Response(200, request=self.asked[-1], **content)
+        return httpx.Response(200, **content)
 
 
 @pytest.fixture
-def service(monkeypatch):
-    service = Service(answer_of([match("b", 0.1)], False))
-    for method in ("get", "post"):
-        monkeypatch.setattr(
-            httpx, method, lambda url, method=method, **request: service(method, url, **request)
-        )
-    return service
+def service(answers):
+    return answers(Service(answer_of([match("b", 0.1)], False)))
 
 
 def test_options_are_passed_on_and_the_answer_is_printed_and_drawn(
@@ -197,8 +191,8 @@ def test_what_was_searched_is_said(service, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith(sentence)
 
 
-def test_a_refusal_is_an_error(monkeypatch):
-    refused = httpx.Response(400, json={"detail": "limit must be from 1 to 1000, not 0."})
-    monkeypatch.setattr(httpx, "post", lambda *args, **request: refused)
+def test_a_refusal_is_an_error(answers):
+    detail = "limit must be from 1 to 1000, not 0."
+    answers(lambda request: httpx.Response(400, json={"detail": detail}))
     with pytest.raises(RequestFailed, match="limit must be"):
         ask("http://localhost", b"query", limit=0)

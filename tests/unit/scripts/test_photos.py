@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
 from pathlib import Path
 
-import httpx
 import index
 import pytest
-from common.client import index_file
 from common.photos import SUFFIXES, describe_others, find_images, sort_files
 from PIL import Image
 
@@ -66,27 +62,3 @@ def test_a_folder_without_photos_is_a_mistake_that_says_what_is_there(folder, mo
     with pytest.raises(SystemExit):
         index.main()
     assert "no images in there" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("name", "sent"), [("Zu\u0308rich.jpg".encode(), "Zürich.jpg"), (b"caf\xe9.jpg", "caf?.jpg")]
-)
-def test_a_file_of_any_name_is_sent(tmp_path, name, sent):
-    """A Mac has names in NFD, and old disks have names that are not UTF-8."""
-    file = tmp_path / os.fsdecode(name)
-    file.write_bytes(b"photo")
-    names = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        if request.method == "GET":
-            return httpx.Response(404)
-        names.append(request.url.params["filename"])
-        return httpx.Response(201, json={"images": [{"status": "created"}]})
-
-    async def send() -> str:
-        transport = httpx.MockTransport(answer)
-        async with httpx.AsyncClient(base_url="http://service", transport=transport) as client:
-            return await index_file(client, file)
-
-    assert asyncio.run(send()) == "created"
-    assert names == [sent]

@@ -272,7 +272,7 @@ def test_verify_without_a_service(run, folder: Path) -> None:
     status, out, err = run("verify", "--url", url)
     assert status == 2
     assert out.startswith("All is well")
-    assert f"no Inset service answers at {url}" in err
+    assert f"The index was not compared: No service answers at {url}" in err
     damage(folder, "originals", b"a", b"two")
     assert run("verify", "--url", url)[0] == 1
 
