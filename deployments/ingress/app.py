@@ -127,7 +127,7 @@ Injected = Annotated[Inset, Depends(_inset)]
             "done",
             "content": {LINES_TYPE: {"schema": LINE_SCHEMA}},
         },
-        **describe_problems(409, 413, 415, 422, 507),
+        **describe_problems(408, 409, 413, 415, 422, 507),
     },
     openapi_extra=describe_body(
         {
@@ -193,7 +193,7 @@ async def index(
 
 @router.post(
     "/search",
-    responses=describe_problems(404, 413, 415, 422),
+    responses=describe_problems(404, 408, 413, 415, 422),
     openapi_extra=describe_body({"file": BINARY}, required=False),
     dependencies=[needs("search")],
 )

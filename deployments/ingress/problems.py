@@ -37,12 +37,16 @@ class Problem(BaseModel):
         return cls(title=error.title, status=error.status, detail=error.detail)
 
 
+# What the door and the service itself answer, whatever is asked for.
+EVERYWHERE = (400, 403, 421, 500, 503)
+
+
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI description of a route's problems; each also has 400, 500 and 503."""
+    """Return the OpenAPI description of a route's problems, and of those of every route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in (400, *statuses, 500, 503)
+        for status in sorted({*statuses, *EVERYWHERE})
     }
 
 

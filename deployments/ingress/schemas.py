@@ -8,7 +8,7 @@ from fastapi import Path
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from deployments.ingress.filenames import MAX_FILENAME
-from deployments.ingress.problems import Problem
+from deployments.ingress.problems import Problem, describe_problems
 from deployments.metadata import (
     CONDITION_PATTERN,
     KEY_PATTERN,
@@ -196,7 +196,8 @@ def describe_body(parts: dict[str, Any], *, required: bool) -> dict[str, Any]:
 def describe_errors_as_problems(description: dict[str, Any]) -> dict[str, Any]:
     """Replace FastAPI's errors in an OpenAPI description by problems.
 
-    FastAPI describes a wrong parameter as a 422. Here it is a 400, and a problem.
+    FastAPI describes a wrong parameter as a 422. Here it is a 400, and a problem. And it doesn't
+    say that whoever needs a key and has none gets a 401.
     """
     schemas = description["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema()
@@ -206,4 +207,7 @@ def describe_errors_as_problems(description: dict[str, Any]) -> dict[str, Any]:
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
+            if "security" in operation:
+                no_key = describe_problems(401)[401]
+                operation["responses"] = {"401": no_key, **operation["responses"]}
     return description

@@ -127,7 +127,7 @@ def needs(*scopes: Scope) -> params.Depends:
 router = APIRouter(route_class=StrictRoute)
 
 
-@router.get("/session", responses=describe_problems(400, 401), dependencies=[needs()])
+@router.get("/session", responses=describe_problems(), dependencies=[needs()])
 async def session(key: Identified) -> Session:
     """Return what the client may do."""
     if key is None:
@@ -135,7 +135,7 @@ async def session(key: Identified) -> Session:
     return Session(name=key.name, scopes=key.allowed, keys=True)
 
 
-@router.post("/session", responses=describe_problems(400, 401, 403), dependencies=[needs()])
+@router.post("/session", responses=describe_problems(), dependencies=[needs()])
 async def begin_session(
     request: Request,
     response: Response,
@@ -163,7 +163,7 @@ async def begin_session(
     "/session",
     status_code=204,
     response_class=Response,
-    responses=describe_problems(400, 403),
+    responses=describe_problems(),
 )
 async def end_session(request: Request) -> Response:
     """Forget the key that the cookie keeps."""
