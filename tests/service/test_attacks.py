@@ -1,4 +1,7 @@
-"""Attacks on a service with keys, each as an attacker would make it, over real HTTP."""
+"""Attacks on a service with keys, each as an attacker would make it, over real HTTP.
+
+What depends on the server in front is tried behind both of Ray's: its own proxy, and HAProxy.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,18 @@ OPEN = {("GET", "/healthz"), ("DELETE", "/session"), ("GET", "/openapi.json")}
 
 @pytest.fixture(scope="module")
 def locked(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnService]:
-    """Start a service that takes keys."""
+    """Start a service that takes keys, behind HAProxy, which Ray brings for Linux on x86-64."""
     with OwnService(tmp_path_factory.mktemp("locked")) as service:
         make_key(service.store / "keys.json", "first", ("admin",))
-        service.start()
+        service.launch(RAY_SERVE_ENABLE_HA_PROXY="1")
+        service.wait_until_ready()
         yield service
+
+
+@pytest.fixture(params=["HAProxy", "Ray's proxy"])
+def port(request: pytest.FixtureRequest, locked: OwnService, service: OwnService) -> int:
+    """Return the port of a service behind HAProxy, and of one behind Ray's own proxy."""
+    return (locked if request.param == "HAProxy" else service).port
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +211,9 @@ def test_a_name_that_was_pointed_here_reads_and_deletes_nothing(operations, lock
         *("/images/%ff", "/images/%F0%9F%90%88", "/-/../images", "http://evil.example/images"),
     ],
 )
-def test_odd_paths_lead_nowhere(locked, keys, path):
+def test_odd_paths_lead_nowhere(port, path):
     head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    answer = exchange(locked.port, f"{head}\r\n".encode())
+    answer = exchange(port, f"{head}\r\n".encode())
     (status,) = statuses(answer)
     assert status in (400, 401, 404, 405, 421)
     assert b"\r\nX-Evil" not in answer
@@ -217,9 +227,9 @@ def test_odd_paths_lead_nowhere(locked, keys, path):
         *("Serve-Multiplexed-Model-Id: x", "X-Session-Id: x", "X-Request-Id: a b"),
     ],
 )
-def test_what_steers_the_proxy_is_refused(locked, header):
+def test_what_steers_the_proxy_is_refused(port, header):
     head = f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n\r\n"
-    assert statuses(exchange(locked.port, head.encode())) == [400]
+    assert statuses(exchange(port, head.encode())) == [400]
 
 
 # Two requests in the body of one: whoever reads it differently would let the second one through
@@ -244,9 +254,9 @@ INNER = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
         b"X: y\nTransfer-Encoding: chunked\r\n",
     ],
 )
-def test_a_body_is_read_in_one_way(locked, head):
+def test_a_body_is_read_in_one_way(port, head):
     data = b"POST /index HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n" + head
-    answer = exchange(locked.port, data + b"\r\n0\r\n\r\n" + INNER)
+    answer = exchange(port, data + b"\r\n0\r\n\r\n" + INNER)
     found = statuses(answer)
     # Either the whole is refused, or there are two requests one after the other, as HTTP says.
     assert found

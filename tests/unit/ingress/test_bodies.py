@@ -416,7 +416,7 @@ def test_no_body_keeps_others_waiting(request_):
         watching.cancel()
 
     asyncio.run(read())
-    assert longest < 0.2
+    assert longest < 0.5  # a twentieth of that is usual
 
 
 def test_names_of_computers_are_no_charset():
@@ -424,7 +424,7 @@ def test_names_of_computers_are_no_charset():
     request = multipart(*[named(b"; filename*=idna''xn--" + b"a" * 3500)] * 100)
     start = time.thread_time()
     images, _ = asyncio.run(read_images(request_of([request["content"]]), 1000))
-    assert time.thread_time() - start < 0.2
+    assert time.thread_time() - start < 0.4
     assert images[0].filename == "xn--" + "a" * 996
 
 
