@@ -17,6 +17,7 @@ from tests.support.slow import Guard
 
 # They start services of their own.
 OWN = (
+    "tests/page/test_keys.py",
     "tests/service/test_crashtest.py",
     "tests/service/test_evaluate_service.py",
     "tests/service/test_fuzztest.py",

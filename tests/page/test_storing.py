@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from pathlib import Path
+from typing import Any
 
 import httpx
-from playwright.sync_api import Page, expect
+import pytest
+from playwright.sync_api import Route, expect
 
 from tests.support.http_client import PNG, index
 from tests.support.pictures import picture
-from tests.support.visitor import NAMES, upload
+from tests.support.visitor import NAMES, drop, upload
 from tests.support.waiting import wait_until
 
 
@@ -49,16 +51,6 @@ def test_a_folder_is_stored_without_what_is_no_photo(page, library, client, tmp_
     expect(page.locator("#add-grid .name")).to_have_text("leaf.png")
     record = page.locator("#add-grid .card").get_attribute("data-id")
     assert client.delete(f"/images/{record}").status_code == 204
-
-
-def drop(page: Page, target: str, folder: Path) -> None:
-    """Drop a folder as the browser does with what comes from the desktop."""
-    box = page.locator(target).bounding_box()
-    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
-    devtools = page.context.new_cdp_session(page)
-    for type in ("dragEnter", "dragOver", "drop"):
-        event = {"type": type, "x": box["x"] + 50, "y": box["y"] + 50, "data": data}
-        devtools.send("Input.dispatchDragEvent", event)
 
 
 def test_a_format_that_is_not_read_is_sent_and_refused_with_a_sentence(page, library, tmp_path):
@@ -132,3 +124,98 @@ def test_storing_can_be_cancelled(visit, library, client):
         if record["filename"] not in NAMES:
             client.delete(f"/images/{record['id']}")
     assert before + 60 > len(stored)
+
+
+# In the place of `fetch`: it remembers which files are sent to be stored, and answers what it is
+# told to say.
+SLOW_ANSWERS = """
+  const fetched = window.fetch;
+  window.sent = [];
+  window.fetch = (path, options) => {
+    if (!path.startsWith("index")) return fetched(path, options);
+    window.sent.push([options.headers.Accept, options.body.getAll("file").map(({name}) => name)]);
+    const lines = new ReadableStream({
+      start(controller) {
+        const encoder = new TextEncoder();
+        window.say = (text) => controller.enqueue(encoder.encode(text));
+        window.hang_up = () => controller.error(new TypeError("network error"));
+        window.finish = () => controller.close();
+      },
+    });
+    return Promise.resolve(new Response(lines));
+  };
+"""
+
+
+def line(part: int, status: str = "exists", **more: Any) -> str:
+    """What is answered about a photo."""
+    return json.dumps({"part": part, "id": f"id-{part}", "sequence": 1, "status": status} | more)
+
+
+def some(count: int) -> list[dict[str, Any]]:
+    return [upload(picture(f"some {n}"), f"{n}.png", "image/png") for n in range(count)]
+
+
+def test_each_line_of_the_answer_counts_as_it_comes(page, library):
+    page.add_init_script(SLOW_ANSWERS)
+    page.goto("/?view=add")
+    page.set_input_files("#add-files", some(4))
+    expect(page.locator("#add-title")).to_have_text("Storing: 0 of 4 photos")
+    accepted, names = page.evaluate("sent[0]")
+    assert (accepted, names) == ("application/x-ndjson", [f"{n}.png" for n in range(4)])
+    # Lines come in any order, and in any pieces.
+    first = line(2)
+    page.evaluate("say", first[:10])
+    page.evaluate("say", first[10:] + "\n")
+    expect(page.locator("#add-title")).to_have_text("Storing: 1 of 4 photos")
+    error = {"status": 422, "title": "Broken", "detail": "It is broken."}
+    page.evaluate("say", line(0, "failed", error=error) + "\n" + line(3) + "\n")
+    expect(page.locator("#add-numbers")).to_have_text("2 already stored · 1 failed")
+    expect(page.locator("#add-failures-list li")).to_have_text("0.png It is broken.")
+    expect(page.locator("#add-pace")).to_have_text(re.compile(r"photos/s · \d+ s left"))
+    page.evaluate("say", line(1) + "\n")
+    page.evaluate("finish()")
+    expect(page.locator("#add-title")).to_have_text("Done: 4 of 4 photos")
+
+
+@pytest.mark.parametrize("broken", ["hang_up()", "finish()"])
+def test_only_files_without_a_line_are_sent_again(page, library, broken):
+    """When the answer breaks off, or when the service was too busy for some of them."""
+    page.add_init_script(SLOW_ANSWERS)
+    page.goto("/?view=add")
+    page.set_input_files("#add-files", some(4))
+    expect(page.locator("#add-title")).to_have_text("Storing: 0 of 4 photos")
+    busy = {"status": 503, "title": "Busy", "detail": "The queue is full."}
+    page.evaluate("say", line(1) + "\n" + line(2, "failed", error=busy) + "\n" + line(3)[:20])
+    expect(page.locator("#add-title")).to_have_text("Storing: 1 of 4 photos")
+    page.evaluate(broken)
+    wait_until(lambda: page.evaluate("sent.length") == 2, "the others are sent again")
+    assert page.evaluate("sent[1][1]") == ["0.png", "2.png", "3.png"]
+    page.evaluate("say", "".join(line(part) + "\n" for part in range(3)))
+    page.evaluate("finish()")
+    expect(page.locator("#add-numbers")).to_have_text("4 already stored")
+
+
+def test_what_is_too_much_for_one_call_is_sent_with_several(page, library):
+    """The service says so by 413; and where it is slow, how many are too many."""
+    groups = []
+
+    def answer(route: Route) -> None:
+        names = re.findall(r'filename="(.*?)"', route.request.post_data_buffer.decode("latin-1"))
+        groups.append(len(names))
+        if len(names) > 3:
+            detail = "16 photos would take about 80 s: send at most 3 at once."
+            content = {"type": "about:blank", "title": "Too large", "status": 413, "detail": detail}
+            type = "application/problem+json"
+            route.fulfill(status=413, content_type=type, body=json.dumps(content))
+        else:
+            lines = "".join(line(part) + "\n" for part in range(len(names)))
+            route.fulfill(content_type="application/x-ndjson", body=lines)
+
+    page.route("**/index", answer)
+    page.goto("/?view=add")
+    page.set_input_files("#add-files", some(20))
+    expect(page.locator("#add-numbers")).to_have_text("20 already stored")
+    assert max(groups) == 16
+    assert sum(group for group in groups if group <= 3) == 20
+    assert len(groups) < 20

@@ -147,5 +147,15 @@ def drag(page: Page, record: dict[str, Any], box: list[float], holder: str) -> N
     page.mouse.up()
 
 
+def drop(page: Page, target: str, folder: Path) -> None:
+    """Drop a folder as the browser does with what comes from the desktop."""
+    box = page.locator(target).bounding_box()
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for type in ("dragEnter", "dragOver", "drop"):
+        event = {"type": type, "x": box["x"] + 50, "y": box["y"] + 50, "data": data}
+        devtools.send("Input.dispatchDragEvent", event)
+
+
 def asked_box(page: Page) -> list[int]:
     return [int(at) for at in re.search(r"box=([\d,]+)", page.url)[1].split(",")]

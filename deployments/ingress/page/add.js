@@ -1,6 +1,6 @@
-// The view that stores photos. It sends several at a time, and shows the progress and the failures.
+// The view that stores photos. It sends some with each call, and shows the progress and the failures.
 
-import { Problem, index } from "./api.js";
+import { index } from "./api.js";
 import { forgetListing } from "./browse.js";
 import { card } from "./cards.js";
 import { deletion } from "./deletion.js";
@@ -8,9 +8,12 @@ import { announce, byId, count, make, say } from "./elements.js";
 import { ACCEPTED, filesOfFolder, kindsOf } from "./files.js";
 import { forgetResults } from "./search.js";
 import { service } from "./service.js";
+import { session } from "./session.js";
 
-const IN_FLIGHT = 4;
-const ATTEMPTS = 8;
+const IN_FLIGHT = 2; // calls
+const MOST_FILES = 16; // of a call, at first
+const MOST_BYTES = 8e6; // of a call with several files
+const ATTEMPTS = 8; // in a row that get nowhere
 const SHOWN_FAILURES = 200;
 const SHOWN_NEW = 24;
 const RECENT = 20; // photos that the rate is computed from
@@ -30,6 +33,19 @@ class Run {
   recent = [performance.now()]; // when the latest photos were done
   announced = performance.now();
   ended = false;
+  most = MOST_FILES; // of a call
+
+  /** Take the files of the next call from the queue. */
+  take() {
+    const files = [this.queue.shift()];
+    let { size } = files[0];
+    while (this.queue.length > 0 && files.length < this.most) {
+      size += this.queue[0].size;
+      if (size > MOST_BYTES) break;
+      files.push(this.queue.shift());
+    }
+    return files;
+  }
 
   get done() {
     return this.created + this.existed + this.failures.length;
@@ -38,7 +54,7 @@ class Run {
 
 /** Store files; they join a run that has not ended. */
 export async function addFiles({ files, leftOut }) {
-  const fresh = !current || current.ended || current.abort.signal.aborted;
+  const fresh = !isStoring();
   if (fresh) current = new Run();
   current.queue.push(...files);
   current.total += files.length;
@@ -50,6 +66,16 @@ export async function addFiles({ files, leftOut }) {
   byId("add-progress").hidden = false;
   announce(`Storing ${count(current.total, "photo")}.`);
   await work(current);
+}
+
+/** Return whether photos are being stored. */
+export const isStoring = () => Boolean(current) && !current.ended && !current.abort.signal.aborted;
+
+/** Stop storing, because the key doesn't allow it any more; return a sentence that says so. */
+export function stopStoring() {
+  current.abort.abort();
+  const { done, total } = current;
+  return `${session.refusal("write")} ${done} of ${count(total, "photo")} were done.`;
 }
 
 async function work(run) {
@@ -70,35 +96,57 @@ async function work(run) {
 }
 
 async function worker(run) {
+  while (run.queue.length > 0 && !run.abort.signal.aborted) await send(run, run.take());
+}
+
+/** Store some files. Those without an answer are sent again when the service is busy or away. */
+async function send(run, files) {
   const { signal } = run.abort;
-  while (run.queue.length > 0 && !signal.aborted) {
-    const file = run.queue.shift();
+  const left = new Set(files);
+  const done = (file) => {
+    left.delete(file);
+    run.recent = [...run.recent.slice(-RECENT), performance.now()];
+  };
+  const stored = (file, image) => {
+    done(file);
+    run[image.status === "created" ? "created" : "existed"] += 1;
+    deletion.keep(image.id); // it may be waiting to be deleted, but was sent again
+    if (image.status === "created") showNew(image);
+  };
+  const failed = (file, reason) => {
+    done(file);
+    run.failures.push({ file, reason });
+    showFailure(file, reason);
+  };
+  for (let attempt = 1; left.size > 0; attempt += 1) {
+    const { size } = left;
     try {
-      const image = await send(file, signal);
-      run[image.status === "created" ? "created" : "existed"] += 1;
-      deletion.keep(image.id); // it may be waiting to be deleted, but was sent again
-      if (image.status === "created") showNew(image);
+      await index([...left], { stored, failed }, signal);
     } catch (problem) {
       if (signal.aborted) return;
-      run.failures.push({ file, reason: problem.message });
-      showFailure(file, problem.message);
+      if (problem.passing) await failUnreadable(left, failed);
+      if (left.size < size) {
+        attempt = 0; // it got on
+      } else if (left.size > 1 && (problem.passing || isTooMuch(problem))) {
+        run.most = Math.ceil(left.size / 2);
+        run.queue.unshift(...left);
+        left.clear();
+      } else if (!problem.passing || attempt === ATTEMPTS) {
+        for (const file of left) failed(file, problem.message);
+      }
+      if (problem.passing) await service.afterwards(problem, signal).catch(() => {});
     }
-    run.recent = [...run.recent.slice(-RECENT), performance.now()];
   }
 }
 
-/** Send one file; try again while the service is busy or away. */
-async function send(file, signal) {
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      return await index(file, signal);
-    } catch (problem) {
-      if (signal.aborted || !problem.passing || attempt === ATTEMPTS) throw problem;
-      if (!(await isReadable(file))) {
-        throw new Problem(0, "It can't be read: it was moved or changed, or is not a file.", false);
-      }
-      await service.afterwards(problem, signal);
-    }
+/** Return whether fewer files may help: they were too many, or too large or too slow together. */
+const isTooMuch = ({ status }) => [400, 408, 413].includes(status);
+
+/** Give up files that can't be read: a call with one of them fails as if the service were away. */
+async function failUnreadable(files, failed) {
+  for (const file of files) {
+    if (await isReadable(file)) continue;
+    failed(file, "It can't be read: it was moved or changed, or is not a file.");
   }
 }
 
@@ -156,6 +204,7 @@ function draw() {
 
 /** Return the rate and the time left, computed from the latest photos. */
 function pace() {
+  if (session.locked) return "Waiting for a key.";
   if (service.ready === false) return "Waiting for the service.";
   const { recent, total, done } = current;
   if (recent.length < 3) return "";
@@ -191,6 +240,10 @@ export function startAdd() {
   });
   deletion.addEventListener("deleted", ({ detail }) => {
     [...byId("add-grid").children].find((item) => item.dataset.id === detail)?.remove();
+  });
+  session.addEventListener("change", () => {
+    byId("add-grid").replaceChildren();
+    byId("add-new").hidden = true;
   });
   window.addEventListener("beforeunload", (event) => {
     if (current && !current.ended) event.preventDefault();

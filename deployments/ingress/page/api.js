@@ -1,64 +1,23 @@
 // Calls to the service. They use its HTTP interface only as /openapi.json describes it.
 
-const TIMEOUT_MS = 130_000; // longer than the service's own timeout, so that its error arrives
+import { Problem, ask } from "./http.js";
+import { session } from "./session.js";
 
-/** Fires "trouble" when a request failed because the service is busy or away. */
-export const connection = new EventTarget();
+const TRIES = 3; // of a call that needs a key
 
 // The last change that this page made in the store. Searches must know it.
 let sequence = 0;
 
-/** A request that failed; the message is for the user. */
-export class Problem extends Error {
-  /**
-   * @param {number} status the HTTP status; 0 if there was no answer
-   * @param {boolean} passing whether it is worth another try
-   * @param {number} retryAfter seconds to wait before that
-   */
-  constructor(status, detail, passing, retryAfter = 1) {
-    super(detail);
-    Object.assign(this, { status, passing, retryAfter });
+/** Make a call; if it needs a key, make it again when somebody has signed in. */
+async function request(path, options = {}) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await ask(path, options);
+    } catch (problem) {
+      if (problem.status !== 401 || attempt === TRIES) throw problem;
+      await session.whenOpen(options.signal);
+    }
   }
-}
-
-async function request(path, { timeout = TIMEOUT_MS, signal, ...options } = {}) {
-  const limits = [AbortSignal.timeout(timeout), ...(signal ? [signal] : [])];
-  try {
-    const response = await fetch(path, { ...options, signal: AbortSignal.any(limits) });
-    if (!response.ok) throw await problem(response);
-    return response.status === 204 ? response.headers : await response.json();
-  } catch (error) {
-    if (signal?.aborted) throw error;
-    const failure = error instanceof Problem ? error : noAnswer(error, timeout);
-    if (failure.passing) connection.dispatchEvent(new Event("trouble"));
-    throw failure;
-  }
-}
-
-function noAnswer(error, timeout) {
-  const sentence =
-    error.name === "TimeoutError"
-      ? `The service did not answer within ${timeout / 1000} s.`
-      : "The service can't be reached: it was stopped, or the network is down.";
-  return new Problem(0, sentence, true);
-}
-
-async function problem(response) {
-  const retryAfter = Number(response.headers.get("Retry-After")) || 1;
-  const { status } = response;
-  if (response.headers.get("Content-Type")?.startsWith("application/problem+json")) {
-    const passing = status === 503;
-    const { detail } = await response.json();
-    return new Problem(status, detail, passing, retryAfter);
-  }
-  // This is not the service's answer: the proxy in front of it reports that it isn't running (yet).
-  const passing = [404, 500, 502, 503, 504].includes(status);
-  return new Problem(
-    status,
-    passing ? "The service is starting." : `The answer was ${status} ${response.statusText}.`,
-    passing,
-    retryAfter,
-  );
 }
 
 /** Return the path of a stored photo, or of its thumbnail. */
@@ -88,13 +47,46 @@ export async function search(query, { limit, maxDistance, signal }) {
   return request(`search?${parameters}`, { ...options, signal });
 }
 
-/** Store a photo; return its record, with the status "created" or "exists". */
-export async function index(file, signal) {
-  const parameters = new URLSearchParams({ filename: file.name });
-  const answer = await request(`index?${parameters}`, { ...body(file), signal });
-  const [image] = answer.images;
-  sequence = Math.max(sequence, image.sequence);
-  return image;
+/**
+ * Store photos with one call.
+ * @param {File[]} files
+ * @param {{stored: function(File, object), failed: function(File, string)}} then called for each
+ *     file as soon as it is done, with its record and the status "created" or "exists", or with the
+ *     reason why it can't be stored
+ * @throws {Problem} a passing one if some files were not done: they can be sent again
+ */
+export async function index(files, { stored, failed }, signal) {
+  const body = new FormData();
+  for (const file of files) body.append("file", file, file.name);
+  let missing = files.length;
+  let reason = "The answer of the service broke off.";
+  const take = ({ part, ...image }) => {
+    if (image.error?.status === 503) {
+      reason = image.error.detail;
+      return;
+    }
+    missing -= 1;
+    if (image.status === "failed") return failed(files[part], image.error.detail);
+    sequence = Math.max(sequence, image.sequence);
+    stored(files[part], image);
+  };
+  const headers = { Accept: "application/x-ndjson" };
+  const read = (response) => readLines(response, take);
+  await request("index", { method: "POST", body, headers, read, signal });
+  if (missing > 0) throw new Problem(503, reason, true);
+}
+
+/** Call a function with each line of an answer, which is JSON, as soon as it is there. */
+async function readLines(response, take) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return; // a line without an end was cut off
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) take(JSON.parse(line));
+  }
 }
 
 /** Remove a photo, even if the page is closed meanwhile. */

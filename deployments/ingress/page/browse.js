@@ -6,6 +6,7 @@ import { deletion } from "./deletion.js";
 import { announce, byId, count, isPlainClick, say } from "./elements.js";
 import { address, go, route } from "./route.js";
 import { service } from "./service.js";
+import { session } from "./session.js";
 
 const AT_A_TIME = 40;
 
@@ -53,12 +54,14 @@ function render() {
   const present = new Map([...byId("browse-grid").children].map((item) => [item.dataset.id, item]));
   const cards = shown().map(
     (photo) =>
-      present.get(photo.id) ?? card(photo, { onDelete: () => deletion.delete(photo) }),
+      present.get(photo.id) ?? card(photo, { onDelete: session.may("admin") ? doom(photo) : null }),
   );
   showCards(byId("browse-grid"), cards);
   renderPages();
   renderCount();
 }
+
+const doom = (photo) => () => deletion.delete(photo);
 
 function renderPages() {
   const { after, trail = [] } = route;
@@ -102,6 +105,10 @@ export function startBrowse() {
     });
   }
   service.addEventListener("state", renderCount);
+  session.addEventListener("change", () => {
+    forgetListing();
+    byId("browse-grid").replaceChildren();
+  });
   deletion.addEventListener("change", () => {
     if (listing) render();
   });

@@ -5,6 +5,7 @@ import { drawBoxes, matchBoxes, overlay } from "./boxes.js";
 import { byId, count, isPlainClick, make } from "./elements.js";
 import { isFound } from "./found.js";
 import { address, go, route } from "./route.js";
+import { session } from "./session.js";
 
 /** Return the name of a photo for display. */
 export const nameOf = ({ filename, id }) => filename || `photo ${id.slice(0, 12)}`;
@@ -13,7 +14,7 @@ export const nameOf = ({ filename, id }) => filename || `photo ${id.slice(0, 12)
 export const similarity = (distance) => (1 - distance).toFixed(3);
 
 /**
- * Make a card, which is a list item.
+ * Make a card, which is a list item. If photos may not be seen, it has no picture and no link.
  * @param {{id: string, filename: ?string, width: number, height: number}} photo a record or a match
  * @param {{words?: string[], copies?: object[], onDelete?: function()}} more what was noticed about
  *     a match that was verified; photos that are copies of it; and what the delete button does, if
@@ -22,40 +23,20 @@ export const similarity = (distance) => (1 - distance).toFixed(3);
 export function card(photo, { words = [], copies = [], onDelete } = {}) {
   const { id, width, height } = photo;
   const name = nameOf(photo);
-  const image = make("img", {
-    src: thumbnail(id),
-    alt: "",
-    loading: "lazy",
-    decoding: "async",
-    draggable: "false",
-  });
-  const boxes = overlay(width, height);
-  const isMatch = photo.distance !== undefined;
-  if (isMatch) drawBoxes(boxes, matchBoxes(photo));
-  const similar = isMatch && !isFound(photo) ? similarity(photo.distance) : null;
-  const details = similar ? [`similarity ${similar}`] : words;
-  const link = make(
-    "a",
-    {
-      ...linkTo(photo),
-      class: "open",
-      "aria-label": [name, ...details].join(", "),
-      keydown: (event) => {
-        if (event.key === "Delete" && onDelete) onDelete();
-      },
-    },
-    make("span", { class: "frame" }, image, boxes),
-  );
+  const similar =
+    photo.distance !== undefined && !isFound(photo) ? similarity(photo.distance) : null;
+  const isSeen = session.may("read");
+  const link = isSeen ? pictureOf(photo, similar ? [`similarity ${similar}`] : words, onDelete) : null;
+  const said = isSeen ? { "aria-hidden": "true" } : {}; // the link says it already
   const title = make("bdi", { class: "name", title: name }, name);
   const caption = make("div", { class: "caption" }, title);
   if (similar) {
     const bar = make("span", { class: "bar" }, make("span"));
     bar.firstChild.style.width = `${100 * Math.max(0, Math.min(1, similar))}%`;
-    caption.append(make("span", { class: "similarity", "aria-hidden": "true" }, bar, similar));
+    caption.append(make("span", { class: "similarity", ...said }, bar, `${isSeen ? "" : "similarity "}${similar}`));
   } else if (words.length > 0) {
     const mark = make("span", { class: "tick" });
-    const attributes = { class: "noticed", "aria-hidden": "true" };
-    caption.append(make("span", attributes, mark, words.join(", ")));
+    caption.append(make("span", { class: "noticed", ...said }, mark, words.join(", ")));
   } else {
     caption.append(make("span", { class: "quiet" }, `${width} × ${height}`));
   }
@@ -65,6 +46,31 @@ export function card(photo, { words = [], copies = [], onDelete } = {}) {
   }
   const more = copies.length > 0 ? copiesOf(name, copies) : null;
   return make("li", { class: "card", "data-id": id }, link, caption, more);
+}
+
+/** Make the link with the thumbnail of a photo, which opens it. */
+function pictureOf(photo, details, onDelete) {
+  const image = make("img", {
+    src: thumbnail(photo.id),
+    alt: "",
+    loading: "lazy",
+    decoding: "async",
+    draggable: "false",
+  });
+  const boxes = overlay(photo.width, photo.height);
+  if (photo.distance !== undefined) drawBoxes(boxes, matchBoxes(photo));
+  return make(
+    "a",
+    {
+      ...linkTo(photo),
+      class: "open",
+      "aria-label": [nameOf(photo), ...details].join(", "),
+      keydown: (event) => {
+        if (event.key === "Delete" && onDelete) onDelete();
+      },
+    },
+    make("span", { class: "frame" }, image, boxes),
+  );
 }
 
 /** Return the attributes of a link that opens a photo. */
@@ -79,9 +85,10 @@ function linkTo({ id }) {
 
 /** List the copies of a photo, as small links. */
 function copiesOf(name, copies) {
-  const items = copies.map((copy) =>
-    make("li", {}, make("a", linkTo(copy), make("bdi", {}, nameOf(copy)))),
-  );
+  const items = copies.map((copy) => {
+    const title = make("bdi", {}, nameOf(copy));
+    return make("li", {}, session.may("read") ? make("a", linkTo(copy), title) : title);
+  });
   const title = make("span", { class: "quiet" }, count(copies.length, "copy", "copies"));
   const list = make("ul", { "aria-label": `Copies of ${name}` }, ...items);
   return make("div", { class: "copies" }, title, list);

@@ -30,6 +30,11 @@ class Deletion extends EventTarget {
     wait();
   }
 
+  /** Delete now what still waits; return when that is done. */
+  async settle() {
+    if (waiting.size > 0) await commit();
+  }
+
   /** Keep a photo that was about to be deleted. */
   keep(id) {
     if (!waiting.delete(id)) return;

@@ -1,26 +1,46 @@
 // Starts the page: it shows the view of the route, and takes files that are dropped or pasted.
 
-import { addFiles, startAdd } from "./add.js";
+import { addFiles, isStoring, startAdd, stopStoring } from "./add.js";
 import { showBrowse, startBrowse } from "./browse.js";
 import { reloadFailedImages } from "./cards.js";
 import { startDeletion } from "./deletion.js";
-import { byId, isPlainClick } from "./elements.js";
+import { byId, isPlainClick, say } from "./elements.js";
 import { filesOf } from "./files.js";
-import { go, onRoute, route, start } from "./route.js";
-import { searchWithOne, showSearch, startSearch } from "./search.js";
+import { go, onRoute, replace, route, start } from "./route.js";
+import { hasQuery, searchWithOne, showSearch, startSearch } from "./search.js";
 import { service } from "./service.js";
+import { session } from "./session.js";
+import { startSignin } from "./signin.js";
 import { showViewer, startViewer } from "./viewer.js";
 
-const VIEWS = { search: "Search", browse: "Browse", add: "Add photos" };
+const VIEWS = {
+  search: { title: "Search", scope: "search" },
+  browse: { title: "Browse", scope: "read" },
+  add: { title: "Add photos", scope: "write" },
+};
 
 onRoute((next, moved) => {
+  if (!session.scopes) return; // nobody has signed in yet
+  say(byId("refusal"), null);
+  const { scope } = VIEWS[next.view];
+  if (!session.may(scope)) {
+    const view = Object.keys(VIEWS).find((name) => session.may(VIEWS[name].scope));
+    replace({ view });
+    // Nobody has to be told who only came to the front door.
+    if (next.view !== "search" || hasQuery(next)) say(byId("refusal"), session.refusal(scope));
+    return;
+  }
+  if (next.photo && !session.may("read")) {
+    replace({ ...next, photo: undefined });
+    return say(byId("refusal"), session.refusal("read"));
+  }
   const before = Object.keys(VIEWS).find((view) => !byId(view).hidden);
   for (const view of Object.keys(VIEWS)) byId(view).hidden = view !== next.view;
   for (const link of document.querySelectorAll("nav a[data-view]")) {
     if (link.dataset.view === next.view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = `${VIEWS[next.view]} – Inset`;
+  document.title = `${VIEWS[next.view].title} – Inset`;
   if (next.view === "search") showSearch(next);
   if (next.view === "browse") showBrowse(next);
   showViewer(next);
@@ -82,7 +102,9 @@ function stopDragging() {
 
 /** Search with a file in the search view; store all files in the other views. */
 function take(found) {
+  if (!session.scopes) return;
   if (route.view === "search") return searchWithOne(found);
+  if (!session.may("write")) return say(byId("refusal"), session.refusal("write"));
   if (route.view !== "add") go({ view: "add" });
   addFiles(found);
 }
@@ -92,6 +114,22 @@ startBrowse();
 startAdd();
 startViewer();
 startDeletion();
+startSignin();
 service.addEventListener("up", reloadFailedImages);
+session.addEventListener("change", () => {
+  document.body.dataset.may = session.scopes.join(" ");
+  start();
+  if (isStoring() && !session.may("write")) say(byId("refusal"), stopStoring());
+});
 service.check();
-start();
+begin();
+
+/** Ask what this browser may do. The answer shows the first view. */
+async function begin() {
+  try {
+    await session.check();
+  } catch (problem) {
+    await service.afterwards(problem);
+    begin();
+  }
+}

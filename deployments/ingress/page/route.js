@@ -41,7 +41,11 @@ export function preview(changes) {
 
 /** Change the current route and its entry in the history. */
 export function amend(changes) {
-  const next = { ...route, ...changes };
+  replace({ ...route, ...changes });
+}
+
+/** Show a route instead of the current one, which leaves the history. */
+export function replace(next) {
   history.replaceState({ ...hiddenPart(next), steps: steps() }, "", address(next));
   show(false);
 }
@@ -52,7 +56,7 @@ export function leave(closed) {
   else amend(closed);
 }
 
-/** Show the route of the address bar, when the page has loaded. */
+/** Show the route of the address bar: when the page has loaded, or when another key allows more. */
 export function start() {
   show(false);
 }

@@ -12,6 +12,7 @@ import { Marker } from "./marker.js";
 import { recall, remember } from "./pictures.js";
 import { address, amend, go, preview, route } from "./route.js";
 import { service } from "./service.js";
+import { session } from "./session.js";
 
 const FIRST = 24;
 const MOST = 1000; // the service's largest limit
@@ -44,7 +45,8 @@ export function searchWithOne({ files, leftOut }) {
     searchWith(files[0]);
   } else if (files.length > 1) {
     const sentence = `A search takes one picture, but these are ${files.length} files.`;
-    say(byId("search-problem"), `${sentence} To store them, drop them under “Add photos”.`);
+    const store = session.may("write") ? " To store them, drop them under “Add photos”." : "";
+    say(byId("search-problem"), sentence + store);
   } else {
     const others = `, but ${count(leftOut.length, "other file")} (${kindsOf(leftOut)})`;
     say(byId("search-problem"), `There is no photo in there${leftOut.length ? others : ""}.`);
@@ -98,7 +100,7 @@ async function sizeOf(url) {
 }
 
 /** Return whether a route has a query. */
-const hasQuery = ({ text, id, picture }) => Boolean(text || id || picture);
+export const hasQuery = ({ text, id, picture }) => Boolean(text || id || picture);
 
 function key({ text, id, picture, box }) {
   return JSON.stringify([text, id, picture, box]);
@@ -124,11 +126,11 @@ export function showSearch(next) {
   say(byId("search-problem"), null);
   for (const grid of ["found-grid", "results-grid"]) byId(grid).replaceChildren();
   renderHead();
-  byId("start").hidden = hasQuery(next);
+  byId("start").hidden = hasQuery(next) || !session.may("read");
   byId("words-text").value = next.text ?? "";
   showQuery(next);
   if (query) ask(FIRST);
-  else if (!hasQuery(next)) showStart();
+  else if (!byId("start").hidden) showStart();
 }
 
 // The query
@@ -163,7 +165,11 @@ function showQuery(next) {
   if (!query) return;
   if (query.text) byId("query-text").textContent = query.text;
   else if (query.blob) showPicture(query.url, null);
-  else showStored(query.id, stage.signal);
+  else if (session.may("read")) showStored(query.id, stage.signal);
+  else {
+    query.name = nameOf(query);
+    caption();
+  }
 }
 
 async function showStored(id, signal) {
@@ -346,6 +352,8 @@ function renderHead() {
       : "There are no photos to search yet.";
   const isNone = answer && number === 0 && (certain === 0 || isFiltered);
   say(byId("results-none"), isNone ? nothing : null);
+  const isBlind = number + certain > 0 && !session.may("read");
+  say(byId("results-blind"), isBlind ? `${session.refusal("read")} Here are their names.` : null);
 }
 
 /** Say whether the query was found, and in how many photos. */
@@ -390,9 +398,10 @@ async function showStart() {
   try {
     const { images } = await list(null, TO_START_WITH, signal);
     const add = { href: address({ view: "add" }), "data-view": "add" };
+    const first = session.may("write") ? [make("a", add, "Add photos"), " first, then search them."] : [];
     const [title, text] = images.length
       ? ["Or start from a stored photo", ["Open one and mark what you are looking for."]]
-      : ["Nothing is stored yet", [make("a", add, "Add photos"), " first, then search them."]];
+      : ["Nothing is stored yet", first];
     byId("start-title").textContent = title;
     byId("start-text").replaceChildren(...text);
     const cards = images.filter(({ id }) => !deletion.isHidden(id)).map((photo) => card(photo));
@@ -428,13 +437,14 @@ export function startSearch() {
   byId("query-mark").addEventListener("click", () =>
     go({ ...route, photo: query.id, marking: true }),
   );
+  session.addEventListener("change", forgetResults);
   service.addEventListener("state", () => {
     byId("words").hidden = !service.stats?.encoder.text;
     if (answer) renderHead(); // it says among how many photos
   });
   deletion.addEventListener("change", () => {
     if (answer) filter();
-    else if (shownKey && !query) showStart();
+    else if (shownKey && !byId("start").hidden) showStart();
   });
   deletion.addEventListener("deleted", ({ detail }) => {
     if (answer) answer.matches = answer.matches.filter(({ id }) => id !== detail);

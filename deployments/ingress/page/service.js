@@ -1,8 +1,9 @@
 // Polls the state of the service and shows it in a line. Fires "state" after each poll, and "up"
 // when the service is ready again.
 
-import { connection, forgetChanges, state } from "./api.js";
+import { forgetChanges, state } from "./api.js";
 import { announce, byId, count, say } from "./elements.js";
+import { connection } from "./http.js";
 
 const CALM_MS = 15_000;
 const FIRST_MS = 500;

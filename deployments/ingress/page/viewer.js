@@ -21,6 +21,7 @@ import {
   searchPart,
 } from "./search.js";
 import { service } from "./service.js";
+import { session } from "./session.js";
 import { Zoom } from "./zoom.js";
 
 const KINDS = {
@@ -413,7 +414,7 @@ function turn(side) {
 let tool = "mark";
 
 function useTool(chosen = tool) {
-  tool = chosen;
+  tool = session.may("search") ? chosen : "move"; // a part is marked to search with it
   for (const name of ["mark", "move"]) {
     byId(`tool-${name}`).setAttribute("aria-pressed", String(name === tool));
   }
