@@ -1,4 +1,4 @@
-// The view that stores photos. It sends some with each call, and shows the progress and the failures.
+// The view that stores photos. It sends some with each call, and shows the progress and failures.
 
 import { index } from "./api.js";
 import { forgetListing } from "./browse.js";

@@ -26,17 +26,20 @@ export function card(photo, { words = [], copies = [], onDelete } = {}) {
   const similar =
     photo.distance !== undefined && !isFound(photo) ? similarity(photo.distance) : null;
   const isSeen = session.may("read");
-  const link = isSeen ? pictureOf(photo, similar ? [`similarity ${similar}`] : words, onDelete) : null;
-  const said = isSeen ? { "aria-hidden": "true" } : {}; // the link says it already
+  const details = similar ? [`similarity ${similar}`] : words;
+  const link = isSeen ? pictureOf(photo, details, onDelete) : null;
   const title = make("bdi", { class: "name", title: name }, name);
   const caption = make("div", { class: "caption" }, title);
-  if (similar) {
+  if (similar && isSeen) {
     const bar = make("span", { class: "bar" }, make("span"));
     bar.firstChild.style.width = `${100 * Math.max(0, Math.min(1, similar))}%`;
-    caption.append(make("span", { class: "similarity", ...said }, bar, `${isSeen ? "" : "similarity "}${similar}`));
+    caption.append(make("span", { class: "similarity", "aria-hidden": "true" }, bar, similar));
+  } else if (similar) {
+    caption.append(make("span", { class: "similarity" }, ...details));
   } else if (words.length > 0) {
     const mark = make("span", { class: "tick" });
-    caption.append(make("span", { class: "noticed", ...said }, mark, words.join(", ")));
+    const attributes = { class: "noticed", "aria-hidden": isSeen ? "true" : null };
+    caption.append(make("span", attributes, mark, words.join(", ")));
   } else {
     caption.append(make("span", { class: "quiet" }, `${width} × ${height}`));
   }

@@ -398,10 +398,10 @@ async function showStart() {
   try {
     const { images } = await list(null, TO_START_WITH, signal);
     const add = { href: address({ view: "add" }), "data-view": "add" };
-    const first = session.may("write") ? [make("a", add, "Add photos"), " first, then search them."] : [];
+    const toAdd = [make("a", add, "Add photos"), " first, then search them."];
     const [title, text] = images.length
       ? ["Or start from a stored photo", ["Open one and mark what you are looking for."]]
-      : ["Nothing is stored yet", first];
+      : ["Nothing is stored yet", session.may("write") ? toAdd : []];
     byId("start-title").textContent = title;
     byId("start-text").replaceChildren(...text);
     const cards = images.filter(({ id }) => !deletion.isHidden(id)).map((photo) => card(photo));

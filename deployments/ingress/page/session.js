@@ -1,7 +1,7 @@
 // What this browser may do. Its key is in a cookie that no script can read.
 //
-// Fires "locked" when the service wants a key, and "open" when it has got one; before that, "change"
-// if it may do something else than before.
+// Fires "locked" when the service wants a key, and "open" when it has got one. Before "open" it fires
+// "change" if that is another key, and when it is known for the first time what is allowed.
 
 import { Problem, ask } from "./http.js";
 

@@ -1,5 +1,5 @@
-// Asks for a key when the service wants one, and shows whose key it is. The key goes to the service,
-// and nowhere else.
+// Asks for a key when the service wants one, and shows the name of the key. The key itself goes to
+// the service, and nowhere else.
 
 import { isStoring } from "./add.js";
 import { reloadFailedImages } from "./cards.js";
@@ -21,7 +21,8 @@ function reason() {
   const then = isStoring()
     ? "The photos that are not stored yet wait: storing goes on when you have signed in."
     : "You go on where you were when you have signed in.";
-  return `The key “${session.name}” counts no more: it was revoked, or somebody signed out. ${then}`;
+  const why = "it was revoked, or somebody signed out";
+  return `The key “${session.name}” counts no more: ${why}. ${then}`;
 }
 
 function hide() {
