@@ -1,7 +1,7 @@
 // What this browser may do. Its key is in a cookie that no script can read.
 //
-// Fires "locked" when the service wants a key, and "open" when it has got one. Before "open" it fires
-// "change" if that is another key, and when it is known for the first time what is allowed.
+// Fires "locked" when the service wants a key, and "open" when it has got one. Before "open" comes
+// "change" if something else is allowed now, or if that is known for the first time.
 
 import { Problem, ask } from "./http.js";
 
