@@ -149,6 +149,7 @@ def drag(page: Page, record: dict[str, Any], box: list[float], holder: str) -> N
 
 def drop(page: Page, target: str, folder: Path) -> None:
     """Drop a folder as the browser does with what comes from the desktop."""
+    expect(page.locator(target)).to_be_visible()
     box = page.locator(target).bounding_box()
     data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
     devtools = page.context.new_cdp_session(page)
