@@ -239,6 +239,7 @@ def test_a_key_to_look_makes_a_page_to_look_at(visit, keyring, tmp_path):
     expect(page.get_by_role("button", name="Search with the whole photo")).to_be_visible()
     expect(page.locator("#photo-delete")).to_be_hidden()
     expect(page.locator("#photo-download")).to_be_visible()
+    assert [path for path in visitor.requests if path.startswith(("POST /index", "DELETE"))] == []
 
 
 def test_a_key_without_searches_shows_photos_without_marking(visit, keyring):
