@@ -166,8 +166,8 @@ async def begin_session(
     responses=describe_problems(),
 )
 async def end_session(request: Request) -> Response:
-    """Forget the key that the cookie keeps."""
-    response = Response(status_code=204)
+    """Forget the key that the cookie keeps, and the photos that the browser has kept."""
+    response = Response(status_code=204, headers={"Clear-Site-Data": '"cache"'})
     response.delete_cookie(
         COOKIE,
         path=request.scope.get("root_path") or "/",
