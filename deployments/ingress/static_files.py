@@ -9,6 +9,7 @@ from fastapi import FastAPI, Response
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 FOLDER = Path(__file__).with_name("page")
 HEADERS = {
@@ -27,6 +28,11 @@ class _Files(StaticFiles):
 
     def get_path(self, scope: Any) -> str:
         return str(scope["path_params"].get("name", "index.html"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The files are small: they are sent whole, and no range of them can be wrong.
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
     def file_response(self, *args: Any, **options: Any) -> Response:
         response = super().file_response(*args, **options)

@@ -130,3 +130,12 @@ def test_no_text_becomes_html(name):
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|eval\(|new Function",
         TEXTS[name],
     )
+
+
+@pytest.mark.parametrize(
+    "asked", ["bytes=0-3", "bytes=-", "bytes=9-5", "bytes=-0", "bytes=\u00b2-"]
+)
+def test_files_are_sent_whole_whichever_part_is_asked_for(client, asked):
+    whole = client.get("/page/main.js")
+    answer = client.get("/page/main.js", headers={"range": asked.encode("latin-1")})
+    assert (answer.status_code, answer.content) == (200, whole.content)
