@@ -12,10 +12,10 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp
 
-from deployments.errors import BadParameter, StartupError
+from deployments.errors import BadParameter
 from deployments.ingress import sessions
 from deployments.ingress.bodies import SentImage, has_body, read_images
-from deployments.ingress.door import Door, is_this_machine_alone
+from deployments.ingress.door import Door, refuse_others
 from deployments.ingress.head import HeadAsGet
 from deployments.ingress.indexing import (
     LINES_TYPE,
@@ -75,17 +75,12 @@ def build_app(
         request_timeout_s: when Serve cuts a request off; None if it never does.
 
     Raises:
-        StartupError: it listens where others reach it, and there are no keys; or these can't be
-            read.
+        StartupError: others can reach it, and there are no keys; or these can't be read.
     """
     http = http or HttpSettings()
     keys = Keys(None if http.keys_path is None else Path(http.keys_path))
-    if not (keys.are_needed or is_this_machine_alone(host)):
-        raise StartupError(
-            f"http_options.host is {host}, so others can reach the service, and there are no keys "
-            f"in {keys.path}. Make a key (scripts/keys.py make NAME --scopes admin), or set "
-            "http_options.host to 127.0.0.1."
-        )
+    if not keys.are_needed:
+        refuse_others(host, http, keys.path)
     app = FastAPI(
         title="Inset",
         version="1",

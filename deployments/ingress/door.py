@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,7 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from deployments.errors import BadParameter, Forbidden, InsetError, WrongHost
+from deployments.errors import BadParameter, Forbidden, InsetError, StartupError, WrongHost
 from deployments.ingress.problems import Problem, respond
 from deployments.settings import HttpSettings
 
@@ -162,6 +163,30 @@ _OTHER_SITE = (
 def is_everywhere(host: str) -> bool:
     """Return whether a service that listens there is reached by all addresses of its machine."""
     return host in ("", "0.0.0.0", "::", "[::]")
+
+
+def refuse_others(host: str, settings: HttpSettings, keys_path: Path | None) -> None:
+    """Check that nobody else reaches a service that has no keys.
+
+    Args:
+        host: where it listens.
+        keys_path: where keys would be.
+
+    Raises:
+        StartupError: others reach it, by its address or through a reverse proxy.
+    """
+    reasons = {
+        f"http_options.host is {host}": not is_this_machine_alone(host),
+        "http.allowed_hosts has names": bool(settings.allowed_hosts),
+        "http.trusted_proxies has proxies": bool(settings.trusted_proxies),
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise StartupError(
+            f"{reason}, so others can reach the service, and there are no keys in {keys_path}. "
+            "Make a key (scripts/keys.py make NAME --scopes admin), or let only this machine reach "
+            "it: http_options.host 127.0.0.1, and neither allowed_hosts nor trusted_proxies."
+        )
 
 
 def is_this_machine_alone(host: str) -> bool:
