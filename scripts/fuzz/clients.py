@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Literal, Protocol
 
 import httpx
 from common.client import IMAGE, explain, open_client
@@ -56,6 +56,17 @@ class Job:
         return f"fuzz-{self.name.replace('/', '-')}"
 
 
+class Sent(Protocol):
+    """What was sent, and may be to blame; its attributes are those of `Job`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def row(self) -> str: ...
+    @property
+    def data(self) -> bytes: ...
+
+
 @dataclass
 class Findings:
     """What was answered, and what was wrong; files that were are written to a folder.
@@ -70,7 +81,7 @@ class Findings:
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     _closed: bool = False
-    _recent: deque[Job] = field(default_factory=lambda: deque(maxlen=RECENT))
+    _recent: deque[Sent] = field(default_factory=lambda: deque(maxlen=RECENT))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def close(self) -> None:
@@ -78,18 +89,18 @@ class Findings:
         with self._lock:
             self._closed = True
 
-    def begin(self, job: Job) -> None:
+    def begin(self, job: Sent) -> None:
         """Remember that a file is sent now."""
         with self._lock:
             self._recent.append(job)
 
-    def count(self, job: Job, status: int) -> None:
+    def count(self, job: Sent, status: int) -> None:
         """Count an answer."""
         with self._lock:
             if not self._closed:
                 self.answers[job.row, status] += 1
 
-    def report(self, sentence: str, job: Job) -> None:
+    def report(self, sentence: str, job: Sent) -> None:
         """Add a violation by a file, and write the file."""
         with self._lock:
             if not self._closed:
@@ -109,7 +120,7 @@ class Findings:
         with self._lock:
             self.violations.append(sentence)
 
-    def _save(self, job: Job) -> Path:
+    def _save(self, job: Sent) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / job.name.replace("/", "-")
         path.write_bytes(job.data)
