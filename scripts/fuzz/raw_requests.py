@@ -20,6 +20,8 @@ ATTEMPTS = 3  # a connection may have been closed just before, or before its ans
 MOST_HEAD_BYTES = 2**20  # of an answer
 
 PROBLEM = b"application/problem+json"
+NO_HTTP = b"Invalid HTTP request received."
+NO_UTF_8 = b"Internal Server Error"
 NO_WEBSOCKET = b"Failed to open a WebSocket connection"
 # Server's errors that say that it has no time or no room, and are promised.
 REFUSALS = (503, 507)
@@ -140,20 +142,30 @@ def whose(message: Message | None, answer: Answer) -> str | None:
     """
     if answer.content_type != b"text/plain":
         return None
-    if answer.status == 400 and answer.body == b"Invalid HTTP request received.":
+    # If what comes after a HEAD is no HTTP, this may come instead of its answer.
+    if answer.status == 400 and _is(answer, NO_HTTP, message):
         return "uvicorn: no HTTP"
     if message is None:
         return None
     is_refused = answer.status < 500 and (not answer.body or answer.body.startswith(NO_WEBSOCKET))
     if message.is_upgrade and is_refused:
         return "uvicorn: no WebSocket"
-    if answer.status == 404 and answer.body.startswith(b"Path '"):
+    if answer.status == 404 and not message.path.startswith(b"/"):
         return "Ray's proxy: no path"
     if answer.status == 408 and message.values(b"x-request-timeout-seconds"):
         return "Ray's proxy: time is up"
-    if answer.status == 500 and answer.body == b"Internal Server Error" and _is_unreadable(message):
+    # The service's own answers have an id.
+    is_plain = answer.status == 500 and _is(answer, NO_UTF_8, message)
+    if is_plain and b"x-request-id" not in answer.headers and _is_unreadable(message):
         return "Ray's proxy: no UTF-8"
     return None
+
+
+def _is(answer: Answer, text: bytes, message: Message | None) -> bool:
+    """Return whether an answer is this text; to a HEAD, whether it would be as long."""
+    if message is not None and message.method == b"HEAD":
+        return answer.headers.get(b"content-length") == b"%d" % len(text)
+    return answer.body == text
 
 
 def _is_unreadable(message: Message) -> bool:
@@ -171,15 +183,13 @@ def _is_unreadable(message: Message) -> bool:
     return False
 
 
-def judge_answer(message: Message | None, answer: Answer) -> str | None:
+def judge_answer(answer: Answer) -> str | None:
     """Return what is wrong with an answer of the service; None if nothing is."""
     shown = answer.body[:MOST_WORDS]
     if answer.status >= 500 and answer.status not in REFUSALS:
         return f"was answered {answer.status}: {shown!r}"
     if answer.status >= 400 and answer.content_type != PROBLEM:
-        is_head = message is not None and message.method == b"HEAD"
-        if not is_head or answer.content_type:
-            return f"was answered {answer.status} without a problem: {shown!r}"
+        return f"was answered {answer.status} without a problem: {shown!r}"
     return None
 
 
@@ -397,5 +407,5 @@ class RawClients:
             self._findings.count(OddRequest(request.name, other, b""), answer.status)
             return
         self._findings.count(request, answer.status)
-        if (wrong := judge_answer(message, answer)) is not None:
+        if (wrong := judge_answer(answer)) is not None:
             self._findings.report(f"{request.name} ({request.row}) {wrong}", request)

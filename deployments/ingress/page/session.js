@@ -59,6 +59,8 @@ class Session extends EventTarget {
       throw new Problem(401, "A key has no spaces and no letters beyond ASCII.", false);
     }
     await ask("session", { method: "POST", headers: { Authorization: `Bearer ${key}` } });
+    // An answer that was asked for before knows nothing of the key.
+    await this.#asking?.catch(() => {});
     await this.check();
     if (this.locked) {
       throw new Problem(401, "This browser did not keep the key: let it accept cookies.", false);
