@@ -165,6 +165,26 @@ def test_a_wrong_key_is_refused_with_a_sentence(page, keyring):
     expect(form(page)).to_be_visible()
 
 
+def test_an_answer_that_was_asked_for_before_the_key_does_not_count(visit, keyring):
+    _, secret = keyring.make("search", "read")
+    page = visit().page
+    page.goto("/?view=browse")
+    expect(form(page)).to_be_visible()
+    held = []
+    page.route("**/session", lambda route: held.append((route, route.fetch())), times=1)
+    # Somebody comes back to the page, so it asks again.
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    wait_until(lambda: page.evaluate("1") and held, "the page asks")
+    page.get_by_label("Key").fill(secret)
+    with page.expect_response(lambda response: response.request.method == "POST"):
+        page.get_by_role("button", name="Sign in").click()
+    ((route, early),) = held
+    assert early.status == 401
+    route.fulfill(response=early)
+    expect(form(page)).to_be_hidden()
+    expect(page.locator("#browse-grid .card")).to_have_count(2)
+
+
 def test_who_signs_out_leaves_nothing_behind(visit, keyring):
     visitor, _, _ = open_with(visit, keyring, "admin", address="/?view=browse")
     page = visitor.page
