@@ -37,6 +37,7 @@ class _Files(StaticFiles):
     def file_response(self, *args: Any, **options: Any) -> Response:
         response = super().file_response(*args, **options)
         response.headers.update(HEADERS)
+        response.headers["Accept-Ranges"] = "none"
         return response
 
 

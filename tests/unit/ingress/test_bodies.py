@@ -27,17 +27,12 @@ from deployments.ingress.bodies import (
 )
 from tests.support.bodies import FIELD, FILE, drip, multipart, part
 from tests.support.examples import examples
-from tests.support.fake_inset import LIMITS, PICTURE, PNG, FakeInset
+from tests.support.fake_inset import LIMITS, PICTURE, PNG
 from tests.support.http_client import problem
 
 STRANGER = b'Content-Disposition: form-data; name="photo"; filename="a.png"\r\n\r\nx'
 NAMELESS = b'Content-Disposition: form-data; filename="a.png"\r\n\r\nx'
 HEADLESS = b"Content-Type: image/png\r\n\r\nx"
-
-
-@pytest.fixture
-def service():
-    return FakeInset()
 
 
 @pytest.fixture

@@ -19,11 +19,6 @@ from tests.support.fake_inset import PICTURE, PNG, REQUESTS, FakeInset
 HERE = "http://localhost:8000"
 
 
-@pytest.fixture
-def service():
-    return FakeInset()
-
-
 def client_of(service, **http):
     return TestClient(build_app(service, http=HttpSettings(**http)), base_url=HERE)
 

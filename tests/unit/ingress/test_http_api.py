@@ -3,11 +3,9 @@
 import json
 
 import pytest
-from starlette.testclient import TestClient
 
 from deployments import errors
 from deployments.errors import InsetError
-from deployments.ingress.app import build_app
 from tests.support.bodies import FILE, multipart, part
 from tests.support.fake_inset import (
     ASKS,
@@ -16,7 +14,6 @@ from tests.support.fake_inset import (
     PNG,
     REQUESTS,
     STATUSES,
-    FakeInset,
 )
 
 PROBLEMS = {
@@ -24,18 +21,6 @@ PROBLEMS = {
     for error in vars(errors).values()
     if isinstance(error, type) and issubclass(error, InsetError) and error is not InsetError
 }
-
-
-@pytest.fixture
-def service():
-    return FakeInset()
-
-
-@pytest.fixture
-def client(service):
-    return TestClient(
-        build_app(service), base_url="http://localhost", raise_server_exceptions=False
-    )
 
 
 def assert_problem(response, status, title=None):

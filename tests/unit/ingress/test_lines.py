@@ -13,21 +13,9 @@ from deployments.ingress.bodies import SentImage
 from deployments.ingress.indexing import PARTS_IN_FLIGHT, index_each, wants_lines
 from deployments.ingress.progress import FEWEST, Progress
 from deployments.records import IndexedImage
-from tests.support.fake_inset import LIMITS, PICTURE, PNG, FakeInset, known
+from tests.support.fake_inset import LIMITS, PICTURE, PNG, known
 
 LINES = {"accept": "application/x-ndjson"}
-
-
-@pytest.fixture
-def service():
-    return FakeInset()
-
-
-@pytest.fixture
-def client(service):
-    return TestClient(
-        build_app(service), base_url="http://localhost", raise_server_exceptions=False
-    )
 
 
 def parts(count):

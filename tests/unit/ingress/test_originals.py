@@ -25,18 +25,6 @@ TAGS = {
 SIZE = len(PICTURE)
 
 
-@pytest.fixture
-def service():
-    return FakeInset()
-
-
-@pytest.fixture
-def client(service):
-    return TestClient(
-        build_app(service), base_url="http://localhost", raise_server_exceptions=False
-    )
-
-
 def problem(response, status):
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"

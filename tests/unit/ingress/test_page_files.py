@@ -139,3 +139,4 @@ def test_files_are_sent_whole_whichever_part_is_asked_for(client, asked):
     whole = client.get("/page/main.js")
     answer = client.get("/page/main.js", headers={"range": asked.encode("latin-1")})
     assert (answer.status_code, answer.content) == (200, whole.content)
+    assert answer.headers["accept-ranges"] == "none"

@@ -1,10 +1,8 @@
 """No route takes a parameter that it doesn't know, or the same one twice."""
 
 import pytest
-from starlette.testclient import TestClient
 
-from deployments.ingress.app import build_app
-from tests.support.fake_inset import PICTURE, PNG, REQUESTS, FakeInset
+from tests.support.fake_inset import PICTURE, PNG, REQUESTS
 
 CALLS = [(method, path) for method, path, _ in REQUESTS.values()]
 CALLS += [(method, "/session") for method in ("GET", "POST", "DELETE")]
@@ -14,18 +12,6 @@ SCALARS = [
     ("POST", "/search", "limit=3"),
     ("GET", "/images", "after=a"),
 ]
-
-
-@pytest.fixture
-def service():
-    return FakeInset()
-
-
-@pytest.fixture
-def client(service):
-    return TestClient(
-        build_app(service), base_url="http://localhost", raise_server_exceptions=False
-    )
 
 
 def refused(response):
