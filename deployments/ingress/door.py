@@ -36,8 +36,8 @@ OF_SERVE = (
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:+/=-]{0,127}")
 
-# Of every answer but the page, which brings its own policy. Nothing in it may run as a page, and no
-# other site may show it.
+# Of every answer; the page brings a policy of its own. Nothing else may run as a page, no other
+# site may show it, and no browser need guess its type.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",

@@ -17,8 +17,6 @@ from deployments.records import Record
 _ASK = "private, no-cache"
 # A photo whose id is the SHA-256 of its bytes never has others, so they needn't ask for a year.
 _KEEP = "private, max-age=31536000, immutable"
-# The media type is the one that the decoder found, so browsers need not guess.
-_NO_GUESS = {"X-Content-Type-Options": "nosniff"}
 
 
 async def answer_original(request: Request, inset: Inset, id: str) -> Response:
@@ -52,7 +50,7 @@ async def answer_original(request: Request, inset: Inset, id: str) -> Response:
 def answer_thumbnail(request: Request, data: bytes) -> Response:
     """Return an answer with a thumbnail."""
     tag = f'"{hashlib.sha256(data).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": _ASK, **_NO_GUESS}
+    headers = {"ETag": tag, "Cache-Control": _ASK}
     if _is_unchanged(request, tag):
         return Response(status_code=304, headers=headers)
     return Response(data, media_type=THUMBNAIL_TYPE, headers=headers)
@@ -68,7 +66,6 @@ def _describe(record: Record) -> dict[str, str]:
         "ETag": f'"{record.sha256}"',
         "Cache-Control": _KEEP if record.id == record.sha256 else _ASK,
         "Accept-Ranges": "bytes",
-        **_NO_GUESS,
     }
 
 
