@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.support.geometry import overlap
 from tests.support.http_client import PNG, index
@@ -164,6 +164,17 @@ def test_several_pictures_are_not_one_query(page, library):
     page.goto("/")
     drop_or_paste(page, "drop", [("a.jpg", b"a"), ("b.jpg", b"b")])
     expect(page.locator("#search-problem")).to_contain_text("A search takes one picture")
+
+
+def test_a_picture_waits_until_the_page_knows_what_is_allowed(page, library, photos):
+    _, cup = the_cup(library)
+    held: list[Route] = []
+    page.route("**/session", lambda route: held.append(route), times=1)
+    page.goto("/")
+    drop_or_paste(page, "paste", [("crop.jpg", crop_of(photos, "coffee.png", cup))])
+    expect(page.locator("#search")).to_be_hidden()
+    held[0].continue_()
+    expect(cards(page).first.locator(".name")).to_have_text("coffee.png")
 
 
 def test_a_query_that_is_no_image_is_answered_in_words(page, library, client):

@@ -100,9 +100,14 @@ function stopDragging() {
   document.body.classList.remove("dragging");
 }
 
+let waiting = null; // files that came before it was known what this browser may do
+
 /** Search with a file in the search view; store all files in the other views. */
 function take(found) {
-  if (!session.scopes) return;
+  if (!session.scopes) {
+    waiting = found;
+    return;
+  }
   if (route.view === "search") return searchWithOne(found);
   if (!session.may("write")) return say(byId("refusal"), session.refusal("write"));
   if (route.view !== "add") go({ view: "add" });
@@ -120,6 +125,8 @@ session.addEventListener("change", () => {
   document.body.dataset.may = session.scopes.join(" ");
   start();
   if (isStoring() && !session.may("write")) say(byId("refusal"), stopStoring());
+  if (waiting) take(waiting);
+  waiting = null;
 });
 service.check();
 begin();
