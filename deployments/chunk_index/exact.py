@@ -8,12 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from deployments.chunk_index.engines import NOTHING, Found, Starts, maxima, nearest
 from deployments.compute.device import DTYPES, resolve_device
 
 # Rows in one tensor. Blocks can be added without a copy, and freed one by one.
 BLOCK_ROWS = 65_536
+# In half precision, oneDNN compiles a kernel for each shape of a product, which takes as long as the
+# product of 7,000 rows, and keeps the last 1,024 of them, half a MiB each. So a product has a
+# multiple of these rows and, but for a single query, a multiple of these queries. On a CPU with AMX,
+# 16 queries take as long as one.
+GRAIN_ROWS, GRAIN_QUERIES = 4096, 16
 # How far a product of two unit vectors in this format may be from that with the query in float32:
 # the query is rounded, and so is a result near 1.
 PRODUCT_ERROR = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
@@ -85,6 +91,21 @@ class ExactEngine:
             parts.append(block[max(start - base, 0) : self._end - base])
         return parts
 
+    def _products(self, start: int, queries: torch.Tensor) -> torch.Tensor:
+        """Return the products of all rows from `start` on and all queries, float32 `[n, q]`."""
+        products = []
+        padded = F.pad(queries, (0, 0, 0, -len(queries) % GRAIN_QUERIES))
+        for block, base in zip(self._blocks, range(self._base, self._end, BLOCK_ROWS), strict=True):
+            first, last = max(start - base, 0), min(self._end - base, BLOCK_ROWS)
+            before = first % GRAIN_ROWS
+            rows = block[first - before : last + -last % GRAIN_ROWS]
+            if len(queries) == 1:  # where there is no AMX, much faster than a product of matrices
+                product = torch.mv(rows, queries[0])[:, None]
+            else:
+                product = (rows @ padded.T)[:, : len(queries)]
+            products.append(product[before : before + last - first].float())
+        return torch.cat(products)
+
     def _gather(self, rows: np.ndarray) -> torch.Tensor:
         """Return rows, given in ascending order, as float32 `[n, d]`."""
         blocks, offsets = np.divmod(rows - self._base, BLOCK_ROWS)
@@ -107,9 +128,7 @@ class ExactEngine:
         if self.first == self.starts.photos:
             return [NOTHING] * len(queries)
         exact = torch.tensor(queries, device=self.device)
-        rounded = exact.to(self.dtype)
-        parts = self._parts(self.starts[self.first])
-        products = torch.cat([_products(part, rounded) for part in parts])
+        products = self._products(self.starts[self.first], exact.to(self.dtype))
         lengths = torch.from_numpy(np.diff(self.starts.array()[self.first :])).to(self.device)
         # Take the maximum of each photo first: sorting all chunks costs as much as the product.
         rough = torch.segment_reduce(products, "max", lengths=lengths, unsafe=True)
@@ -168,10 +187,3 @@ class ExactEngine:
         self.first = int(np.searchsorted(self.starts.array(), self._base))
         for row in range(0, len(vectors), BLOCK_ROWS):
             self._write(vectors[row : row + BLOCK_ROWS])
-
-
-def _products(vectors: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-    """Return the products of all vectors and queries, float32 `[n, q]`."""
-    if len(queries) == 1:  # on CPUs this is much faster than a product of matrices
-        return torch.mv(vectors, queries[0]).float()[:, None]
-    return (vectors @ queries.T).float()

@@ -3,8 +3,10 @@
 import faiss
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from deployments.chunk_index import approximate, exact
 from deployments.chunk_index.approximate import ApproximateEngine
@@ -87,6 +89,32 @@ def test_exact_search_in_bfloat16_finds_what_is_nearest_among_the_vectors_as_kep
     for query in unit(rng.normal(size=(20, DIMENSION))).astype(np.float32):
         (found,) = engine.search(query[None], 10, None)
         assert_nearest(found, brute_force(kept, query), 10, np.ones(500, bool))
+
+
+class HalfProducts(TorchFunctionMode):
+    """Notes the shapes of the products of half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[torch.Size, ...]] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.mv, torch.Tensor.matmul) and args[0].dtype == torch.float16:
+            self.shapes.add(tuple(operand.shape for operand in args))
+        return func(*args, **(kwargs or {}))
+
+
+def test_products_of_half_precision_have_few_shapes():
+    """A kernel is compiled for each, and kept: 600 MiB for a thousand of them."""
+    rng = np.random.default_rng(3)
+    engine = ExactEngine(DIMENSION, device="cpu", dtype="float16")
+    with HalfProducts() as products:
+        for photos in range(1, 60):
+            engine.append(unit(rng.normal(size=(rng.integers(100, 300), DIMENSION))))
+            engine.drop_before(photos // 3)
+            queries = unit(rng.normal(size=(photos % 32 + 1, DIMENSION))).astype(np.float32)
+            engine.search(queries, 3, None)
+    assert 2 <= len(products.shapes) <= 9
 
 
 def test_blocks_make_no_difference(monkeypatch):
