@@ -40,7 +40,7 @@ from common.serve_run import ServiceFailed
 from fuzz.clients import WAYS, Canary, Clients, Findings, Job, Sent, Way
 from fuzz.corpus import build_corpus
 from fuzz.damage import damaged_file
-from fuzz.good_files import CorpusFile, good_files
+from fuzz.good_files import CorpusFile, files_of_all_shapes, good_files
 from fuzz.odd_requests import SHELF, SUFFIX, OddRequest, odd_requests
 from fuzz.raw_requests import RawClients
 from fuzz.watch import Watch
@@ -118,10 +118,10 @@ def corpus_jobs(files: Sequence[CorpusFile]) -> list[Job]:
 
 
 def warming_jobs(files: Sequence[CorpusFile]) -> list[Job]:
-    """Return what is sent before memory is measured: good files, and the largest."""
+    """Return what is sent before memory is measured: good files, of all shapes, and the largest."""
     large = [file for file in files if file.name.startswith("at_the_limit/")]
     good = [file for file in files if file.name.startswith("good/")]
-    jobs = corpus_jobs([*good, *large])
+    jobs = corpus_jobs([*good, *files_of_all_shapes(), *large])
     jobs += [Job(file.name, "", file.data, "verified", file.expected) for file in good]
     random.Random(0).shuffle(jobs)
     return jobs

@@ -15,10 +15,10 @@ from deployments.compute.device import DTYPES, resolve_device
 
 # Rows in one tensor. Blocks can be added without a copy, and freed one by one.
 BLOCK_ROWS = 65_536
-# In half precision, oneDNN compiles a kernel for each shape of a product, which takes as long as the
-# product of 7,000 rows, and keeps the last 1,024 of them, half a MiB each. So a product has a
-# multiple of these rows and, but for a single query, a multiple of these queries. On a CPU with AMX,
-# 16 queries take as long as one.
+# In half precision, oneDNN compiles a kernel for each shape of a product. This takes as long as the
+# product of 7,000 rows, and the last 1,024 kernels stay in memory, half a MiB each. So a product
+# has a multiple of these rows and, but for a single query, a multiple of these queries. On a CPU
+# with AMX, 16 queries take as long as one.
 GRAIN_ROWS, GRAIN_QUERIES = 4096, 16
 # How far a product of two unit vectors in this format may be from that with the query in float32:
 # the query is rounded, and so is a result near 1.

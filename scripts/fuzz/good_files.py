@@ -129,6 +129,14 @@ def good_files() -> Mapping[str, bytes]:
     }
 
 
+def files_of_all_shapes() -> Iterator[CorpusFile]:
+    """Yield photos for each canvas that the detector may see, for each of which it compiles."""
+    for short in range(32, 641, 32):
+        for width, height in ((640, short), (short, 640)):
+            photo = picture(short, width=width, height=height)
+            yield CorpusFile(f"shapes/{width} x {height}", encoded(photo, "JPEG"), GOOD)
+
+
 def rle_rows(width: int, height: int) -> bytes:
     """Return black rows as the run lengths of a BMP file."""
     runs = bytes([255, 0]) * (width // 255) + (bytes([width % 255, 0]) if width % 255 else b"")
