@@ -82,10 +82,18 @@ class CorruptRecord(InsetError):
 
 
 class Unavailable(InsetError):
-    """The service can't answer now, but will later: the answer has Retry-After."""
+    """The service can't answer now, but will later: the answer has Retry-After.
+
+    Attributes:
+        retry_after_s: in how many seconds it is worth another try.
+    """
 
     status = 503
     title = "Temporarily unavailable"
+
+    def __init__(self, detail: str, retry_after_s: int = 2) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class StoreFull(InsetError):

@@ -6,16 +6,19 @@ search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
-from deployments.errors import BadParameter, UnknownSequence
+from deployments.errors import BadParameter, InsetError, UnknownSequence
 from deployments.handles import (
     ChunkIndexHandle,
     EncoderHandle,
     Later,
+    Response,
     SegmenterHandle,
     StoreHandle,
     VerifierHandle,
@@ -34,6 +37,8 @@ from deployments.records import (
     Stored,
     Verdict,
 )
+
+T = TypeVar("T")
 
 # For second looks: how many of the nearest photos of each look, and how many of all of them.
 PER_LOOK, LOOKED_AT_AGAIN = 3, 30
@@ -65,7 +70,8 @@ class IndexFlow:
     ) -> Stored:
         """Store a photo unless the same bytes are stored under this id already.
 
-        When this returns, the photo is on disk.
+        When this returns, the photo is on disk. If this is cancelled, the photo is given up, unless
+        the store has got it already: then this returns what the store answers.
 
         Args:
             data: an encoded image.
@@ -85,7 +91,22 @@ class IndexFlow:
         # The answers are not awaited, so crops and vectors go from replica to replica.
         segmented = segmenter.segment.remote(data, confidence_threshold)
         encoded = encoder.encode_photo.remote(segmented)
-        return await self.store.put.remote(id, data, filename, encoded, metadata)
+        put = asyncio.ensure_future(
+            _answer(self.store.put.remote(id, data, filename, encoded, metadata))
+        )
+        try:
+            return await asyncio.shield(put)
+        except asyncio.CancelledError:
+            # Nobody waits any longer, so no more work is done for it. But what the store has got
+            # it stores: then its answer is true, and an error would not be.
+            for response in (segmented, encoded):
+                response.cancel()
+            try:
+                return await asyncio.shield(put)
+            except InsetError:
+                raise
+            except Exception as error:  # what the store was waiting for was cancelled
+                raise asyncio.CancelledError from error
 
     @cached_property
     def _by_reference(self) -> tuple[SegmenterHandle, EncoderHandle]:
@@ -119,6 +140,7 @@ class SearchFlow:
         self.verifier = verifier
         self.candidates = candidates
         self._last = 0
+        self._asked = False  # the store for its last change: a replica before this one may know it
 
     def remember(self, sequence: int) -> None:
         """Make all later searches know the changes up to this one."""
@@ -230,6 +252,10 @@ class SearchFlow:
         self, vector: np.ndarray, options: SearchOptions, min_sequence: int
     ) -> list[Hit]:
         """Return the nearest photos, nearest first, each once, as they are stored now."""
+        if not self._asked:
+            _, last = await self.store.records.remote([])
+            self.remember(last)
+            self._asked = True
         sequence = max(min_sequence, self._last)
         while True:
             try:
@@ -268,6 +294,10 @@ class SearchFlow:
         _, last = await self.store.records.remote([])
         self._last = min(self._last, last)
         return self._last
+
+
+async def _answer(response: Response[T]) -> T:
+    return await response
 
 
 def _itself(query: Query) -> str | None:

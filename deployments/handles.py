@@ -46,6 +46,9 @@ class Response(Protocol[T_co]):
 
     def __await__(self) -> Generator[Any, None, T_co]: ...
 
+    def cancel(self) -> object:
+        """Give the call up, and what it has called, if that is still possible."""
+
 
 # An argument, or the answer to another call in its place.
 Later: TypeAlias = T_co | Response[T_co]

@@ -23,6 +23,7 @@ from deployments.records import Facts, Metadata
 
 MAX_KEYS = 64
 MAX_TEXT = 1000
+MAX_JSON = 2**20  # characters: 64 long keys and texts with every character escaped, and some room
 MAX_CONDITIONS = 16
 MAX_CONDITION = 2000
 MAX_MARKS = 30
@@ -76,8 +77,13 @@ def parse_metadata(text: str) -> Metadata:
     """Parse metadata from a JSON text.
 
     Raises:
-        BadParameter: it is not a JSON object, has a key twice, or is refused by `check_metadata`.
+        BadParameter: it is longer than all that is accepted can be, is not a JSON object, has a key
+            twice, or is refused by `check_metadata`.
     """
+    if len(text) > MAX_JSON:
+        raise BadParameter(
+            f"The metadata has {len(text):,} characters: shorten it to {MAX_JSON:,}."
+        )
     try:
         return check_metadata(
             json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=float)
@@ -153,11 +159,11 @@ def _check_value(value: Any, what: str) -> Value:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise BadParameter(f"The metadata has the key {_quote(twice)} twice: send it once.")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise BadParameter(f"The metadata has the key {_quote(key)} twice: send it once.")
+        found[key] = value
     return found
 
 

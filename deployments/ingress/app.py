@@ -30,7 +30,6 @@ from deployments.ingress.keys import Keys
 from deployments.ingress.originals import answer_original, answer_thumbnail
 from deployments.ingress.parameters import StrictRoute
 from deployments.ingress.problems import add_problem_handlers, describe_problems, problem_of
-from deployments.ingress.progress import Progress
 from deployments.ingress.schemas import (
     BINARY,
     LINE_SCHEMA,
@@ -95,7 +94,6 @@ def build_app(
     app.state.inset = inset
     app.state.keys = keys
     app.state.failures = Failures()
-    app.state.progress = Progress()
     app.state.request_timeout_s = request_timeout_s
     add_page(app)
     add_problem_handlers(app)
@@ -150,8 +148,7 @@ async def index(
         raise BadParameter("There is metadata in both the URL and the body: send it once.")
     given = fields.get("metadata", parameters.metadata)
     metadata = None if given is None else parse_metadata(given)
-    progress: Progress = request.app.state.progress
-    check_time(progress, len(images), request.app.state.request_timeout_s)
+    check_time(inset.progress, len(images), request.app.state.request_timeout_s)
 
     async def index_one(image: SentImage) -> IndexedImage:
         return await inset.index(
@@ -168,7 +165,7 @@ async def index(
             return FailedImage(filename=images[number].filename, error=problem)
         return result
 
-    results = index_each(images, index_one, progress)
+    results = index_each(images, index_one, inset.progress)
     if wants_lines(", ".join(request.headers.getlist("accept"))):
 
         async def lines() -> AsyncGenerator[bytes, None]:

@@ -99,7 +99,7 @@ class Door:
         try:
             self._refuse(Headers(scope=scope), scope["method"])
         except InsetError as error:
-            await respond(Problem.of(error))(scope, receive, closing)
+            await respond(Problem.of(error), error)(scope, receive, closing)
         else:
             await self._app(scope, receive, closing)
 

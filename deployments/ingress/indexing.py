@@ -83,14 +83,10 @@ async def index_each(
     """
 
     async def work(number: int, image: SentImage) -> tuple[int, Result]:
-        with progress.working() as indexed:
-            try:
-                result = await index(image)
-            except Exception as error:
-                return number, error
-            if result.status == "created":
-                indexed()
-            return number, result
+        try:
+            return number, await index(image)
+        except Exception as error:
+            return number, error
 
     waiting = iter(enumerate(images))
     running: set[asyncio.Task[tuple[int, Result]]] = set()

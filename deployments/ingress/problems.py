@@ -20,7 +20,6 @@ from deployments.ingress.head import is_head
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 2
 
 
 class Problem(BaseModel):
@@ -76,13 +75,18 @@ def problem_of(request: Request, error: Exception) -> Problem:
 HEADERS = {
     NoKey.status: {"WWW-Authenticate": 'Bearer realm="Inset"'},
     TooSlow.status: {"Connection": "close"},  # else the server waits for the rest of the body
-    Unavailable.status: {"Retry-After": str(RETRY_AFTER_S)},
 }
 
 
-def respond(problem: Problem) -> Response:
-    """Return a problem as an answer."""
+def respond(problem: Problem, error: Exception | None = None) -> Response:
+    """Return a problem as an answer.
+
+    Args:
+        error: what made it, if that says when to try again.
+    """
     headers = HEADERS.get(problem.status, {})
+    if isinstance(error, Unavailable):
+        headers = {"Retry-After": str(error.retry_after_s)}
     return JSONResponse(
         problem.model_dump(),
         problem.status,
@@ -92,7 +96,7 @@ def respond(problem: Problem) -> Response:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    return respond(problem_of(request, error))
+    return respond(problem_of(request, error), error)
 
 
 async def _answer_bad_parameter(request: Request, error: RequestValidationError) -> Response:

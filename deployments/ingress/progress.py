@@ -62,6 +62,15 @@ class Progress:
         """Seconds per photo; None as long as too little was measured."""
         return median(self._shares) if len(self._shares) >= FEWEST else None
 
+    def wait_for_room(self, within_s: float) -> float:
+        """Return in how many seconds one more photo can be begun and be done within so many.
+
+        It is 0 for a photo that comes alone, and as long as nobody knows how long photos take.
+        """
+        if self.pace is None or not self._working:
+            return 0
+        return max(0, (self._working + 1) * self.pace - within_s)
+
     def seconds_for(self, count: int) -> float | None:
         """Return how long it takes until photos are done that come after the unfinished ones."""
         return None if self.pace is None else (self.unfinished + count) * self.pace

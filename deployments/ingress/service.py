@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
-from deployments.errors import BadParameter, StoreFull, Unavailable
+from deployments.errors import BadParameter, StoreFull, Unavailable, first_line
 from deployments.flows import IndexFlow, SearchFlow
 from deployments.handles import Handle
 from deployments.ingress.filenames import tidy
+from deployments.ingress.progress import Progress
 from deployments.metadata import Value, check_metadata
 from deployments.query import (
     DEFAULT_CHUNKS,
@@ -35,6 +37,10 @@ from deployments.records import EncoderState, IndexedImage, Record, SearchAnswer
 from deployments.settings import LimitSettings
 
 logger = logging.getLogger(__name__)
+
+# The share of the time limit in which a new photo must be done as far as one can tell. The rest is
+# for photos that take longer than others.
+LOAD = 0.75
 
 # Inside `Inset`, `list` is a method.
 Records = list[Record]
@@ -69,6 +75,7 @@ class Inset:
         self.encoder = encoder
         self.detector = detector
         self.limits = limits
+        self.progress = Progress()
 
     async def index(
         self,
@@ -98,15 +105,20 @@ class Inset:
             check_range("confidence_threshold", confidence_threshold, 0, 1)
         checked = check_metadata({} if metadata is None else metadata)
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-        async with self._answering():
-            stored = await self.index_flow.run(
-                data,
-                id=digest if id is None else _check_digest(check_id(id), digest),
-                sha256=digest,
-                filename=None if filename is None else tidy(filename),
-                confidence_threshold=confidence_threshold,
-                metadata=checked,
-            )
+        place = digest if id is None else _check_digest(check_id(id), digest)
+        self._check_load()
+        with self.progress.working() as indexed:
+            async with self._answering():
+                stored = await self.index_flow.run(
+                    data,
+                    id=place,
+                    sha256=digest,
+                    filename=None if filename is None else tidy(filename),
+                    confidence_threshold=confidence_threshold,
+                    metadata=checked,
+                )
+            if stored.created:
+                indexed()
         self.search_flow.remember(stored.record.sequence)
         return IndexedImage(status="created" if stored.created else "exists", **dict(stored.record))
 
@@ -234,7 +246,7 @@ class Inset:
         Raises:
             BadParameter, UnknownId, StoreFull, Unavailable
         """
-        async with self._answering():
+        async with self._answering(timed=False):
             sequence = await self.store.delete.remote(check_id(id))
         self.search_flow.remember(sequence)
         return sequence
@@ -271,15 +283,35 @@ class Inset:
         async with self._answering():
             await asyncio.gather(*(deployment.ping.remote() for deployment in deployments))
 
+    def _check_load(self) -> None:
+        """Refuse a photo that would not be done in time, before any work is done for it.
+
+        Otherwise the service would work for clients that have given up.
+
+        Raises:
+            Unavailable
+        """
+        wait_s = self.progress.wait_for_room(LOAD * self.limits.timeout_s)
+        if wait_s:
+            raise Unavailable(
+                f"So many photos are being indexed that this one would take nearly "
+                f"{self.limits.timeout_s:g} s or more. Try again in {math.ceil(wait_s)} s, with "
+                "fewer requests at once.",
+                retry_after_s=math.ceil(wait_s),
+            )
+
     @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
+    async def _answering(self, timed: bool = True) -> AsyncIterator[None]:
         """Apply the time limit, and turn Ray's errors about busy or dead replicas into ours.
+
+        Args:
+            timed: False if the answer must be awaited, because it may happen anyway.
 
         Raises:
             Unavailable
         """
         try:
-            async with asyncio.timeout(self.limits.timeout_s):
+            async with asyncio.timeout(self.limits.timeout_s if timed else None):
                 yield
         except TimeoutError:
             raise Unavailable(
@@ -290,8 +322,19 @@ class Inset:
             raise Unavailable(
                 "The queue is full. Try again, with fewer requests at once."
             ) from None
-        except (RayActorError, RayServeException):  # a replica in the chain of calls died
+        except (RayError, RayServeException) as error:
+            # What our own code raised in a replica is an error of Ray's as well; it passes.
+            if isinstance(error, RayTaskError) and not isinstance(_cause(error), RayError):
+                raise
+            logger.warning("a call of a deployment failed: %s", first_line(error))
             raise Unavailable("A part of the service is being restarted. Try again.") from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what was raised in the replica that failed first."""
+    while isinstance(error, RayTaskError) and error.cause is not None:
+        error = error.cause
+    return error
 
 
 def _check_digest(id: str, digest: str) -> str:

@@ -66,7 +66,7 @@ class Uploads:
                 raise Unavailable(f"{self.waiting:,} requests are sending already: try again.")
             self.check(length or 0, self.held + (length or 0))
         except InsetError as error:
-            await respond(Problem.of(error))(scope, receive, send)
+            await respond(Problem.of(error), error)(scope, receive, send)
             return
         body = _Body(self, receive)
         try:

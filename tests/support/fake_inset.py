@@ -3,6 +3,7 @@
 import hashlib
 from types import MappingProxyType
 
+from deployments.ingress.progress import Progress
 from deployments.records import (
     Chunk,
     EncoderState,
@@ -70,6 +71,7 @@ class FakeInset:
         self.ids = ["a", "b", "c"]
         self.content = PICTURE  # of every photo
         self.existing = set()  # images with these bytes are stored already
+        self.progress = Progress()
         self.work = None  # an async function that is awaited with the bytes of each image
 
     def remember(self, *call):
@@ -79,11 +81,14 @@ class FakeInset:
 
     async def index(self, data, *, id, filename, confidence_threshold, metadata):
         self.remember("index", data, id, filename, confidence_threshold, metadata)
-        if self.work is not None:
-            await self.work(data)
-        if data in self.bad:
-            raise self.bad[data]
-        status = "exists" if data in self.existing else "created"
+        with self.progress.working() as indexed:
+            if self.work is not None:
+                await self.work(data)
+            if data in self.bad:
+                raise self.bad[data]
+            status = "exists" if data in self.existing else "created"
+            if status == "created":
+                indexed()
         return IndexedImage(
             status=status, **dict(known(id or "generated", filename, metadata or {}))
         )

@@ -246,7 +246,7 @@ def test_second_looks_find_what_is_far_from_all_of_the_query():
     fakes = Fakes("abcdefghij", later="j", by_look={LEFT: "bj", TURNED: "a"})
     answer = search(fakes, limit=2)
     assert fakes.called("encode_looks") == [[b"picture", [LEFT, TURNED]]]
-    assert fakes.called("rank_all") == [[PER_LOOK, 0]]
+    assert fakes.called("rank_all") == [[PER_LOOK, 10]]
     # The nearest first, whatever the look.
     assert fakes.called("verify_again") == [[[("a", TURNED), ("b", LEFT), ("j", LEFT)]]]
     assert answer.found
@@ -257,8 +257,8 @@ def test_second_looks_find_what_is_far_from_all_of_the_query():
 def test_second_looks_know_what_the_search_must_know():
     """Another replica of the index may answer them, which is behind."""
     fakes = Fakes("abc", later="b", by_look={LEFT: "b"})
-    assert search(fakes, min_sequence=2).found
-    assert fakes.called("rank_all") == [[PER_LOOK, 2]]
+    assert search(fakes, min_sequence=3).found
+    assert fakes.called("rank_all") == [[PER_LOOK, 3]]
 
 
 def test_second_looks_are_left_out_once_something_was_seen():

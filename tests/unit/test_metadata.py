@@ -86,6 +86,10 @@ def test_metadata_is_kept_as_it_was_sent_but_for_its_spelling(metadata):
     assert check_metadata(parsed) == parsed  # the store checks again
 
 
+# Comparing each key with each other would take minutes.
+MANY_KEYS = "{" + ", ".join(f'"{number % 50_000}": 1' for number in range(50_001)) + "}"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -114,6 +118,8 @@ def test_metadata_is_kept_as_it_was_sent_but_for_its_spelling(metadata):
         ('{"é": 1}', "'é' is not a valid key"),
         ('{"%s": 1}' % ("a" * 65), "is not a valid key"),
         (json.dumps({f"k{number}": 1 for number in range(65)}), "has 65 keys, but at most 64 are"),
+        (MANY_KEYS, "the key '0' twice"),
+        ('{"a": %s}' % ("1" * 2**20), "has 1,048,583 characters: shorten it to 1,048,576"),
     ],
 )
 def test_wrong_metadata_is_refused_with_a_sentence(text, sentence):
@@ -135,6 +141,8 @@ def test_the_largest_metadata_is_accepted():
     largest = {"a" + "b" * 61 + f"{number:02}": "x" * 1000 for number in range(64)}
     assert parse_metadata(json.dumps(largest)) == largest
     assert parse_metadata("{}") == {}
+    escaped = dict.fromkeys(largest, "\N{GRINNING FACE}" * 1000)  # twelve characters of JSON each
+    assert parse_metadata(json.dumps(escaped)) == escaped
 
 
 @given(

@@ -8,13 +8,24 @@ import sys
 
 import numpy as np
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfMemoryError,
+    OwnerDiedError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownId, UnknownSequence
+from deployments.ingress.progress import FEWEST, Progress
 from deployments.metadata import Filter
-from deployments.records import Chunk, EncodedPhoto, EncodedQuery, RankedPhoto, Record
+from deployments.records import Chunk, EncodedPhoto, EncodedQuery, RankedPhoto, Record, Stored
 from deployments.store.operations import Delete, Put
 from tests.support.graph_in_process import HANDLES, OPERATIONS, ingress, make
 from tests.support.paths import ROOT
@@ -50,6 +61,13 @@ class Failing:
         (BackPressureError(num_queued_requests=256, max_queued_requests=256), "queue is full"),
         (DeploymentUnavailableError(DeploymentID("Store", "inset")), "being restarted"),
         (RayActorError(), "being restarted"),
+        (WorkerCrashedError(), "being restarted"),
+        (NodeDiedError("The node is gone."), "being restarted"),
+        (OutOfMemoryError("The worker was killed."), "being restarted"),
+        (ObjectStoreFullError("The store of objects is full."), "being restarted"),
+        (OwnerDiedError("ab" * 28, None, "call"), "being restarted"),
+        (RayTaskError("put", "", RayTaskError("encode", "", ActorDiedError())), "being restarted"),
+        (RayTaskError("put", "", ObjectLostError("ab" * 28, None, "")), "being restarted"),
     ],
 )
 def test_a_deployment_that_is_busy_or_gone_is_a_sentence(tmp_path, error, sentence):
@@ -57,6 +75,17 @@ def test_a_deployment_that_is_busy_or_gone_is_a_sentence(tmp_path, error, senten
     for operation, args in OPERATIONS:
         with pytest.raises(Unavailable, match=sentence):
             asyncio.run(getattr(inset, operation)(*args))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_error_in_the_code_of_a_deployment_is_no_restart(tmp_path, nested):
+    error = RayTaskError("encode", "", ValueError("a mistake"))
+    if nested:
+        error = RayTaskError("put", "", error)
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, Failing(error)))
+    with pytest.raises(RayTaskError) as caught:
+        asyncio.run(inset.stats())
+    assert caught.value is error
 
 
 def test_an_error_of_ours_passes_as_it_is(tmp_path):
@@ -89,6 +118,147 @@ def test_a_file_name_is_tidied_whichever_way_it_comes(tmp_path):
         with pytest.raises(StoreFull):
             asyncio.run(inset.index(b"x", filename=name))
     assert names == ["café.png", "a" * 1000, "a?", None]
+
+
+# Photos that take too long
+
+
+class Slow:
+    """All deployments of indexing in one. Each call takes until its gate is opened.
+
+    Args:
+        gates: the calls that wait, by name.
+    """
+
+    def __init__(self, *gates):
+        self.gates = {name: asyncio.Event() for name in gates}
+        self.begun, self.ended = [], []
+
+    async def call(self, name):
+        self.begun.append(name)
+        if name in self.gates:
+            await self.gates[name].wait()
+        self.ended.append(name)
+
+    async def find(self, id, sha256):
+        await self.call("find")
+
+    async def segment(self, data, threshold):
+        await self.call("segment")
+
+    async def encode_photo(self, photo):
+        await self.call("encode")
+
+    async def put(self, id, data, filename, photo, metadata):
+        await self.call("put")
+        return Stored(record(id), created=True)
+
+    async def delete(self, id):
+        await self.call("delete")
+        return 7
+
+
+LIMITS = {"limits": {"timeout_s": 0.2}}
+
+
+@pytest.mark.parametrize("late", ["find", "segment", "encode"])
+def test_a_photo_that_takes_too_long_is_given_up(tmp_path, late):
+    """Else the queue would work for clients that have gone, and for nobody else."""
+
+    async def run():
+        slow = Slow(late)
+        inset = ingress(tmp_path, LIMITS, **dict.fromkeys(HANDLES, slow))
+        with pytest.raises(Unavailable, match="longer than"):
+            await inset.index(b"x")
+        slow.gates[late].set()
+        await asyncio.sleep(0.1)
+        return slow
+
+    slow = asyncio.run(run())
+    assert late in slow.begun
+    assert late not in slow.ended
+    assert "put" not in slow.begun
+
+
+def test_what_the_store_has_got_is_answered_as_it_is(tmp_path):
+    """An error would say that the photo isn't stored, but it is, a moment later."""
+
+    async def run():
+        slow = Slow("put")
+        inset = ingress(tmp_path, LIMITS, **dict.fromkeys(HANDLES, slow))
+        task = asyncio.create_task(inset.index(b"x", id="a"))
+        await asyncio.sleep(0.4)
+        assert not task.done()
+        slow.gates["put"].set()
+        return await task
+
+    image = asyncio.run(run())
+    assert (image.id, image.status) == ("a", "created")
+
+
+def test_who_hangs_up_takes_nothing_out_of_the_hands_of_the_store(tmp_path):
+    async def run():
+        slow = Slow("put")
+        inset = ingress(tmp_path, LIMITS, **dict.fromkeys(HANDLES, slow))
+        task = asyncio.create_task(inset.index(b"x", id="a"))
+        while "put" not in slow.begun:
+            await asyncio.sleep(0.01)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0.1)
+        slow.gates["put"].set()
+        await asyncio.wait([task])
+        await asyncio.sleep(0.01)
+        return slow
+
+    assert asyncio.run(run()).ended[-1] == "put"
+
+
+def test_a_deletion_is_answered_as_it_is(tmp_path):
+    async def run():
+        slow = Slow("delete")
+        inset = ingress(tmp_path, LIMITS, **dict.fromkeys(HANDLES, slow))
+        task = asyncio.create_task(inset.delete("a"))
+        await asyncio.sleep(0.4)
+        slow.gates["delete"].set()
+        return await task
+
+    assert asyncio.run(run()) == 7
+
+
+def test_a_photo_that_would_take_too_long_is_refused_at_once(tmp_path):
+    """And the answer says when there will be room."""
+
+    async def run():
+        slow = Slow("find")
+        slow.gates["find"].set()
+        inset = ingress(tmp_path, {"limits": {"timeout_s": 40}}, **dict.fromkeys(HANDLES, slow))
+        clock = Clock()
+        inset.progress = Progress(clock)
+        for _ in range(FEWEST):  # 10 s for a photo
+            with inset.progress.working() as indexed:
+                clock.now += 10
+                indexed()
+        slow.gates["find"].clear()
+        admitted = [asyncio.create_task(inset.index(b"%d" % number)) for number in range(3)]
+        while len(slow.begun) < 3:
+            await asyncio.sleep(0.01)
+        with pytest.raises(Unavailable, match="Try again in 10 s") as caught:
+            await inset.index(b"x")
+        assert caught.value.retry_after_s == 10
+        assert len(slow.begun) == 3  # no work was done for it
+        slow.gates["find"].set()
+        assert [one.status for one in await asyncio.gather(*admitted)] == ["created"] * 3
+        assert (await inset.index(b"x")).status == "created"
+
+    asyncio.run(run())
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
 
 
 class Refusing:
@@ -222,7 +392,21 @@ def search(folder, moving, limit, deleted=None):
 def test_a_quiet_search_ranks_once(tmp_path):
     moving = Moving("abcd")
     assert search(tmp_path, moving, 2) == ["a", "b"]
-    assert moving.asked == [0]
+    assert moving.asked == [4]
+
+
+def test_a_new_ingress_knows_what_was_changed_through_the_one_before(tmp_path):
+    """It asks the store for its last change, once."""
+    moving = Moving("abcd", [deletion("c")])
+    inset = ingress(tmp_path, **dict.fromkeys(HANDLES, moving))
+
+    async def run():
+        await inset.delete("a")  # which alone tells nothing of those before
+        for _ in range(3):
+            await inset.search(b"x", limit=1)
+
+    asyncio.run(run())
+    assert moving.asked == [5, 5, 5]
 
 
 @pytest.mark.parametrize(
@@ -237,13 +421,13 @@ def test_an_empty_box_is_refused(tmp_path, box):
 def test_a_photo_deleted_meanwhile_makes_room_for_another(tmp_path):
     moving = Moving("abcd", [deletion("a")])
     assert search(tmp_path, moving, 2) == ["b", "c"]
-    assert moving.asked == [0, 5]
+    assert moving.asked == [4, 5]
 
 
 def test_several_deletions_one_after_another(tmp_path):
     moving = Moving("abcd", [deletion("a"), deletion("b"), deletion("c")])
     assert search(tmp_path, moving, 2) == ["d"]
-    assert moving.asked == [0, 5, 6, 7]
+    assert moving.asked == [4, 5, 6, 7]
 
 
 def test_a_damaged_record_does_not_take_the_others_away(tmp_path):
@@ -265,7 +449,7 @@ def test_a_photo_replaced_meanwhile_is_ranked_anew(tmp_path):
     moving.index = dict(moving.store), moving.sequence
     moving.events = [replacement("a", chunks=1)]
     assert search(tmp_path, moving, 2) == ["a", "b"]
-    assert moving.asked == [0, 4]
+    assert moving.asked == [2, 4]
 
 
 def restoration(content):
