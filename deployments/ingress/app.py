@@ -27,6 +27,7 @@ from deployments.ingress.indexing import (
     write_line,
 )
 from deployments.ingress.keys import Keys
+from deployments.ingress.metrics import Measured
 from deployments.ingress.originals import answer_original, answer_thumbnail
 from deployments.ingress.parameters import StrictRoute
 from deployments.ingress.problems import add_problem_handlers, describe_problems, problem_of
@@ -99,7 +100,7 @@ def build_app(
     add_problem_handlers(app)
     describe = app.openapi
     app.openapi = cache(lambda: describe_errors_as_problems(describe()))  # type: ignore[method-assign]  # FastAPI's documented way
-    return Door(HeadAsGet(Uploads(app, inset.limits)), host, http)
+    return Measured(Door(HeadAsGet(Uploads(app, inset.limits)), host, http), app.routes)
 
 
 async def _inset(request: Request) -> Inset:

@@ -30,12 +30,13 @@ class Progress:
 
     Attributes:
         unfinished: photos that were sent and aren't done; whoever indexes them counts them.
+        in_work: photos that are worked at.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.unfinished = 0
         self._clock = clock
-        self._working = 0
+        self.in_work = 0
         self._updated = clock()
         self._share = 0.0  # of a photo that was in work all the time, seconds
         self._shares: deque[float] = deque(maxlen=MOST)  # of the latest photos
@@ -44,7 +45,7 @@ class Progress:
     def working(self) -> Iterator[Callable[[], None]]:
         """Count a photo as worked at; call what this yields if it was really indexed."""
         self._update()
-        self._working += 1
+        self.in_work += 1
         before = self._share
 
         def indexed() -> None:
@@ -55,7 +56,7 @@ class Progress:
             yield indexed
         finally:
             self._update()
-            self._working -= 1
+            self.in_work -= 1
 
     @property
     def pace(self) -> float | None:
@@ -67,9 +68,9 @@ class Progress:
 
         It is 0 for a photo that comes alone, and as long as nobody knows how long photos take.
         """
-        if self.pace is None or not self._working:
+        if self.pace is None or not self.in_work:
             return 0
-        return max(0, (self._working + 1) * self.pace - within_s)
+        return max(0, (self.in_work + 1) * self.pace - within_s)
 
     def seconds_for(self, count: int) -> float | None:
         """Return how long it takes until photos are done that come after the unfinished ones."""
@@ -81,6 +82,6 @@ class Progress:
 
     def _update(self) -> None:
         now = self._clock()
-        if self._working:
-            self._share += (now - self._updated) / self._working
+        if self.in_work:
+            self._share += (now - self._updated) / self.in_work
         self._updated = now

@@ -17,6 +17,7 @@ from deployments.errors import BadParameter, StoreFull, Unavailable, first_line
 from deployments.flows import IndexFlow, SearchFlow
 from deployments.handles import Handle
 from deployments.ingress.filenames import tidy
+from deployments.ingress.metrics import Counts
 from deployments.ingress.progress import Progress
 from deployments.metadata import Value, check_metadata
 from deployments.query import (
@@ -76,6 +77,7 @@ class Inset:
         self.detector = detector
         self.limits = limits
         self.progress = Progress()
+        self.counts = Counts()
 
     async def index(
         self,
@@ -106,21 +108,29 @@ class Inset:
         checked = check_metadata({} if metadata is None else metadata)
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         place = digest if id is None else _check_digest(check_id(id), digest)
-        self._check_load()
-        with self.progress.working() as indexed:
-            async with self._answering():
-                stored = await self.index_flow.run(
-                    data,
-                    id=place,
-                    sha256=digest,
-                    filename=None if filename is None else tidy(filename),
-                    confidence_threshold=confidence_threshold,
-                    metadata=checked,
-                )
-            if stored.created:
-                indexed()
-        self.search_flow.remember(stored.record.sequence)
-        return IndexedImage(status="created" if stored.created else "exists", **dict(stored.record))
+        outcome = "failed"
+        try:
+            self._check_load()
+            with self.progress.working() as indexed:
+                async with self._answering():
+                    stored = await self.index_flow.run(
+                        data,
+                        id=place,
+                        sha256=digest,
+                        filename=None if filename is None else tidy(filename),
+                        confidence_threshold=confidence_threshold,
+                        metadata=checked,
+                    )
+                if stored.created:
+                    indexed()
+            image = IndexedImage(
+                status="created" if stored.created else "exists", **dict(stored.record)
+            )
+            outcome = image.status
+        finally:
+            self.counts.photo(outcome, self.progress.in_work)
+        self.search_flow.remember(image.sequence)
+        return image
 
     async def search(
         self,
@@ -164,7 +174,9 @@ class Inset:
             limit, max_distance, max_chunks, parse_filter(filter), verify, verified, group
         )
         async with self._answering():
-            return await self.search_flow.run(query, options, min_sequence)
+            answer = await self.search_flow.run(query, options, min_sequence)
+        self.counts.search(answer)
+        return answer
 
     async def get(self, id: str) -> tuple[Record, bytes]:
         """Return a photo's record and its original bytes.
