@@ -1,10 +1,12 @@
 """The way of a search: what is ranked, what is looked at, and what becomes the answer."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
 
+from deployments import flows
 from deployments.errors import BadParameter
 from deployments.flows import LOOKED_AT_AGAIN, PER_LOOK, SearchFlow
 from deployments.query import Query, SearchOptions
@@ -252,6 +254,24 @@ def test_second_looks_find_what_is_far_from_all_of_the_query():
     assert answer.found
     assert ids(answer) == ["j", "a"]
     assert answer.matches[0].verified
+
+
+def test_a_large_answer_is_made_beside_the_event_loop(monkeypatch):
+    """A thousand photos would stop it for a quarter of a second."""
+    threads = []
+
+    def noting(work):
+        def note(*args):
+            threads.append(threading.current_thread())
+            return work(*args)
+
+        return note
+
+    monkeypatch.setattr(flows, "arrange", noting(flows.arrange))
+    monkeypatch.setattr(Record, "model_validate_json", noting(Record.model_validate_json))
+    assert search(Fakes("abc", later="b", by_look={LEFT: "b"})).found
+    assert len(threads) >= 5
+    assert threading.main_thread() not in threads
 
 
 def test_second_looks_know_what_the_search_must_know():
