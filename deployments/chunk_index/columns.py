@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -40,17 +40,21 @@ class MetadataColumns:
         self._unused = 0
 
     def put(self, slot: int, metadata: Metadata) -> None:
-        """Set the metadata of a photo; replace what it had.
+        """Set the metadata of a photo; replace what it had. See `prepare`."""
+        self.prepare(slot, metadata)()
+
+    def prepare(self, slot: int, metadata: Metadata) -> Callable[[], None]:
+        """Make room for the metadata of a photo, and return a function that writes it there.
 
         Args:
             slot: number of the photo, 0 to 2**31 - 1.
             metadata: as the store has it. Older versions stored texts as they were sent, not in
                 NFC; here they are compared in NFC as well.
 
-        Raises:
-            MemoryError: nothing has changed.
+        Returns:
+            A function that replaces what the photo had, and needs no memory. Call it before
+            anything else is put or removed.
         """
-        # All memory is reserved before anything is written.
         if slot >= len(self._versions):
             size = max(slot + 1, 2 * len(self._versions))
             versions, sizes = grown(self._versions, size), grown(self._sizes, size)
@@ -59,12 +63,16 @@ class MetadataColumns:
         for key, value in metadata.items():
             column = self._column(key, KINDS[type(value)])
             rows.append((column, column.reserve(value)))
-        self._drop(slot)
-        for column, kept in rows:
-            column.append(slot, self._versions[slot], kept)
-        self._sizes[slot] = len(metadata)
-        self._used += len(metadata)
-        self._compact_if_worth()
+
+        def write() -> None:
+            self._drop(slot)
+            for column, kept in rows:
+                column.append(slot, self._versions[slot], kept)
+            self._sizes[slot] = len(metadata)
+            self._used += len(metadata)
+            self._compact_if_worth()
+
+        return write
 
     def remove(self, slot: int) -> None:
         """Remove the metadata of a photo, if it has any."""
