@@ -20,7 +20,7 @@ from deployments.logs import join_the_log
 from deployments.metadata import Filter
 from deployments.query import SearchOptions
 from deployments.ranker import Ranker
-from deployments.records import IndexState, Neighbours, RankedPhoto
+from deployments.records import IndexState, Neighbours, Position, RankedPhoto
 from deployments.settings import HEALTH_CHECK_S, ChunkIndexSettings
 
 MAX_BATCH = 32  # searches
@@ -60,12 +60,14 @@ class ChunkIndexDeployment:
         def make() -> ChunkIndex:
             return ChunkIndex(dimension, settings)
 
-        index = make()
+        def load() -> tuple[ChunkIndex, Position] | None:
+            index = make()
+            position = snapshots.read(index.load)
+            return (index, position) if position else None
+
         assert settings.path is not None  # `Settings.parse` has set it
-        snapshots = Snapshots(settings.path, index.kind)
-        position = await asyncio.to_thread(snapshots.read, index.load)
-        # A snapshot that can't be read may leave the index half filled, so a new one is made.
-        self.follower = Follower(store, make, index if position else make(), position)
+        snapshots = Snapshots(settings.path, make().kind)
+        self.follower = Follower(store, make, load)
         await self.follower.start()
         self.maintenance = Maintenance(self.follower, snapshots)
         self._threads = compute_threads(None)

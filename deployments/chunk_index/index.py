@@ -165,9 +165,11 @@ class ChunkIndex:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Take the index as broken unless all of the block is executed."""
-        self.broken = True
-        yield
-        self.broken = False
+        try:
+            yield
+        except BaseException:
+            self.broken = True
+            raise
 
     def _refuse_if_broken(self) -> None:
         if self.broken:

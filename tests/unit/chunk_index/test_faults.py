@@ -1,4 +1,4 @@
-"""A step of a change fails: then the index is as before or after it, or it says that it is broken."""
+"""A step of a change fails: the index is as before or after it, or it says that it is broken."""
 
 from itertools import count
 
