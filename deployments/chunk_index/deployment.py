@@ -121,7 +121,7 @@ class ChunkIndexDeployment:
             photos=index.photos,
             chunks=index.chunks,
             sequence=self.follower.sequence,
-            digest=index.digest,
+            digest=await asyncio.to_thread(lambda: index.digest),
             waiting=index.waiting,
             removed=index.removed,
             snapshot=snapshot.sequence if snapshot else None,

@@ -28,6 +28,11 @@ from deployments.records import (
 )
 from deployments.settings import ChunkIndexSettings
 
+# How many photos' vectors are hashed again for `ChunkIndex.digest`, and how many of them at a time:
+# 64 photos of 35 chunks take about 2 ms.
+SAMPLE_PHOTOS = 256
+PIECE_PHOTOS = 64
+
 
 class ChunkIndex:
     """Photos by id, which are found by their nearest chunks. It is thread-safe.
@@ -57,6 +62,8 @@ class ChunkIndex:
         else:
             self.engine = settings.engine
         self._settings = settings
+        # Then the vectors in the engine aren't those that were put.
+        self._rounds = self.engine == "exact" and settings.dtype == "bfloat16"
         self._lock = threading.Lock()
         self.broken = False
         self._empty()
@@ -104,8 +111,39 @@ class ChunkIndex:
 
     @property
     def digest(self) -> str:
-        """A hash of all ids and vectors, whatever their order: 16 hexadecimal digits."""
-        return f"{self._digest:016x}"
+        """A hash of all ids and vectors, whatever their order: 16 hexadecimal digits.
+
+        It adds up what each photo had when it was put. For some photos, and always for the newest,
+        this is corrected by what the engine has now. So it shows when rows and photos are out of
+        step: from the first such photo on, all are.
+        """
+        with self._lock:
+            photos = self._sample()
+        drift = 0
+        for start in range(0, len(photos), PIECE_PHOTOS):  # so that searches needn't wait
+            with self._lock:
+                drift += self._drift(photos[start : start + PIECE_PHOTOS])
+        return f"{(self._digest + drift) % 2**64:016x}"
+
+    def _sample(self) -> np.ndarray:
+        """Return the numbers of some photos in ascending order, the newest among them."""
+        present = self._present[: len(self._ids)].nonzero()[0]
+        if len(present) <= SAMPLE_PHOTOS:
+            return present
+        drawn = np.random.default_rng().integers(len(present), size=SAMPLE_PHOTOS - 1)
+        return present[np.unique([*drawn, len(present) - 1])]
+
+    def _drift(self, photos: np.ndarray) -> int:
+        """Return how the hashes of what the engine has differ from those of what was put."""
+        photos = photos[self._present[photos]]
+        if self._rounds or not len(photos):
+            return 0
+        vectors = self._engine.vectors(photos)
+        ends = np.cumsum(self._engine.starts.of(photos)[1]).tolist()
+        return sum(
+            content_hash(str(self._ids[number]), vectors[start:end]) - int(self._hashes[number])
+            for number, (start, end) in zip(photos.tolist(), pairwise([0, *ends]), strict=True)
+        )
 
     def put(self, id: str, vectors: np.ndarray, metadata: Metadata | None = None) -> None:
         """Add a photo, or replace it.
@@ -280,6 +318,8 @@ class ChunkIndex:
             present = self._present.nonzero()[0]
             self._removed = self._engine.starts.rows - int(self._engine.starts.of(present)[1].sum())
             self._digest = sum(self._hashes[present].tolist()) % 2**64
+            if self._drift(self._sample()):
+                raise ValueError("its rows and photos don't belong together")
 
 
 def _distances(similarities: np.ndarray) -> np.ndarray:
