@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from ray import serve
 
-from deployments.chunk_index.follower import Follower
+from deployments.chunk_index.follower import UNFOLLOWED_S, Follower
 from deployments.chunk_index.index import ChunkIndex
 from deployments.chunk_index.maintenance import Maintenance
 from deployments.chunk_index.snapshots import Snapshots
@@ -131,12 +131,18 @@ class ChunkIndexDeployment:
         """Do nothing; an answer shows that the replica is ready."""
 
     async def check_health(self) -> None:
-        """Raise an error if a background task has ended, so that Serve replaces the replica."""
+        """Raise an error if this replica should be replaced by Serve.
+
+        A background task has ended, or the store's log could not be followed for long.
+        """
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(
                     "a background task of the chunk index has ended"
                 ) from task.exception()
+        unfollowed_s = self.follower.unfollowed_s
+        if unfollowed_s > UNFOLLOWED_S:
+            raise RuntimeError(f"the store's log could not be followed for {unfollowed_s:.0f} s")
 
     async def _search_batch(self, searches: list[Search]) -> list[Neighbours]:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from deployments.chunk_index.index import ChunkIndex
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 # long.
 POLL_S = 2
 RETRY_S = 0.5
+# A replica that could not follow for this long is replaced. A store that died is there again within
+# half a minute even on a busy machine, and to replace the index wouldn't help it.
+UNFOLLOWED_S = 60
 
 
 class Follower:
@@ -53,15 +57,19 @@ class Follower:
         self._make = make
         self._load = load
         self._name = uuid.uuid4().hex  # by which the store knows this replica
+        self._followed_at = time.monotonic()
+        self._loading = self._loading_failed = False
         self._moved = asyncio.Condition()
         self._polls = 0  # number of polls that have begun
         self._last_poll = 0, 0  # its number, and the store's last change according to its answer
 
     async def start(self) -> None:
         """Load the newest snapshot, if there is one, and apply the store's changes since then."""
-        index, position = await asyncio.to_thread(self._load) or (self._make(), None)
-        self.snapshot = position
-        index, position = await self._catch_up(index, position)
+        with self._loading_anew():
+            index, position = await asyncio.to_thread(self._load) or (self._make(), None)
+            self.snapshot = position
+            index, position = await self._catch_up(index, position)
+        self._followed_at = time.monotonic()
         self._last_poll = self._polls, position.sequence
         self.unsaved = 0 if self.snapshot else index.chunks
         self.changed_at = time.monotonic()
@@ -96,6 +104,29 @@ class Follower:
     def sequence(self) -> int:
         """The sequence number of the last change that the index knows."""
         return 0 if self.position is None else self.position.sequence
+
+    @property
+    def unfollowed_s(self) -> float:
+        """Seconds since it last followed the log; it does so at least every `POLL_S`.
+
+        To load an index anew may take minutes, and is no trouble unless it has failed before.
+        """
+        if self._loading and not self._loading_failed:
+            return 0
+        return time.monotonic() - self._followed_at
+
+    @contextmanager
+    def _loading_anew(self) -> Iterator[None]:
+        self._loading = True
+        try:
+            yield
+        except BaseException:
+            self._loading_failed = True
+            raise
+        else:
+            self._loading_failed = False
+        finally:
+            self._loading = False
 
     async def follow(self) -> None:
         """Follow the store until this is cancelled. A broken index is loaded anew."""
@@ -158,7 +189,8 @@ class Follower:
         poll = self._polls
         changes = await self._ask(asked, POLL_S)
         if changes.anew:
-            index, position = await self._catch_up(self._make(), None)
+            with self._loading_anew():
+                index, position = await self._catch_up(self._make(), None)
             self.unsaved = index.chunks
         else:
             try:
@@ -169,6 +201,7 @@ class Follower:
                     await self._publish(index, reached)
                 raise
             position = changes.position
+        self._followed_at = time.monotonic()
         if changes.changes:
             self.changed_at = time.monotonic()
             self.unsaved += sum(

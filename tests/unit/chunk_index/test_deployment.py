@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -461,3 +462,85 @@ def test_a_change_that_never_succeeds_is_told_and_keeps_what_came_before_it(
     assert not replica.follower.index.broken
     assert "can't apply change 3" in caplog.text
     assert "not [1, 5]" in caplog.text
+
+
+def test_a_replica_that_could_not_follow_for_long_is_replaced(alone, monkeypatch):
+    """But not while the store is started again, which takes some seconds."""
+    (replica,) = alone.replicas
+    monkeypatch.setattr(follower, "RETRY_S", 0.01)
+    changes, asked = alone.handle.changes.remote, asyncio.Event()
+
+    async def fail(*_):
+        asked.set()
+        raise ConnectionError("the store is being started")
+
+    alone.handle.changes.remote = fail
+    alone.run(asked.wait())
+    replica.follower._followed_at -= follower.UNFOLLOWED_S / 2
+    alone.run(replica.check_health())
+    replica.follower._followed_at -= follower.UNFOLLOWED_S
+    with pytest.raises(RuntimeError, match="could not be followed for 9"):
+        alone.run(replica.check_health())
+    alone.handle.changes.remote = changes
+    alone.run(until(lambda: replica.follower.unfollowed_s < 10))
+    alone.run(replica.check_health())
+
+
+def test_a_replica_with_a_change_that_never_succeeds_is_replaced(alone, monkeypatch):
+    (replica,) = alone.replicas
+    monkeypatch.setattr(follower, "RETRY_S", 0.01)
+    tried = asyncio.Event()
+
+    def put(*_):
+        alone.loop.call_soon_threadsafe(tried.set)
+        raise ValueError("vectors must be [n, 4], not [1, 5]")
+
+    monkeypatch.setattr(replica.follower.index, "put", put)
+    put_some(alone, range(1))
+    alone.run(tried.wait())
+    replica.follower._followed_at -= follower.UNFOLLOWED_S
+    alone.run(asyncio.sleep(0.05))
+    with pytest.raises(RuntimeError, match="could not be followed"):
+        alone.run(replica.check_health())
+
+
+def test_a_replica_that_loads_its_index_anew_is_well_however_long_it_takes(alone, monkeypatch):
+    (replica,) = alone.replicas
+    loading, loaded = asyncio.Event(), threading.Event()
+
+    def load():
+        alone.loop.call_soon_threadsafe(loading.set)
+        loaded.wait(20)
+
+    monkeypatch.setattr(replica.follower, "_load", load)
+    replica.follower.index.give_up()
+    alone.run(loading.wait())
+    replica.follower._followed_at -= 2 * follower.UNFOLLOWED_S
+    alone.run(replica.check_health())
+    loaded.set()
+    alone.run(until(lambda: not replica.follower.index.broken))
+    alone.run(replica.check_health())
+    assert replica.follower.unfollowed_s < follower.UNFOLLOWED_S
+
+
+def test_a_replica_that_tries_in_vain_to_load_its_index_anew_is_replaced(alone, monkeypatch):
+    """A change breaks each new index: loading takes most of the time, and never succeeds."""
+    (replica,) = alone.replicas
+    monkeypatch.setattr(follower, "RETRY_S", 0.01)
+    content, tries = put_some(alone, range(5)), []
+    assert_all_found(alone, content)
+
+    def append(starts, rows, append=Starts.append):
+        append(starts, rows)
+        if rows == 2:
+            tries.append(rows)
+            raise MemoryError
+
+    monkeypatch.setattr(Starts, "append", append)
+    alone.put("bad", np.eye(4)[:2])
+    replica.follower._followed_at -= follower.UNFOLLOWED_S
+    alone.run(until(lambda: len(tries) >= 3))
+    with pytest.raises(RuntimeError, match="could not be followed"):
+        alone.run(replica.check_health())
+    with pytest.raises(Unavailable):
+        replica.follower.index.search(unit(1, 0, 0, 0)[None], 1)
