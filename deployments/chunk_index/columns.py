@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -38,29 +40,52 @@ class MetadataColumns:
         self._unused = 0
 
     def put(self, slot: int, metadata: Metadata) -> None:
-        """Set the metadata of a photo; replace what it had.
+        """Set the metadata of a photo; replace what it had. See `prepare`."""
+        self.prepare(slot, metadata)()
+
+    def prepare(self, slot: int, metadata: Metadata) -> Callable[[], None]:
+        """Make room for the metadata of a photo, and return a function that writes it there.
 
         Args:
             slot: number of the photo, 0 to 2**31 - 1.
             metadata: as the store has it. Older versions stored texts as they were sent, not in
                 NFC; here they are compared in NFC as well.
+
+        Returns:
+            A function that replaces what the photo had, and needs no memory. Call it before
+            anything else is put or removed.
         """
-        self.remove(slot)
         if slot >= len(self._versions):
             size = max(slot + 1, 2 * len(self._versions))
-            self._versions = _grown(self._versions, size)
-            self._sizes = _grown(self._sizes, size)
+            versions, sizes = grown(self._versions, size), grown(self._sizes, size)
+            self._versions, self._sizes = versions, sizes
+        rows = []
         for key, value in metadata.items():
-            kind = KINDS[type(value)]
-            column = self._columns.get((key, kind))
-            if column is None:
-                column = self._columns[key, kind] = _new_column(kind)
-            column.append(slot, self._versions[slot], value)
-        self._sizes[slot] = len(metadata)
-        self._used += len(metadata)
+            column = self._column(key, KINDS[type(value)])
+            rows.append((column, column.reserve(value)))
+
+        def write() -> None:
+            self._drop(slot)
+            for column, kept in rows:
+                column.append(slot, self._versions[slot], kept)
+            self._sizes[slot] = len(metadata)
+            self._used += len(metadata)
+            self._compact_if_worth()
+
+        return write
 
     def remove(self, slot: int) -> None:
         """Remove the metadata of a photo, if it has any."""
+        self._drop(slot)
+        self._compact_if_worth()
+
+    def _column(self, key: str, kind: Kind) -> _Column:
+        column = self._columns.get((key, kind))
+        if column is None:
+            column = self._columns[key, kind] = _new_column(kind)
+        return column
+
+    def _drop(self, slot: int) -> None:
         if slot >= len(self._sizes) or not self._sizes[slot]:
             return
         self._versions[slot] += 1
@@ -68,8 +93,11 @@ class MetadataColumns:
         self._sizes[slot] = 0
         self._used -= size
         self._unused += size
+
+    def _compact_if_worth(self) -> None:
         if self._unused > self._used:
-            self._compact()
+            with suppress(MemoryError):  # then the next change tries it again
+                self._compact()
 
     def select(self, filter: Filter, slots: int) -> np.ndarray:
         """Return which photos match a filter, bool `[slots]`.
@@ -131,13 +159,13 @@ class MetadataColumns:
         return column.rows["version"] == self._versions[column.rows["slot"]]
 
     def _compact(self) -> None:
-        """Drop the unused rows, and set the versions back to 0."""
-        for place, column in list(self._columns.items()):
-            column.keep(self._in_use(column))
-            if not len(column.rows):
-                del self._columns[place]
-        self._versions[:] = 0
-        self._unused = 0
+        """Drop the unused rows, and set the versions back to 0, all in one step."""
+        columns = {
+            place: column.kept(self._in_use(column)) for place, column in self._columns.items()
+        }
+        columns = {place: column for place, column in columns.items() if len(column.rows)}
+        versions = np.zeros_like(self._versions)
+        self._columns, self._versions, self._unused = columns, versions, 0
 
 
 class _Column:
@@ -152,21 +180,32 @@ class _Column:
         """The rows that were appended, without spare ones."""
         return self._rows[: self._count]
 
-    def append(self, slot: int, version: int, value: Any) -> None:
+    def reserve(self, value: Any) -> Any:
+        """Make room for one more row; return what it has of the value."""
         if self._count == len(self._rows):
-            self._rows = _grown(self._rows, max(8, 2 * self._count))
-        self._rows[self._count] = slot, version, value
+            self._rows = grown(self._rows, max(8, 2 * self._count))
+        return value
+
+    def append(self, slot: int, version: int, kept: Any) -> None:
+        """Add a row.
+
+        Args:
+            kept: what `reserve` returned.
+        """
+        self._rows[self._count] = slot, version, kept
         self._count += 1
 
     def select(self, condition: Condition) -> np.ndarray:
         """Return which rows satisfy a condition on this key and kind, bool `[rows]`."""
         return OPERATORS[condition.operator](self.rows["value"], condition.value)
 
-    def keep(self, wanted: np.ndarray) -> None:
-        """Drop all rows except the wanted ones, bool `[rows]`, and set the versions to 0."""
-        self._rows = self.rows[wanted]
-        self._rows["version"] = 0
-        self._count = len(self._rows)
+    def kept(self, wanted: np.ndarray) -> Self:
+        """Return a column with the wanted rows only, bool `[rows]`, and with versions of 0."""
+        kept = copy.copy(self)
+        kept._rows = self.rows[wanted]
+        kept._rows["version"] = 0
+        kept._count = len(kept._rows)
+        return kept
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {"rows": self.rows}
@@ -186,15 +225,17 @@ class _TextColumn(_Column):
         self._numbers: dict[str, int] = {}
         self._texts: np.ndarray = np.zeros(0, _TEXT)  # by number
 
-    def append(self, slot: int, version: int, value: str) -> None:
+    def reserve(self, value: str) -> int:
+        super().reserve(value)
         value = normalised(value)
         number = self._numbers.get(value)
         if number is None:
-            number = self._numbers[value] = len(self._numbers)
+            number = len(self._numbers)
             if number == len(self._texts):
-                self._texts = _grown(self._texts, max(8, 2 * number))
+                self._texts = grown(self._texts, max(8, 2 * number))
             self._texts[number] = value
-        super().append(slot, version, number)
+            self._numbers[value] = number
+        return number
 
     def select(self, condition: Condition) -> np.ndarray:
         compare = OPERATORS[condition.operator]
@@ -203,12 +244,13 @@ class _TextColumn(_Column):
         texts = self._texts[: len(self._numbers)]
         return compare(texts, np.array([condition.value], _TEXT))[self.rows["value"]]
 
-    def keep(self, wanted: np.ndarray) -> None:
-        super().keep(wanted)
+    def kept(self, wanted: np.ndarray) -> Self:
+        kept = super().kept(wanted)
         used = np.zeros(len(self._numbers), bool)
-        used[self.rows["value"]] = True
-        self.rows["value"] = (np.cumsum(used) - 1)[self.rows["value"]]
-        self._remember(self._texts[: len(used)][used])
+        used[kept.rows["value"]] = True
+        kept.rows["value"] = (np.cumsum(used) - 1)[kept.rows["value"]]
+        kept._remember(self._texts[: len(used)][used])
+        return kept
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         texts = [*self._numbers]
@@ -244,10 +286,11 @@ def _new_column(kind: Kind) -> _Column:
     return _Column("<f8" if kind == "number" else "?")
 
 
-def _grown(array: np.ndarray, size: int) -> np.ndarray:
-    grown = np.zeros(size, array.dtype)
-    grown[: len(array)] = array
-    return grown
+def grown(array: np.ndarray, size: int) -> np.ndarray:
+    """Return a copy of an array with room for `size` elements, the new ones 0."""
+    larger = np.zeros(size, array.dtype)
+    larger[: len(array)] = array
+    return larger
 
 
 def _bytes_of(text: str) -> np.ndarray:

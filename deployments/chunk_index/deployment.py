@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from ray import serve
 
-from deployments.chunk_index.follower import Follower
+from deployments.chunk_index.follower import UNFOLLOWED_S, Follower
 from deployments.chunk_index.index import ChunkIndex
 from deployments.chunk_index.maintenance import Maintenance
 from deployments.chunk_index.snapshots import Snapshots
@@ -20,7 +20,7 @@ from deployments.logs import join_the_log
 from deployments.metadata import Filter
 from deployments.query import SearchOptions
 from deployments.ranker import Ranker
-from deployments.records import IndexState, Neighbours, RankedPhoto
+from deployments.records import IndexState, Neighbours, Position, RankedPhoto
 from deployments.settings import HEALTH_CHECK_S, ChunkIndexSettings
 
 MAX_BATCH = 32  # searches
@@ -60,12 +60,14 @@ class ChunkIndexDeployment:
         def make() -> ChunkIndex:
             return ChunkIndex(dimension, settings)
 
-        index = make()
+        def load() -> tuple[ChunkIndex, Position] | None:
+            index = make()
+            position = snapshots.read(index.load)
+            return (index, position) if position else None
+
         assert settings.path is not None  # `Settings.parse` has set it
-        snapshots = Snapshots(settings.path, index.kind)
-        position = await asyncio.to_thread(snapshots.read, index.load)
-        # A snapshot that can't be read may leave the index half filled, so a new one is made.
-        self.follower = Follower(store, make, index if position else make(), position)
+        snapshots = Snapshots(settings.path, make().kind)
+        self.follower = Follower(store, make, load)
         await self.follower.start()
         self.maintenance = Maintenance(self.follower, snapshots)
         self._threads = compute_threads(None)
@@ -119,7 +121,7 @@ class ChunkIndexDeployment:
             photos=index.photos,
             chunks=index.chunks,
             sequence=self.follower.sequence,
-            digest=index.digest,
+            digest=await asyncio.to_thread(lambda: index.digest),
             waiting=index.waiting,
             removed=index.removed,
             snapshot=snapshot.sequence if snapshot else None,
@@ -129,12 +131,18 @@ class ChunkIndexDeployment:
         """Do nothing; an answer shows that the replica is ready."""
 
     async def check_health(self) -> None:
-        """Raise an error if a background task has ended, so that Serve replaces the replica."""
+        """Raise an error if this replica should be replaced by Serve.
+
+        A background task has ended, or the store's log could not be followed for long.
+        """
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(
                     "a background task of the chunk index has ended"
                 ) from task.exception()
+        unfollowed_s = self.follower.unfollowed_s
+        if unfollowed_s > UNFOLLOWED_S:
+            raise RuntimeError(f"the store's log could not be followed for {unfollowed_s:.0f} s")
 
     async def _search_batch(self, searches: list[Search]) -> list[Neighbours]:
         loop = asyncio.get_running_loop()

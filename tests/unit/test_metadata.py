@@ -5,6 +5,8 @@ import pickle
 import re
 import time
 import unicodedata
+from contextlib import suppress
+from itertools import count
 from types import MappingProxyType
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.chunk_index import columns as module
 from deployments.chunk_index.columns import MetadataColumns
 from deployments.errors import BadParameter
 from deployments.metadata import (
@@ -466,3 +469,35 @@ def test_what_is_no_file_of_columns_is_not_loaded(tmp_path):
             MetadataColumns.load(bad)
     with pytest.raises(FileNotFoundError):
         MetadataColumns.load(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("allocating", ["grown", "_new_column"])
+def test_a_put_into_columns_for_which_memory_is_lacking_changes_nothing(monkeypatch, allocating):
+    """New columns and larger arrays are made before anything is written."""
+    allocate = getattr(module, allocating)
+    filters = [Filter.parse([text]) for text in ("n>=0", "t>=a", "b=true", "new=1", "t=new")]
+    new = {"n": 7, "t": "new", "b": False, "new": 1, "other": 1}
+    for last in count():
+        columns, plain = MetadataColumns(), {}
+        for slot in range(8):
+            plain[slot] = {"n": slot, "t": f"text {slot}", "b": True}
+            columns.put(slot, plain[slot])
+        left = iter(range(last))
+
+        def fail(*args, left=left):
+            if next(left, None) is None:
+                raise MemoryError
+            return allocate(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, allocating, fail)
+            for slot in (1, 8):  # it replaces what a photo has, or needs more room
+                with suppress(MemoryError):
+                    columns.put(slot, new)
+                    plain[slot] = new
+        for filter in filters:
+            expected = [slot in plain and filter.matches(plain[slot]) for slot in range(10)]
+            assert columns.select(filter, 10).tolist() == expected
+        if next(left, None) is not None:
+            break
+    assert last > 1

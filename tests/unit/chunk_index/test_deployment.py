@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from ray.serve.exceptions import RequestCancelledError
 
-from deployments.chunk_index import maintenance
+from deployments.chunk_index import follower, maintenance
 from deployments.chunk_index.deployment import ChunkIndexDeployment, Search
-from deployments.errors import UnknownSequence
+from deployments.chunk_index.engines import Starts
+from deployments.errors import Unavailable, UnknownSequence
 from deployments.query import SearchOptions
 from deployments.ranker import Ranker
 from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
@@ -362,3 +364,183 @@ def test_a_replica_that_is_stopped_no_longer_follows(alone, caplog):
     alone.run(stop())
     assert replica._tasks[0].cancelled()
     assert not caplog.records
+
+
+def put_some(alone, numbers) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    content = {f"{number}": unit(*rng.normal(size=4))[None] for number in numbers}
+    for id, vectors in content.items():
+        alone.put(id, vectors, {"year": 2024})
+    return content
+
+
+def assert_all_found(alone, content) -> None:
+    (replica,) = alone.replicas
+    for vectors in content.values():
+        for condition in (None, "year>=2024"):
+            found = alone.search(replica, vectors[0], count=20, condition=condition)
+            assert_found(found, content, vectors[0], 20)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_index_that_a_change_broke_is_thrown_away_and_loaded_anew(
+    alone, monkeypatch, caplog, saved
+):
+    """As when memory ran out after the rows of a photo were written."""
+    (replica,) = alone.replicas
+    content = put_some(alone, range(5))
+    assert_all_found(alone, content)
+    if saved:
+        alone.run(replica.maintenance.save())
+    broken, failed = replica.follower.index, []
+
+    def append(starts, rows, append=Starts.append):
+        if not failed:
+            failed.append(rows)
+            raise MemoryError("out of memory")
+        append(starts, rows)
+
+    monkeypatch.setattr(Starts, "append", append)
+    content |= put_some(alone, range(5, 10))
+    alone.run(until(lambda: failed))
+    assert_all_found(alone, content)
+    assert replica.follower.index is not broken
+    assert (broken.broken, broken.chunks) == (True, 0)
+    assert "can't apply change 6 of the store to the index, the put of '5'" in caplog.text
+    assert "out of memory" in caplog.text
+    alone.run(replica.check_health())
+    state = alone.run(replica.stats())
+    assert (state.photos, state.snapshot) == (10, 5 if saved else None)
+
+
+def test_an_index_that_building_broke_is_loaded_anew_without_another_change(alone, monkeypatch):
+    (replica,) = alone.replicas
+    content = put_some(alone, range(5))
+    assert_all_found(alone, content)
+    broken = replica.follower.index
+    monkeypatch.setattr(broken._engine, "build", lambda: [][1])
+    with pytest.raises(IndexError):
+        broken.build()
+    alone.run(until(lambda: replica.follower.index is not broken))
+    assert_all_found(alone, content)
+
+
+def test_a_broken_index_is_not_searched_and_not_saved(alone, monkeypatch):
+    (replica,) = alone.replicas
+    content = put_some(alone, range(3))
+    assert_all_found(alone, content)
+    monkeypatch.setattr(replica.follower, "_load", lambda: [][1])  # so it stays broken
+    replica.follower.index.give_up()
+    with pytest.raises(Unavailable, match="loaded anew"):
+        alone.run(replica.rank(unit(1, 0, 0, 0), ONE, 3))
+    assert not replica.maintenance.must_save(quiet_s=1000)
+    alone.run(asyncio.sleep(0.05))
+    with pytest.raises(Unavailable):
+        alone.run(replica.rank(unit(1, 0, 0, 0), ONE, 3))
+
+
+def test_a_change_that_never_succeeds_is_told_and_keeps_what_came_before_it(
+    alone, monkeypatch, caplog
+):
+    """It is tried again and again; what was applied before it is not applied again each time."""
+    (replica,) = alone.replicas
+    monkeypatch.setattr(follower, "RETRY_S", 0.01)
+    puts = []
+
+    def put(id, vectors, metadata, put=replica.follower.index.put):
+        puts.append(id)
+        if id == "2":
+            raise ValueError("vectors must be [n, 4], not [1, 5]")
+        put(id, vectors, metadata)
+
+    monkeypatch.setattr(replica.follower.index, "put", put)
+    put_some(alone, range(4))
+    alone.run(until(lambda: puts.count("2") >= 3))
+    assert puts.count("0") == puts.count("1") == 1
+    assert "3" not in puts
+    assert replica.follower.sequence == 2
+    assert not replica.follower.index.broken
+    assert "can't apply change 3" in caplog.text
+    assert "not [1, 5]" in caplog.text
+
+
+def test_a_replica_that_could_not_follow_for_long_is_replaced(alone, monkeypatch):
+    """But not while the store is started again, which takes some seconds."""
+    (replica,) = alone.replicas
+    monkeypatch.setattr(follower, "RETRY_S", 0.01)
+    changes, asked = alone.handle.changes.remote, asyncio.Event()
+
+    async def fail(*_):
+        asked.set()
+        raise ConnectionError("the store is being started")
+
+    alone.handle.changes.remote = fail
+    alone.run(asked.wait())
+    replica.follower._followed_at -= follower.UNFOLLOWED_S / 2
+    alone.run(replica.check_health())
+    replica.follower._followed_at -= follower.UNFOLLOWED_S
+    with pytest.raises(RuntimeError, match="could not be followed for 9"):
+        alone.run(replica.check_health())
+    alone.handle.changes.remote = changes
+    alone.run(until(lambda: replica.follower.unfollowed_s < 10))
+    alone.run(replica.check_health())
+
+
+def test_a_replica_with_a_change_that_never_succeeds_is_replaced(alone, monkeypatch):
+    (replica,) = alone.replicas
+    monkeypatch.setattr(follower, "RETRY_S", 0.01)
+    tried = asyncio.Event()
+
+    def put(*_):
+        alone.loop.call_soon_threadsafe(tried.set)
+        raise ValueError("vectors must be [n, 4], not [1, 5]")
+
+    monkeypatch.setattr(replica.follower.index, "put", put)
+    put_some(alone, range(1))
+    alone.run(tried.wait())
+    replica.follower._followed_at -= follower.UNFOLLOWED_S
+    alone.run(asyncio.sleep(0.05))
+    with pytest.raises(RuntimeError, match="could not be followed"):
+        alone.run(replica.check_health())
+
+
+def test_a_replica_that_loads_its_index_anew_is_well_however_long_it_takes(alone, monkeypatch):
+    (replica,) = alone.replicas
+    loading, loaded = asyncio.Event(), threading.Event()
+
+    def load():
+        alone.loop.call_soon_threadsafe(loading.set)
+        loaded.wait(20)
+
+    monkeypatch.setattr(replica.follower, "_load", load)
+    replica.follower.index.give_up()
+    alone.run(loading.wait())
+    replica.follower._followed_at -= 2 * follower.UNFOLLOWED_S
+    alone.run(replica.check_health())
+    loaded.set()
+    alone.run(until(lambda: not replica.follower.index.broken))
+    alone.run(replica.check_health())
+    assert replica.follower.unfollowed_s < follower.UNFOLLOWED_S
+
+
+def test_a_replica_that_tries_in_vain_to_load_its_index_anew_is_replaced(alone, monkeypatch):
+    """A change breaks each new index: loading takes most of the time, and never succeeds."""
+    (replica,) = alone.replicas
+    monkeypatch.setattr(follower, "RETRY_S", 0.01)
+    content, tries = put_some(alone, range(5)), []
+    assert_all_found(alone, content)
+
+    def append(starts, rows, append=Starts.append):
+        append(starts, rows)
+        if rows == 2:
+            tries.append(rows)
+            raise MemoryError
+
+    monkeypatch.setattr(Starts, "append", append)
+    alone.put("bad", np.eye(4)[:2])
+    replica.follower._followed_at -= follower.UNFOLLOWED_S
+    alone.run(until(lambda: len(tries) >= 3))
+    with pytest.raises(RuntimeError, match="could not be followed"):
+        alone.run(replica.check_health())
+    with pytest.raises(Unavailable):
+        replica.follower.index.search(unit(1, 0, 0, 0)[None], 1)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from deployments.chunk_index import index as module
 from deployments.chunk_index.index import ChunkIndex
 from deployments.records import content_hash
 from deployments.settings import ChunkIndexSettings
@@ -177,3 +178,44 @@ def test_snapshots_of_older_versions_are_still_read(engine, name):
     """They are told apart by these names, which were those of classes."""
     index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
     assert index.kind == {"engine": name, "dimension": DIMENSION}
+
+
+@pytest.mark.parametrize("engine", ["exact", "approximate"])
+@pytest.mark.parametrize("sample", [4, 100])
+def test_the_digest_tells_that_rows_and_photos_are_out_of_step(engine, sample, monkeypatch):
+    """It is of what the engine has, not only of what was put."""
+    monkeypatch.setattr(module, "SAMPLE_PHOTOS", sample)
+    rng = np.random.default_rng(2)
+    right, wrong = (
+        ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu")) for _ in range(2)
+    )
+    for number in range(50):
+        vectors = np.stack([unit(*rng.normal(size=4)) for _ in range(3)])
+        if number == 40:
+            assert wrong.digest == right.digest
+            wrong._engine.append(np.float16(vectors[:2]))
+        for index in (right, wrong):
+            index.put(f"photo{number}", vectors)
+        if number >= 40:
+            assert wrong.digest != right.digest
+    right.remove("photo49")
+    wrong.remove("photo49")
+    assert wrong.digest != right.digest
+
+
+def test_the_digest_is_that_of_the_store_even_if_the_engine_rounds():
+    settings = ChunkIndexSettings(engine="exact", device="cpu", dtype="bfloat16")
+    index, vectors = ChunkIndex(DIMENSION, settings), unit(1, 2, 3, 4)[None]
+    index.put("a", vectors)
+    assert index.digest == f"{content_hash('a', vectors):016x}"
+
+
+def test_a_snapshot_whose_rows_and_photos_are_out_of_step_is_refused(tmp_path):
+    """Older versions wrote such snapshots after a change that had failed halfway."""
+    index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu"))
+    index.put("a", unit(1, 0, 0, 0)[None])
+    index.put("b", unit(0, 0, 1, 0)[None])
+    index.saver()(tmp_path)
+    (tmp_path / "ids.json").write_text('["b", "a"]')
+    with pytest.raises(ValueError, match="belong together"):
+        ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu")).load(tmp_path)
