@@ -26,6 +26,7 @@ from deployments.records import (
 from deployments.settings import HEALTH_CHECK_S, StoreSettings
 from deployments.startup import ending_serve_run
 from deployments.store.followers import Followers
+from deployments.store.format import REPEATABLE
 from deployments.store.operations import (
     Delete,
     KeepPreview,
@@ -43,7 +44,7 @@ GROUP_SIZE = 16
 # Size of the vectors in one answer to a follower, bytes.
 CHANGES_BYTES = 16 * 2**20
 
-# The log is cut when it has this many deletions.
+# The log is cut when it has this many deletions besides those that may be repeated.
 CUT_WORTH = 5000
 
 
@@ -84,10 +85,10 @@ class StoreDeployment:
         return stored
 
     async def delete(self, id: str) -> int:
-        """Remove a photo; return the sequence number of the change.
+        """Remove a photo; return the sequence number of the change. See `Delete`.
 
         Raises:
-            UnknownId, StoreFull, CorruptRecord
+            UnknownId, StoreFull
         """
         sequence: int = await self._apply_one(Delete(id))
         return sequence
@@ -202,8 +203,8 @@ class StoreDeployment:
 
     def _cut_log(self, sequence: int) -> None:
         try:
-            if self.store.deletions >= CUT_WORTH:
-                removed = self.store.cut_log(sequence)
+            if self.store.deletions >= CUT_WORTH + REPEATABLE:
+                removed = self.store.cut_log(min(sequence, self.store.sequence - REPEATABLE))
                 logger.info("%d deletions were cut from the log", removed)
         except Exception:  # nothing is lost, the log is only longer than necessary
             logger.warning("the log can't be cut, trying again later", exc_info=True)

@@ -64,6 +64,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp()
         self.lives = 0
         self.photos: dict[str, bytes] = {}
+        self.deleted: dict[str, int] = {}  # the latest deletion of each id that the log has
         self.sequence = 0
         self.replicas = [Replica()]
 
@@ -97,10 +98,14 @@ class StoreMachine(RuleBasedStateMachine):
             make = keep if isinstance(operation, KeepThumbnail) else keep_preview
             assert result is (held is not None and operation == make(operation.id, held))
         elif isinstance(operation, Delete) and held is None:
-            assert isinstance(result, UnknownId)
+            if operation.id in self.deleted:
+                assert result == self.deleted[operation.id]
+            else:
+                assert isinstance(result, UnknownId)
         elif isinstance(operation, Delete):
             self.sequence += 1
             assert result == self.sequence
+            self.deleted[operation.id] = self.sequence
             del self.photos[operation.id]
         elif held is None:
             self.sequence += 1
@@ -136,6 +141,8 @@ class StoreMachine(RuleBasedStateMachine):
     def cut(self, part: float) -> None:
         before = self.store.deletions
         removed = self.store.cut_log(round(part * self.sequence))
+        gone = min(round(part * self.sequence), self.sequence - 1)
+        self.deleted = {id: sequence for id, sequence in self.deleted.items() if sequence > gone}
         assert self.store.deletions == before - removed
         if part >= 1:  # but for the last entry, which says what the last change was
             assert self.store.deletions <= 1
@@ -207,6 +214,35 @@ def test_group_sees_its_own_effects(store: Store) -> None:
     assert results[4] == Stored(results[3].record, created=False)
     assert isinstance(results[5], UnknownId)
     assert_whole(store, "a", b"2")
+
+
+def test_a_deletion_that_is_repeated_is_answered_with_its_change(
+    store: Store, folder: Path
+) -> None:
+    """Whoever had no answer asks again. Nothing is written, whatever came in between."""
+    assert store.apply([put("a", b"1"), put("b", b"2"), Delete("a"), Delete("a")])[2:] == [3, 3]
+    assert isinstance(store.apply([Delete("never")])[0], UnknownId)
+    store.close()
+    store = Store(folder, ENCODER)
+    assert store.apply([Delete("a")]) == [3]
+    # Of several it is the latest.
+    assert store.apply([put("a", b"3"), Delete("a"), Delete("b"), Delete("a")])[1:] == [5, 6, 5]
+    assert (store.sequence, store.deletions) == (6, 3)
+    # What was cut from the log is no longer known.
+    store.cut_log(5)
+    (unknown, known) = store.apply([Delete("a"), Delete("b")])
+    assert isinstance(unknown, UnknownId)
+    assert known == 6
+    store.close()
+
+
+def test_only_the_latest_changes_are_looked_through(store: Store, monkeypatch) -> None:
+    """A deletion of an id that never was must not read a log of millions of entries."""
+    monkeypatch.setattr("deployments.store.format.REPEATABLE", 3)
+    store.apply([put("a", b"1"), Delete("a"), put("b", b"2"), put("c", b"3")])
+    assert store.apply([Delete("a")]) == [2]
+    store.apply([put("d", b"4")])
+    assert isinstance(store.apply([Delete("a")])[0], UnknownId)
 
 
 def test_a_thumbnail_goes_with_its_photo(store: Store) -> None:
