@@ -162,9 +162,9 @@ class StoreDeployment:
         """See `Store.original_part`."""
         return await self._read(self.store.original_part, id, sha256, start, stop)
 
-    async def records_after(self, after: str | None, limit: int) -> list[Record]:
-        """See `Store.records_after`."""
-        return await self._read(self.store.records_after, after, limit)
+    async def records_after(self, after: str | None, limit: int, compact: bool) -> list[bytes]:
+        """See `Store.records_after`. They are sent as JSON for the same reason as in `records`."""
+        return await self._read(self.store.records_after, after, limit, compact)
 
     async def changes(
         self, position: Position | None, wait_s: float, follower: str, kept: Position | None

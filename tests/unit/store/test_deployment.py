@@ -25,7 +25,7 @@ READS = {
     "previews": (["a"],),
     "original": ("a",),
     "original_part": ("a", SHA256, 0, 1),
-    "records_after": (None, 10),
+    "records_after": (None, 10, True),
     "changes": (None, 0, "follower", None),
     "stats": (),
 }
