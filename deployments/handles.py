@@ -120,6 +120,6 @@ class StoreHandle(Handle, Protocol):
     previews: Method[[list[str]], list[Preview | None]]
     original: Method[[str], bytes]
     original_part: Method[[str, str, int, int], bytes | None]
-    records_after: Method[[str | None, int], list[Record]]
+    records_after: Method[[str | None, int, bool], list[bytes]]
     changes: Method[[Position | None, float, str, Position | None], Changes]
     stats: Method[[], StoreState]

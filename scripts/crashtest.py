@@ -25,6 +25,7 @@ from statistics import median
 from typing import get_args
 
 import httpx
+from common.ending import end_on_signals, exit_status
 from common.options import empty_folder, positive
 from common.own_service import OwnService
 from common.serve_run import ServiceFailed
@@ -150,12 +151,13 @@ def main() -> int:
 
     # The service reacts to SIGINT only if this process does, and background jobs of a shell don't.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_on_signals()
     plan = plan_kills(arguments.kills, random.Random(arguments.seed))
     try:
         report = crash(folder, plan, arguments.seed, arguments.minutes)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted; the service is stopped. Store, log and journal: {folder}")
-        return 130
+        return exit_status(interrupt)
     print(report)
     if report.violations or arguments.folder is not None:
         print(f"\nThe store, the log and the journal are in {folder}")

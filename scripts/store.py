@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import lmdb
 from common.client import RequestFailed, fetch_stats
 from common.config import DEFAULT_CONFIG, read_settings
+from common.ending import end_on_signals, exit_status
 from common.paths import ROOT
 from tqdm import tqdm
 
@@ -489,11 +490,11 @@ def main(words: list[str] | None = None) -> int:
     arguments = parse(words)
     try:
         return arguments.run(arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(
             "\nInterrupted. Nothing is left half done; the same command starts again, or continues."
         )
-        return 130
+        return exit_status(interrupt)
     except (Refused, StartupError) as error:
         print(error, file=sys.stderr)
     except OSError as error:
@@ -511,4 +512,5 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_on_signals()
     sys.exit(main())

@@ -250,7 +250,8 @@ class Inset:
         """
         check_range("limit", limit, 1, MAX_LIMIT)
         async with self._answering():
-            return await self.store.records_after.remote(after, limit)
+            found = await self.store.records_after.remote(after, limit, False)
+        return [Record.model_validate_json(record) for record in found]
 
     async def delete(self, id: str) -> int:
         """Remove a photo; return the sequence number of the change.

@@ -48,6 +48,9 @@ READABLE_FORMATS = (1, 2, 3, FORMAT)
 CHECKSUM_BYTES = 16
 PUT, DELETE = b"P", b"D"
 
+# A deletion that is repeated within so many changes is answered with its change.
+REPEATABLE = 10_000
+
 
 class Databases(NamedTuple):
     """LMDB's named databases."""
@@ -193,6 +196,21 @@ def sequence_of(key: bytes) -> int:
 def last_sequence(txn: lmdb.Transaction[bytes], log: lmdb._Database) -> int:
     cursor = txn.cursor(db=log)
     return sequence_of(cursor.key()) if cursor.last() else 0
+
+
+def find_deletion(txn: lmdb.Transaction[bytes], log: lmdb._Database, id: bytes) -> int | None:
+    """Return the latest deletion of an id, if it is in the log and among the latest changes.
+
+    Only these are looked through, which takes some milliseconds. The log may have millions.
+    """
+    entry, end = DELETE + id, last_sequence(txn, log) - REPEATABLE
+    for key, value in txn.cursor(db=log).iterprev():
+        sequence = sequence_of(key)
+        if sequence <= end:
+            break
+        if value == entry:
+            return sequence
+    return None
 
 
 def read_totals(txn: lmdb.Transaction[bytes], meta: lmdb._Database) -> Totals:

@@ -29,6 +29,7 @@ from deployments.store.format import (
     checksum,
     count_chunks,
     decode_record,
+    find_deletion,
     last_sequence,
     read_totals,
     require_same_content,
@@ -60,7 +61,12 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove a photo."""
+    """Remove a photo.
+
+    If it was removed before, and that is one of the latest changes (`format.REPEATABLE`), nothing
+    is written, and the result is the same sequence number again. So whoever had no answer can ask
+    again.
+    """
 
     id: str
 
@@ -236,11 +242,14 @@ class Writer:
         return Stored(record, created=True)
 
     def _delete(self, id: str) -> int:
-        """Remove a photo. It may be damaged, so this doesn't rely on what the values say."""
+        """See `Delete`. The photo may be damaged, so this doesn't rely on what the values say."""
         key = id.encode()
         value = self._txn.pop(key, db=self._dbs.records)
         if value is None:
-            raise unknown(id)
+            sequence = find_deletion(self._txn, self._dbs.log, key)
+            if sequence is None:
+                raise unknown(id)
+            return sequence
         data = self._txn.pop(key, db=self._dbs.originals) or b""
         vectors = self._txn.pop(key, db=self._dbs.vectors) or b""
         self._txn.delete(key, db=self._dbs.thumbnails)

@@ -171,6 +171,9 @@ class Store(StoreReader):
         limit = self._map_limit(adds=added_bytes is not None)
         try:
             while True:
+                # A process that was killed while it read leaves its snapshot behind, whose pages
+                # would never be used again. To look for such takes some microseconds.
+                self._env.reader_check()
                 try:
                     with self._env.begin(write=True) as txn:
                         return change(txn)

@@ -77,6 +77,7 @@ class Journal:
             them: perhaps nothing is stored. A single element is certain.
         latest: for each id the last picture sent.
         sequences: for each id the sequence number of its latest acknowledged picture.
+        deletions: for each id the sequence number of its latest acknowledged deletion.
         violations: answers that contradict earlier ones, and answers that must not occur.
         outcomes: number of requests by kind and outcome.
         settled_at: when no request without an answer can take effect any more; seconds of
@@ -87,6 +88,7 @@ class Journal:
         self.possible: dict[str, set[int | None]] = defaultdict(lambda: {None})
         self.latest: dict[str, int] = {}
         self.sequences: dict[str, int] = {}
+        self.deletions: dict[str, int] = {}
         self.violations: list[str] = []
         self.outcomes: Counter[tuple[Kind, Outcome]] = Counter()
         self.settled_at = 0.0
@@ -167,8 +169,11 @@ class Journal:
                     self._violation(request, "was lost: indexing it again created it")
             case "delete", 204:
                 request.outcome = "acknowledged"
-                if possible == {None}:
+                sequence = int(response.headers["inset-sequence"])
+                # A deletion that is repeated is answered as before.
+                if possible == {None} and sequence != self.deletions.get(request.id):
                     self._violation(request, "was deleted, and came back to be deleted again")
+                self.deletions[request.id] = sequence
             case "delete", 404:
                 request.outcome = "acknowledged"
                 if None not in possible:

@@ -62,7 +62,11 @@ def tell(journal: Journal, kind: str, answer: httpx.Response | None, number: int
     return journal.end(journal.begin(0, kind, "a", sent), answer)
 
 
-DELETED, GONE, LOST_CONNECTION = httpx.Response(204), problem(404), None
+def deleted(sequence: int) -> httpx.Response:
+    return httpx.Response(204, headers={"Inset-Sequence": str(sequence)})
+
+
+DELETED, GONE, LOST_CONNECTION = deleted(2), problem(404), None
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,7 @@ DELETED, GONE, LOST_CONNECTION = httpx.Response(204), problem(404), None
         ([("index", indexed()), ("delete", DELETED)], {None}),
         ([("index", indexed()), ("delete", LOST_CONNECTION)], {None, 1}),
         ([("index", indexed()), ("delete", problem(503)), ("delete", GONE)], {None}),
+        ([("index", indexed()), ("delete", problem(503)), ("delete", DELETED)], {None}),
         ([("index", indexed()), ("delete", DELETED), ("index", indexed())], {1}),
     ],
 )
@@ -85,6 +90,12 @@ def test_what_may_be_stored_follows_from_the_answers(journal, requests, possible
     for kind, answer in requests:
         tell(journal, kind, answer)
     assert journal.possible["a"] == possible
+
+
+def test_a_deletion_that_is_repeated_is_answered_as_before(journal):
+    for answer in (indexed(), DELETED, DELETED):
+        tell(journal, "index" if answer.status_code == 201 else "delete", answer)
+    assert (journal.violations, journal.possible["a"]) == ([], {None})
 
 
 def test_a_request_that_was_not_sent_changes_nothing(journal):
@@ -103,7 +114,8 @@ def found(*matches: tuple[str, float]) -> httpx.Response:
     [
         ([("index", indexed()), ("delete", GONE)], "was lost"),
         ([("index", indexed()), ("index", indexed())], "was lost"),
-        ([("index", indexed()), ("delete", DELETED), ("delete", DELETED)], "came back"),
+        ([("index", indexed()), ("delete", DELETED), ("delete", deleted(3))], "came back"),
+        ([("delete", DELETED)], "came back"),
         ([("index", indexed("exists"))], "came back"),
         ([("index", indexed()), ("search", found(("b", 0.0), ("a", 0.0)))], "not found"),
         ([("index", indexed()), ("search", found(("a", 0.2)))], "not found"),

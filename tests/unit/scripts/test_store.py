@@ -708,8 +708,12 @@ def test_reindex_makes_what_indexing_makes(run, folder: Path, tmp_path: Path, ph
 # The command itself
 
 
-def test_ctrl_c(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_command_ends_on_signals(folder: Path, tmp_path: Path, number: int, status: int) -> None:
     """A backup into a pipe nobody reads stands still until it is interrupted."""
+    beside = StoreReader(folder)  # so that the lock file stays as the command leaves it
     fifo = tmp_path / "b.partial"
     os.mkfifo(fifo)
     keep = os.open(fifo, os.O_RDWR)
@@ -718,10 +722,13 @@ def test_ctrl_c(folder: Path, tmp_path: Path) -> None:
         [*command, "--path", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_until(lambda: os.read(keep, 1), "the backup began")
-    child.send_signal(signal.SIGINT)
+    assert str(child.pid) in beside._env.readers()
+    child.send_signal(number)
     out, err = child.communicate(timeout=30)
     os.close(keep)
-    assert child.returncode == 130
+    assert child.returncode == status
+    assert str(child.pid) not in beside._env.readers()  # a snapshot left there would take space
+    beside.close()
     assert "Interrupted. Nothing is left half done" in out
     assert "Traceback" not in err
     assert not fifo.exists()

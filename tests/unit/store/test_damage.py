@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_damage_is_found(folder: Path, caplog, database: str, position: int) -> 
     assert_whole(store, "good", good)
     is_record = database == "records"
     assert [record is None for record in store.records(["bad", "good"])] == [is_record, False]
-    assert [record.id for record in store.records_after(None, 1)] == [
+    assert [json.loads(record)["id"] for record in store.records_after(None, 1)] == [
         "good" if is_record else "bad"
     ]
     changes = store.changes(None, 2**20).changes

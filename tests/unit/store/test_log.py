@@ -189,6 +189,7 @@ def test_followers_hold_back_the_cut() -> None:
 
 def test_the_deployment_cuts_what_its_followers_have_seen(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(store_deployment, "CUT_WORTH", 3)
+    monkeypatch.setattr(store_deployment, "REPEATABLE", 0)
     deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)
     store, clock = deployment.store, Clock()
     deployment._followers = Followers(clock)
@@ -225,4 +226,18 @@ def test_the_deployment_cuts_what_its_followers_have_seen(folder: Path, monkeypa
         assert [change.id for change in (await poll).changes] == ["new"]
 
     asyncio.run(scenario())
+    store.close()
+
+
+def test_a_cut_leaves_the_deletions_that_may_be_repeated(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(store_deployment, "CUT_WORTH", 3)
+    monkeypatch.setattr(store_deployment, "REPEATABLE", 4)
+    deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)
+    store = deployment.store
+    with_deletions(store, 6)  # the last of the deletions is 13, the last change 15
+    deployment._cut_log(store.sequence)
+    assert store.deletions == 6
+    with_deletions(store, 1)
+    deployment._cut_log(store.sequence)
+    assert store.details().cut == store.sequence - 4
     store.close()

@@ -98,10 +98,8 @@ def reindex(folder: Path, encode: Encoding | None = None, *, keep: bool = True) 
 
 def records(store: StoreReader) -> dict[str, Record]:
     """What must stay as it was; sequence numbers and chunks may change."""
-    return {
-        record.id: record.model_copy(update={"sequence": 0, "chunks": []})
-        for record in store.records_after(None, 1000)
-    }
+    found = map(Record.model_validate_json, store.records_after(None, 1000))
+    return {record.id: record.model_copy(update={"sequence": 0, "chunks": []}) for record in found}
 
 
 def records_of_old(folder: Path) -> dict[str, Record]:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from deployments.errors import BadParameter, EncoderMismatch, IdTaken, StoreUnusable, UnknownId
-from deployments.records import Chunk, EncodedPhoto, EncoderIdentity, Stored
+from deployments.records import Chunk, EncodedPhoto, EncoderIdentity, Record, Stored
 from deployments.store.copies import backup, restore
 from deployments.store.operations import Delete, Keep, KeepPreview, KeepThumbnail, Put
 from deployments.store.store import Store
@@ -64,6 +64,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp()
         self.lives = 0
         self.photos: dict[str, bytes] = {}
+        self.deleted: dict[str, int] = {}  # the latest deletion of each id that the log has
         self.sequence = 0
         self.replicas = [Replica()]
 
@@ -97,10 +98,14 @@ class StoreMachine(RuleBasedStateMachine):
             make = keep if isinstance(operation, KeepThumbnail) else keep_preview
             assert result is (held is not None and operation == make(operation.id, held))
         elif isinstance(operation, Delete) and held is None:
-            assert isinstance(result, UnknownId)
+            if operation.id in self.deleted:
+                assert result == self.deleted[operation.id]
+            else:
+                assert isinstance(result, UnknownId)
         elif isinstance(operation, Delete):
             self.sequence += 1
             assert result == self.sequence
+            self.deleted[operation.id] = self.sequence
             del self.photos[operation.id]
         elif held is None:
             self.sequence += 1
@@ -136,6 +141,8 @@ class StoreMachine(RuleBasedStateMachine):
     def cut(self, part: float) -> None:
         before = self.store.deletions
         removed = self.store.cut_log(round(part * self.sequence))
+        gone = min(round(part * self.sequence), self.sequence - 1)
+        self.deleted = {id: sequence for id, sequence in self.deleted.items() if sequence > gone}
         assert self.store.deletions == before - removed
         if part >= 1:  # but for the last entry, which says what the last change was
             assert self.store.deletions <= 1
@@ -165,7 +172,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(after=st.none() | IDS, limit=st.integers(1, 4))
     def records_after(self, after: str | None, limit: int) -> None:
-        found = [record.id for record in self.store.records_after(after, limit)]
+        found = [json.loads(record)["id"] for record in self.store.records_after(after, limit)]
         assert found == sorted(id for id in self.photos if id > (after or ""))[:limit]
 
     @invariant()
@@ -209,6 +216,35 @@ def test_group_sees_its_own_effects(store: Store) -> None:
     assert_whole(store, "a", b"2")
 
 
+def test_a_deletion_that_is_repeated_is_answered_with_its_change(
+    store: Store, folder: Path
+) -> None:
+    """Whoever had no answer asks again. Nothing is written, whatever came in between."""
+    assert store.apply([put("a", b"1"), put("b", b"2"), Delete("a"), Delete("a")])[2:] == [3, 3]
+    assert isinstance(store.apply([Delete("never")])[0], UnknownId)
+    store.close()
+    store = Store(folder, ENCODER)
+    assert store.apply([Delete("a")]) == [3]
+    # Of several it is the latest.
+    assert store.apply([put("a", b"3"), Delete("a"), Delete("b"), Delete("a")])[1:] == [5, 6, 5]
+    assert (store.sequence, store.deletions) == (6, 3)
+    # What was cut from the log is no longer known.
+    store.cut_log(5)
+    (unknown, known) = store.apply([Delete("a"), Delete("b")])
+    assert isinstance(unknown, UnknownId)
+    assert known == 6
+    store.close()
+
+
+def test_only_the_latest_changes_are_looked_through(store: Store, monkeypatch) -> None:
+    """A deletion of an id that never was must not read a log of millions of entries."""
+    monkeypatch.setattr("deployments.store.format.REPEATABLE", 3)
+    store.apply([put("a", b"1"), Delete("a"), put("b", b"2"), put("c", b"3")])
+    assert store.apply([Delete("a")]) == [2]
+    store.apply([put("d", b"4")])
+    assert isinstance(store.apply([Delete("a")])[0], UnknownId)
+
+
 def test_a_thumbnail_goes_with_its_photo(store: Store) -> None:
     """And comes back with no other, nor alone."""
     one, two = put("a", b"one"), put("a", b"two")
@@ -240,6 +276,17 @@ def test_a_preview_goes_with_its_photo(store: Store) -> None:
     assert store.previews(["a"]) == [None]
     with store.reading() as txn:
         assert txn.stat(store.dbs.previews)["entries"] == 0
+
+
+def test_a_list_says_what_is_stored_with_or_without_chunks(store: Store) -> None:
+    """Metadata can't be taken for chunks."""
+    odd = {"chunks": '[{"box":1}],"chunks":[', "box": True}
+    store.apply([put("a", b"1"), Put("b", b"2", ',"chunks":[', photo(b"2"), odd)])
+    records = [store.record(id) for id in ("a", "b")]
+    assert [Record.model_validate_json(one) for one in store.records_after(None, 9)] == records
+    assert store.records_after(None, 9) == store.records(["a", "b"])
+    compact = [json.loads(one) for one in store.records_after(None, 9, compact=True)]
+    assert compact == [record.model_dump(exclude={"chunks"}) for record in records]
 
 
 def test_unknown(store: Store) -> None:
@@ -483,7 +530,7 @@ def test_killed_writer_loses_nothing_it_acknowledged(folder: Path) -> None:
 
         store = Store(folder, ENCODER, lock_timeout_s=1)
         found = {}
-        for record in store.records_after(None, 10**6):
+        for record in map(Record.model_validate_json, store.records_after(None, 10**6)):
             # Whole, whether it was acknowledged or not.
             data = record.id.encode() * (record.bytes // len(record.id))
             assert_whole(store, record.id, data)

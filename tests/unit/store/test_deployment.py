@@ -1,0 +1,82 @@
+"""The Store deployment without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.settings import StoreSettings
+from deployments.store.deployment import StoreDeployment
+from deployments.store.operations import Operation, Result
+from tests.support.stores import ENCODER, photo, put
+
+SHA256 = hashlib.sha256(b"1").hexdigest()
+READS = {
+    "find": ("a", SHA256),
+    "record": ("a",),
+    "records": (["a"],),
+    "get": ("a",),
+    "thumbnail": ("a",),
+    "previews": (["a"],),
+    "original": ("a",),
+    "original_part": ("a", SHA256, 0, 1),
+    "records_after": (None, 10, True),
+    "changes": (None, 0, "follower", None),
+    "stats": (),
+}
+# More than there are threads: reads that wait must not take the writer's.
+READERS = 100
+
+
+@pytest.fixture
+def deployment(folder: Path) -> Iterator[StoreDeployment]:
+    """A store with the photo `a`, whose writers don't share transactions: that takes Ray."""
+    deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)
+
+    async def apply_alone(operation: Operation) -> Result:
+        (result,) = await deployment._apply_together([operation])
+        return result
+
+    deployment._apply = apply_alone
+    deployment.store.apply([put("a", b"1")])
+    yield deployment
+    deployment.store.close()
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_cold_disk_holds_up_no_write(deployment, monkeypatch, name: str) -> None:
+    """Who reads the memory map stands still until the disk has answered."""
+    store = deployment.store
+    begin, apply = store._snapshot, store.apply
+    writing = threading.local()
+    warm = threading.Event()
+    held_up = []
+
+    def read_slowly(*arguments: object) -> object:
+        if not getattr(writing, "now", False) and not warm.wait(2):
+            held_up.append(name)
+            warm.set()
+        return begin(*arguments)
+
+    def write(operations: list[Operation]) -> list[Result]:
+        writing.now = True  # what was just written isn't cold
+        return apply(operations)
+
+    monkeypatch.setattr(store, "_snapshot", read_slowly)
+    monkeypatch.setattr(store, "apply", write)
+
+    async def scenario() -> None:
+        read = getattr(deployment, name)
+        reads = [asyncio.create_task(read(*READS[name])) for _ in range(READERS)]
+        await asyncio.sleep(0.05)
+        await deployment.put("b", b"2", None, photo(b"2"), {})
+        warm.set()
+        await asyncio.gather(*reads)
+
+    asyncio.run(scenario())
+    assert held_up == []
