@@ -95,6 +95,7 @@ class ChunkIndexHandle(Handle, Protocol):
 
     rank: Method[[Later[np.ndarray], SearchOptions, int], tuple[list[RankedPhoto], int]]
     rank_all: Method[[Later[np.ndarray], SearchOptions, int], list[list[RankedPhoto]]]
+    lag: Method[[], tuple[int, float]]
     stats: Method[[], IndexState]
 
 
@@ -122,4 +123,5 @@ class StoreHandle(Handle, Protocol):
     original_part: Method[[str, str, int, int], bytes | None]
     records_after: Method[[str | None, int, bool], list[bytes]]
     changes: Method[[Position | None, float, str, Position | None], Changes]
+    room: Method[[], tuple[int, int]]
     stats: Method[[], StoreState]

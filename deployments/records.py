@@ -469,6 +469,20 @@ class StoreState(BaseModel):
     map_bytes: int = Field(description="size of the memory map, bytes; it grows when it is full")
 
 
+class Readiness(BaseModel):
+    """That a photo could be stored and found now, and how far that is from being so no longer."""
+
+    status: Literal["ready"] = "ready"
+    photos_in_work: int = Field(description="by this replica of the ingress")
+    oldest_s: float = Field(description="how long the oldest of them has been in work, seconds")
+    room_bytes: int = Field(description="what the store and its disk have room for, bytes")
+    index_lag: int = Field(description="changes of the store that the chunk index doesn't know yet")
+    index_unfollowed_s: float = Field(
+        description="seconds since the chunk index has last heard from the store; up to 2 when "
+        "nothing changes"
+    )
+
+
 class EncoderState(BaseModel):
     name: str
     dimension: int

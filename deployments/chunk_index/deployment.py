@@ -127,6 +127,10 @@ class ChunkIndexDeployment:
             snapshot=snapshot.sequence if snapshot else None,
         )
 
+    async def lag(self) -> tuple[int, float]:
+        """Return the last change that the index knows, and since when it has heard of none, s."""
+        return self.follower.sequence, self.follower.unfollowed_s
+
     async def ping(self) -> None:
         """Do nothing; an answer shows that the replica is ready."""
 

@@ -40,6 +40,7 @@ from deployments.ingress.schemas import (
     Id,
     IndexAnswer,
     IndexParameters,
+    Life,
     Listing,
     ListParameters,
     SearchParameters,
@@ -52,7 +53,7 @@ from deployments.ingress.static_files import add_page
 from deployments.ingress.uploads import Uploads
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.metadata import parse_metadata
-from deployments.records import IndexedImage, Record, SearchAnswer, Stats
+from deployments.records import IndexedImage, Readiness, Record, SearchAnswer, Stats
 from deployments.settings import HttpSettings
 
 SEQUENCE_HEADER = "Inset-Sequence"
@@ -297,6 +298,18 @@ async def health(inset: Injected) -> Health:
     """Check that every deployment answers, so that photos can be indexed and found."""
     await inset.check()
     return Health()
+
+
+@router.get("/livez", responses=describe_problems())
+async def life() -> Life:
+    """Answer, which shows that the Ingress is alive. No deployment is asked."""
+    return Life()
+
+
+@router.get("/readyz", responses=describe_problems())
+async def readiness(inset: Injected) -> Readiness:
+    """Check that a photo could be stored and found now."""
+    return await inset.ready()
 
 
 @router.get("/stats", responses=describe_problems(), dependencies=[needs()])

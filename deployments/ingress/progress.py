@@ -30,13 +30,12 @@ class Progress:
 
     Attributes:
         unfinished: photos that were sent and aren't done; whoever indexes them counts them.
-        in_work: photos that are worked at.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.unfinished = 0
         self._clock = clock
-        self.in_work = 0
+        self._begun: dict[object, float] = {}  # of the photos in work, oldest first
         self._updated = clock()
         self._share = 0.0  # of a photo that was in work all the time, seconds
         self._shares: deque[float] = deque(maxlen=MOST)  # of the latest photos
@@ -45,8 +44,8 @@ class Progress:
     def working(self) -> Iterator[Callable[[], None]]:
         """Count a photo as worked at; call what this yields if it was really indexed."""
         self._update()
-        self.in_work += 1
-        before = self._share
+        work, before = object(), self._share
+        self._begun[work] = self._updated
 
         def indexed() -> None:
             self._update()
@@ -56,7 +55,17 @@ class Progress:
             yield indexed
         finally:
             self._update()
-            self.in_work -= 1
+            del self._begun[work]
+
+    @property
+    def in_work(self) -> int:
+        """How many photos are worked at."""
+        return len(self._begun)
+
+    @property
+    def oldest_s(self) -> float:
+        """How long the oldest of them has been worked at, seconds; 0 if there is none."""
+        return self._clock() - next(iter(self._begun.values()), self._clock())
 
     @property
     def pace(self) -> float | None:

@@ -71,6 +71,10 @@ class Health(BaseModel):
     status: Literal["ready"] = "ready"
 
 
+class Life(BaseModel):
+    status: Literal["alive"] = "alive"
+
+
 class IndexParameters(BaseModel):
     id: str | None = Field(
         None,

@@ -34,7 +34,15 @@ from deployments.query import (
     check_range,
     parse_filter,
 )
-from deployments.records import EncoderState, IndexedImage, Record, SearchAnswer, Stats, check_id
+from deployments.records import (
+    EncoderState,
+    IndexedImage,
+    Readiness,
+    Record,
+    SearchAnswer,
+    Stats,
+    check_id,
+)
 from deployments.settings import LimitSettings
 
 logger = logging.getLogger(__name__)
@@ -42,6 +50,8 @@ logger = logging.getLogger(__name__)
 # The share of the time limit in which a new photo must be done as far as one can tell. The rest is
 # for photos that take longer than others.
 LOAD = 0.75
+# The chunk index asks the store every two seconds or more often. Some may be lost.
+UNFOLLOWED_S = 10
 
 # Inside `Inset`, `list` is a method.
 Records = list[Record]
@@ -295,6 +305,37 @@ class Inset:
             deployments.append(self.search_flow.verifier)
         async with self._answering():
             await asyncio.gather(*(deployment.ping.remote() for deployment in deployments))
+
+    async def ready(self) -> Readiness:
+        """Check that a photo could be stored and found now.
+
+        Raises:
+            Unavailable: a deployment doesn't answer, the store has no room for the largest photo,
+                or the chunk index does not follow the store.
+        """
+        await self.check()
+        async with self._answering():
+            (last, room), (known, unfollowed_s) = await asyncio.gather(
+                self.store.room.remote(), self.search_flow.chunk_index.lag.remote()
+            )
+        if room < self.limits.max_image_bytes:
+            raise Unavailable(
+                f"The store has room for {room:,} bytes more, and a photo may have "
+                f"{self.limits.max_image_bytes:,}. Free space on its disk, delete photos, or raise "
+                "store.max_bytes."
+            )
+        if unfollowed_s > UNFOLLOWED_S:
+            raise Unavailable(
+                f"The chunk index has not heard from the store for {unfollowed_s:.0f} s, and does "
+                "not find new photos."
+            )
+        return Readiness(
+            photos_in_work=self.progress.in_work,
+            oldest_s=self.progress.oldest_s,
+            room_bytes=room,
+            index_lag=max(0, last - known),
+            index_unfollowed_s=unfollowed_s,
+        )
 
     def _check_load(self) -> None:
         """Refuse a photo that would not be done in time, before any work is done for it.

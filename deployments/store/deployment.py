@@ -191,6 +191,10 @@ class StoreDeployment:
             self._cutting = asyncio.create_task(asyncio.to_thread(self._cut_log, floor))
         return changes
 
+    async def room(self) -> tuple[int, int]:
+        """Return the number of the last change, and how many bytes can still be stored."""
+        return self._sequence, await self._read(self.store.room)
+
     async def stats(self) -> StoreState:
         """See `Store.stats`."""
         return await self._read(self.store.stats)

@@ -200,6 +200,15 @@ class Store(StoreReader):
             return disk.f_bavail * disk.f_frsize < 2**20 + added_bytes
         return error.code in DISK_FULL
 
+    def room(self) -> int:
+        """Return how many bytes can still be stored, as far as `max_bytes` and the disk allow."""
+        details = self.details()
+        disk = os.statvfs(self.path)
+        growth = disk.f_bavail * disk.f_frsize
+        if self._max_bytes is not None:
+            growth = min(growth, max(0, self._max_bytes - details.file_bytes))
+        return details.free_bytes + growth
+
     # The map
 
     def _map_limit(self, adds: bool) -> int | None:

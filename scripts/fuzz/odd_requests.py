@@ -122,7 +122,7 @@ def _of_files() -> Iterator[Seed]:
     yield Seed("GET /", 2, "/")
     for name in names:
         yield Seed("GET /page/{name}", 4 / len(names), f"/page/{name}")
-    for path in ("/openapi.json", "/healthz", "/stats", "/session"):
+    for path in ("/openapi.json", "/healthz", "/livez", "/readyz", "/stats", "/session"):
         yield Seed(f"GET {path}", 1.5, path)
     yield Seed("POST /session", 1, "/session", headers=(("Authorization", "Bearer inset_x"),))
     yield Seed("DELETE /session", 1, "/session", headers=(("Cookie", "inset_key=inset_x"),))

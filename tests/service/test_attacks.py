@@ -19,7 +19,10 @@ from tests.support.raw_http import connect, drip, exchange, statuses
 from tests.support.services import OwnService
 from tests.support.waiting import together, wait_until
 
-OPEN = {("GET", "/healthz"), ("DELETE", "/session"), ("GET", "/openapi.json")}
+OPEN = {
+    *(("GET", path) for path in ("/healthz", "/livez", "/readyz", "/openapi.json")),
+    ("DELETE", "/session"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,14 @@ OPERATIONS = {
     ("GET", "/images/{id}/record"): None,
     ("GET", "/images/{id}/thumbnail"): None,
     ("GET", "/healthz"): 200,
+    ("GET", "/livez"): 200,
+    ("GET", "/readyz"): 200,
     ("GET", "/stats"): 200,
     ("GET", "/session"): 200,
     ("POST", "/session"): 200,
     ("DELETE", "/session"): 204,
 }
-TAKE_NONE = ("/healthz", "/stats", "/session")
+TAKE_NONE = ("/healthz", "/livez", "/readyz", "/stats", "/session")
 TAKES_PARAMETERS = [operation for operation in OPERATIONS if operation[1] not in TAKE_NONE]
 
 

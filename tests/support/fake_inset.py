@@ -11,6 +11,7 @@ from deployments.records import (
     IndexState,
     Match,
     MatchedChunk,
+    Readiness,
     Record,
     SearchAnswer,
     Stats,
@@ -35,6 +36,7 @@ REQUESTS = {
     "record": ("GET", "/images/a/record", {}),
     "delete": ("DELETE", "/images/a", {}),
     "check": ("GET", "/healthz", {}),
+    "ready": ("GET", "/readyz", {}),
     "stats": ("GET", "/stats", {}),
 }
 STATUSES = {"index": 201, "delete": 204}
@@ -143,6 +145,12 @@ class FakeInset:
             ),
             encoder=EncoderState(name="clip", dimension=4, digest="0" * 64, text=False),
             segmenter="yolov5s",
+        )
+
+    async def ready(self):
+        self.remember("ready")
+        return Readiness(
+            photos_in_work=0, oldest_s=0, room_bytes=10**9, index_lag=0, index_unfollowed_s=1
         )
 
     async def check(self):

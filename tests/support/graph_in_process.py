@@ -28,6 +28,7 @@ OPERATIONS = [
     ("record", ["a"]),
     ("list", []),
     ("delete", ["a"]),
+    ("ready", []),
     ("stats", []),
     ("check", []),
 ]

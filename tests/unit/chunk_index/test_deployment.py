@@ -298,6 +298,9 @@ def test_building_saving_and_renewing_happen_by_themselves(alone, monkeypatch):
     assert state.engine == "approximate"
     assert state.snapshot
     alone.run(replica.check_health())
+    known, unfollowed_s = alone.run(replica.lag())
+    assert known == 70
+    assert 0 <= unfollowed_s < 10
 
 
 def test_what_was_removed_goes_also_while_the_index_is_too_small_for_a_graph(alone, monkeypatch):

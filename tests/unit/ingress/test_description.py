@@ -18,6 +18,7 @@ RAISES = {
     "record": {400, 404, 500, 503},
     "delete": {400, 404, 503, 507},
     "check": {400, 503},
+    "ready": {400, 503},
     "stats": {400, 503},
 }
 # What the door says before any of them, and what may always happen.
@@ -26,7 +27,8 @@ ALWAYS = {400, 403, 421, 500, 503}
 ALSO = {"index": {200}, "get": {206, 304}, "thumbnail": {304}}
 
 
-SESSION = ("get", "post", "delete")  # of a client, not of the service
+# What asks nothing of the service: what a client does with its session, and the sign of life.
+OTHERS = [("/session", method) for method in ("get", "post", "delete")] + [("/livez", "get")]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,9 @@ def described(description, operation):
 
 def test_everything_is_described(description):
     operations = [(path, method) for path, item in description["paths"].items() for method in item]
-    assert len(operations) == len(REQUESTS) + len(SESSION)
-    for method in SESSION:
-        assert description["paths"]["/session"][method]["description"]
+    assert len(operations) == len(REQUESTS) + len(OTHERS)
+    for path, method in OTHERS:
+        assert description["paths"][path][method]["description"]
     for operation in REQUESTS:
         assert described(description, operation)["description"]
 
@@ -55,7 +57,7 @@ def test_everything_is_described(description):
 @pytest.mark.parametrize("operation", REQUESTS)
 def test_every_status_is_described(description, operation):
     responses = described(description, operation)["responses"]
-    no_key = set() if operation == "check" else {401}
+    no_key = set() if operation in ("check", "ready") else {401}
     good = {STATUSES.get(operation, 200)} | ALSO.get(operation, set())
     assert {int(status) for status in responses} == good | RAISES[operation] | no_key | ALWAYS
     for status in set(responses) - {str(status) for status in good}:

@@ -254,6 +254,66 @@ def test_a_photo_that_would_take_too_long_is_refused_at_once(tmp_path):
     asyncio.run(run())
 
 
+# Whether it is ready
+
+
+class Standing:
+    """All deployments that `ready` asks in one.
+
+    Args:
+        room: bytes that the store has room for.
+        unfollowed_s: since when the chunk index has heard nothing of the store.
+    """
+
+    def __init__(self, room=10**9, unfollowed_s=1.5):
+        self.last_and_room = 12, room
+        self.known = 10, unfollowed_s
+
+    async def ping(self):
+        return None
+
+    async def room(self):
+        return self.last_and_room
+
+    async def lag(self):
+        return self.known
+
+
+def ready(folder, standing):
+    inset = ingress(folder, **dict.fromkeys(HANDLES, standing))
+    clock = Clock()
+    inset.progress = Progress(clock)
+    with inset.progress.working():
+        clock.now += 3
+        with inset.progress.working():
+            clock.now += 1
+            return asyncio.run(inset.ready())
+
+
+def test_who_is_ready_says_how_far_it_is_from_not_being_so(tmp_path):
+    assert ready(tmp_path, Standing()).model_dump() == {
+        "status": "ready",
+        "photos_in_work": 2,
+        "oldest_s": 4,
+        "room_bytes": 10**9,
+        "index_lag": 2,
+        "index_unfollowed_s": 1.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("standing", "sentence"),
+    [
+        (Standing(room=10**6), "has room for 1,000,000 bytes more.*a photo may have"),
+        (Standing(unfollowed_s=11), "not heard from the store for 11 s"),
+        (Failing(RayActorError()), "being restarted"),
+    ],
+)
+def test_who_could_not_store_and_find_a_photo_now_is_not_ready(tmp_path, standing, sentence):
+    with pytest.raises(Unavailable, match=sentence):
+        ready(tmp_path, standing)
+
+
 class Clock:
     now = 0.0
 

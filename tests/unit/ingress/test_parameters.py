@@ -6,7 +6,7 @@ from tests.support.fake_inset import PICTURE, PNG, REQUESTS
 
 CALLS = [(method, path) for method, path, _ in REQUESTS.values()]
 CALLS += [(method, "/session") for method in ("GET", "POST", "DELETE")]
-CALLS.append(("GET", "/openapi.json"))
+CALLS += [("GET", path) for path in ("/livez", "/openapi.json")]
 SCALARS = [
     ("POST", "/index", "id=a"),
     ("POST", "/search", "limit=3"),

@@ -26,6 +26,7 @@ NEEDED = {
     "record": "read",
     "delete": "admin",
     "check": None,
+    "ready": None,
     "stats": "",
 }
 

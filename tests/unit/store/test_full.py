@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,27 @@ from deployments.store.operations import Delete, KeepPreview, KeepThumbnail
 from deployments.store.store import Store
 from tests.support.paths import ROOT
 from tests.support.stores import ENCODER, assert_counts, assert_whole, at, put
+
+
+def test_the_room_is_what_can_be_stored(folder: Path) -> None:
+    """Within `max_bytes`: nearly so much more fits, and not more. Deletions make room."""
+    store = Store(folder, ENCODER, initial_bytes=2**17, max_bytes=4 * 2**20)
+    before = store.room()
+    assert 3.5 * 2**20 < before <= 4 * 2**20
+    sizes = [100_000] * 50
+    results = [store.apply([put(f"{n}", os.urandom(size))])[0] for n, size in enumerate(sizes)]
+    fitted = sum(isinstance(result, Stored) for result in results)
+    assert 0.8 * before < fitted * 100_000 <= before
+    full = store.room()
+    assert full < 400_000
+    store.apply([Delete(f"{n}") for n in range(10)])
+    assert store.room() > full + 900_000
+
+
+def test_the_room_is_that_of_the_disk(folder: Path) -> None:
+    store = Store(folder, ENCODER)
+    disk = shutil.disk_usage(folder).free
+    assert store.room() == pytest.approx(disk, rel=0.1)
 
 
 def test_map_grows_under_readers(folder: Path) -> None:
