@@ -39,6 +39,7 @@ from deployments.errors import (
     StartupError,
     StoreFull,
     StoreUnusable,
+    Unavailable,
     UnknownId,
 )
 from deployments.files import replacing
@@ -495,7 +496,7 @@ def main(words: list[str] | None = None) -> int:
             "\nInterrupted. Nothing is left half done; the same command starts again, or continues."
         )
         return exit_status(interrupt)
-    except (Refused, StartupError) as error:
+    except (Refused, StartupError, Unavailable) as error:
         print(error, file=sys.stderr)
     except OSError as error:
         print(

@@ -89,7 +89,7 @@ class StoreDeployment:
         """Store a photo; when this returns it is on disk.
 
         Raises:
-            BadParameter, IdTaken, StoreFull, CorruptRecord
+            BadParameter, IdTaken, StoreFull, CorruptRecord, Unavailable
         """
         stored: Stored = await self._apply_one(Put(id, data, filename, photo, metadata))
         return stored
@@ -98,7 +98,7 @@ class StoreDeployment:
         """Remove a photo; return the sequence number of the change. See `Delete`.
 
         Raises:
-            UnknownId, StoreFull
+            UnknownId, StoreFull, Unavailable
         """
         sequence: int = await self._apply_one(Delete(id))
         return sequence
@@ -107,7 +107,7 @@ class StoreDeployment:
         """Store a thumbnail that was made later, see `Keep`; return whether it was stored.
 
         Raises:
-            BadParameter, StoreFull, CorruptRecord
+            BadParameter, StoreFull, CorruptRecord, Unavailable
         """
         kept: bool = await self._apply_one(KeepThumbnail(id, sha256, data))
         return kept
@@ -116,7 +116,7 @@ class StoreDeployment:
         """Store a preview that was made later, see `Keep`; return whether it was stored.
 
         Raises:
-            BadParameter, StoreFull, CorruptRecord
+            BadParameter, StoreFull, CorruptRecord, Unavailable
         """
         kept: bool = await self._apply_one(KeepPreview(id, sha256, data))
         return kept
@@ -198,6 +198,11 @@ class StoreDeployment:
     async def stats(self) -> StoreState:
         """See `Store.stats`."""
         return await self._read(self.store.stats)
+
+    async def check_health(self) -> None:
+        """Raise an error if the disk has failed, so that Serve replaces the replica."""
+        if self.store.failed:
+            raise RuntimeError("the disk of the store has failed: it must be opened again")
 
     async def ping(self) -> None:
         """Answer, to show that the replica is alive."""

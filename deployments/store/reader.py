@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import lmdb
 
-from deployments.errors import CorruptRecord, StoreUnusable
+from deployments.errors import CorruptRecord, StoreUnusable, Unavailable
 from deployments.records import (
     Change,
     Changes,
@@ -57,6 +57,11 @@ from deployments.store.format import (
 )
 
 logger = logging.getLogger(__name__)
+
+TO_BE_OPENED_AGAIN = (
+    "It takes no more changes until it is opened again, which the service does by itself. Check "
+    "the disk, and try again in a while."
+)
 
 V = TypeVar("V", bytes, memoryview)  # what LMDB returns values as
 
@@ -105,6 +110,7 @@ class StoreReader:
         encoder: the encoder that made the vectors.
         history: the history that its sequence numbers belong to, see `records.Position`.
         dbs: LMDB's databases, for use with `reading`.
+        failed: its disk has failed, so it must be opened again.
 
     Raises:
         StoreUnusable: not a store, of another format, unreadable, or being compacted.
@@ -116,6 +122,7 @@ class StoreReader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.failed = False
         self._map_gate = MapGate()
         self._opened: lmdb.Environment | None = None
         self._locks: list[int] = []  # descriptors
@@ -187,6 +194,11 @@ class StoreReader:
                     transaction = begin()
                 except lmdb.MapResizedError:
                     pass
+                except lmdb.PanicError as error:
+                    self.failed = True
+                    raise Unavailable(
+                        f"The disk of the store failed. {TO_BE_OPENED_AGAIN}"
+                    ) from error
                 else:
                     with transaction as txn:
                         yield txn

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import lmdb
 
-from deployments.errors import EncoderMismatch, StoreFull
+from deployments.errors import EncoderMismatch, StoreFull, Unavailable
 from deployments.files import sync
 from deployments.records import (
     EncoderIdentity,
@@ -45,7 +45,7 @@ from deployments.store.operations import (
     Writer,
     prepare,
 )
-from deployments.store.reader import StoreReader
+from deployments.store.reader import TO_BE_OPENED_AGAIN, StoreReader
 
 T = TypeVar("T")
 
@@ -111,6 +111,7 @@ class Store(StoreReader):
         Raises:
             ValueError: a photo has no chunks, or its vectors have a wrong shape or aren't finite;
                 nothing was stored.
+            Unavailable: the disk has failed, now or before. What was asked for may have been done.
         """
         prepared = [prepare(operation, self.encoder.dimension) for operation in operations]
         with self._writing:
@@ -130,6 +131,7 @@ class Store(StoreReader):
 
         Raises:
             StoreFull: the disk has no room for a transaction; earlier portions stay removed.
+            Unavailable: the disk has failed.
         """
         removed, more = 0, True
         while more:
@@ -166,7 +168,10 @@ class Store(StoreReader):
 
         Raises:
             StoreFull: the map has its largest size, or the disk is full; nothing was written.
+            Unavailable: the disk has failed, now or before.
         """
+        if self.failed:
+            raise Unavailable(f"The disk of the store failed. {TO_BE_OPENED_AGAIN}")
         size = self._map_size()
         limit = self._map_limit(adds=added_bytes is not None)
         try:
@@ -184,11 +189,18 @@ class Store(StoreReader):
                             "Nothing of this request was stored. Delete photos or raise max_bytes."
                         ) from error
         except lmdb.Error as error:
-            if not self._is_disk_full(error, added_bytes or 0):
+            if self._is_disk_full(error, added_bytes or 0):
+                raise StoreFull(
+                    f"The disk of the store is full ({error.reason}). Nothing of this request was "
+                    "stored. Free space on the disk, or delete photos."
+                ) from error
+            # The codes of the system are positive, LMDB's own are not.
+            if error.code <= 0 and not isinstance(error, lmdb.PanicError):
                 raise
-            raise StoreFull(
-                f"The disk of the store is full ({error.reason}). Nothing of this request was "
-                "stored. Free space on the disk, or delete photos."
+            self.failed = True
+            raise Unavailable(
+                f"The disk of the store failed ({error.reason}). It is not known whether this "
+                f"request was stored. {TO_BE_OPENED_AGAIN}"
             ) from error
         finally:
             self._take_back_reserve(size)
@@ -255,6 +267,8 @@ class Store(StoreReader):
             max_dbs=len(Databases._fields),
             max_readers=MAX_READERS,
         )
+        # Where a write failed, the file in the system's memory may not be what is on the disk.
+        self._env.sync(True)
         found = read_format(self._env, self.path)
         if found is not None:
             self._check_encoder()

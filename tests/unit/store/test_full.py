@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -10,13 +11,16 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from deployments.errors import StoreFull
+from deployments.errors import StoreFull, StoreUnusable, Unavailable
 from deployments.records import Stored
+from deployments.settings import StoreSettings
+from deployments.store.deployment import StoreDeployment
 from deployments.store.operations import Delete, KeepPreview, KeepThumbnail
 from deployments.store.store import Store
 from tests.support.paths import ROOT
@@ -193,9 +197,91 @@ def test_disk_errors(store, monkeypatch, code: int, free: int, is_full: bool) ->
             (result,) = store.apply([put("a", b"x")])
             assert isinstance(result, StoreFull)
         else:
-            with pytest.raises(lmdb.Error):
+            with pytest.raises(Unavailable, match="Input/output error"):
                 store.apply([put("a", b"x")])
-    assert isinstance(store.apply([put("a", b"x")])[0], Stored)
+    if is_full:
+        assert isinstance(store.apply([put("a", b"x")])[0], Stored)
+
+
+def test_a_broken_disk_gets_no_more_changes_until_the_store_is_opened_again(
+    store: Store, folder: Path, monkeypatch
+) -> None:
+    """After a failed sync nobody knows what is on the disk, and the next sync may say nothing."""
+    store.apply([put("a", b"x")])
+
+    def fail(*_: object) -> list:
+        error = lmdb.Error("mdb_txn_commit")
+        error.code, error.reason = errno.EIO, os.strerror(errno.EIO)
+        raise error
+
+    deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder / "other")), ENCODER)
+    deployment.store.close()
+    deployment.store = store
+    asyncio.run(deployment.check_health())
+    with monkeypatch.context() as patch:
+        patch.setattr("deployments.store.store.Writer.carry_out", fail)
+        with pytest.raises(Unavailable, match="It is not known whether"):
+            store.apply([put("b", b"y")])
+    for change in (lambda: store.apply([put("c", b"z")]), lambda: store.cut_log(1)):
+        with pytest.raises(Unavailable, match="opened again"):
+            change()
+    assert_whole(store, "a", b"x")
+    with pytest.raises(RuntimeError, match="opened again"):  # so Serve replaces the replica
+        asyncio.run(deployment.check_health())
+    store.close()
+    again = Store(folder, ENCODER)
+    assert isinstance(again.apply([put("c", b"z")])[0], Stored)
+    again.close()
+
+
+class Instead:
+    """An LMDB environment but for one method."""
+
+    def __init__(self, environment: lmdb.Environment, name: str, method: Callable) -> None:
+        self._environment = environment
+        setattr(self, name, method)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._environment, name)
+
+
+def test_what_lmdb_gives_up_is_unavailable(store: Store, monkeypatch) -> None:
+    """After a failed write of a meta page LMDB begins no more transactions, not even to read."""
+    store.apply([put("a", b"x")])
+
+    def panic(**_: object) -> object:
+        error = lmdb.PanicError("mdb_txn_begin")
+        error.code, error.reason = -30795, "MDB_PANIC"
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_opened", Instead(store._env, "begin", panic))
+        with pytest.raises(Unavailable, match="opened again"):
+            store.record("a")
+        assert store.failed
+        store.failed = False
+        with pytest.raises(Unavailable, match="opened again"):
+            store.apply([put("b", b"y")])
+        assert store.failed
+
+
+def test_opening_makes_sure_of_what_is_on_the_disk(folder: Path, monkeypatch) -> None:
+    """Whatever an owner before this one left in the memory of the system."""
+    Store(folder, ENCODER).close()
+    real = lmdb.open
+
+    def open_broken(*arguments: object, **options: object) -> object:
+        def fail(force: bool) -> None:
+            assert force
+            raise lmdb.Error("mdb_env_sync: Input/output error")
+
+        return Instead(real(*arguments, **options), "sync", fail)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb, "open", open_broken)
+        with pytest.raises(StoreUnusable, match="Input/output error"):
+            Store(folder, ENCODER)
+    Store(folder, ENCODER).close()
 
 
 FULL_DISK = """
