@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -118,6 +118,18 @@ class MetadataColumns:
             selected &= found
         return selected
 
+    def saver(self) -> Callable[[Path], None]:
+        """Return a function that writes the columns as they are now; see `save`.
+
+        It may run while metadata is put, removed and searched. Values are not copied for that: rows
+        and texts are only appended, and what is dropped is left out of new arrays.
+        """
+        frozen = MetadataColumns()
+        frozen._columns = {place: column.frozen() for place, column in self._columns.items()}
+        frozen._versions = self._versions.copy()
+        frozen._unused = self._unused
+        return frozen.save
+
     def save(self, path: Path) -> None:
         """Write the columns to a file without pickles.
 
@@ -199,6 +211,10 @@ class _Column:
         """Return which rows satisfy a condition on this key and kind, bool `[rows]`."""
         return OPERATORS[condition.operator](self.rows["value"], condition.value)
 
+    def frozen(self) -> Self:
+        """Return a column that has the rows of now, whatever is appended to this one."""
+        return copy.copy(self)  # which shares the arrays, but has a count of its own
+
     def kept(self, wanted: np.ndarray) -> Self:
         """Return a column with the wanted rows only, bool `[rows]`, and with versions of 0."""
         kept = copy.copy(self)
@@ -223,7 +239,7 @@ class _TextColumn(_Column):
     def __init__(self) -> None:
         super().__init__("<i4")
         self._numbers: dict[str, int] = {}
-        self._texts: np.ndarray = np.zeros(0, _TEXT)  # by number
+        self._texts: np.ndarray = np.zeros(0, _TEXT)  # by number, with spare room
 
     def reserve(self, value: str) -> int:
         super().reserve(value)
@@ -244,16 +260,21 @@ class _TextColumn(_Column):
         texts = self._texts[: len(self._numbers)]
         return compare(texts, np.array([condition.value], _TEXT))[self.rows["value"]]
 
+    def frozen(self) -> Self:
+        frozen = super().frozen()
+        frozen._texts = self._texts[: len(self._numbers)]
+        return frozen
+
     def kept(self, wanted: np.ndarray) -> Self:
         kept = super().kept(wanted)
-        used = np.zeros(len(self._numbers), bool)
+        used = np.zeros(len(self._texts), bool)
         used[kept.rows["value"]] = True
         kept.rows["value"] = (np.cumsum(used) - 1)[kept.rows["value"]]
-        kept._remember(self._texts[: len(used)][used])
+        kept._remember(self._texts[used])
         return kept
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        texts = [*self._numbers]
+        texts = [*_few_at_a_time(self._texts[: len(self._numbers)])]
         lengths = np.array([len(text) for text in texts], np.int32)
         return super().to_arrays() | {"texts": _bytes_of("".join(texts)), "lengths": lengths}
 
@@ -277,7 +298,7 @@ class _TextColumn(_Column):
 
     def _remember(self, texts: np.ndarray) -> None:
         self._texts = texts
-        self._numbers = {text: number for number, text in enumerate(texts.tolist())}
+        self._numbers = {text: number for number, text in enumerate(_few_at_a_time(texts))}
 
 
 def _new_column(kind: Kind) -> _Column:
@@ -291,6 +312,12 @@ def grown(array: np.ndarray, size: int) -> np.ndarray:
     larger = np.zeros(size, array.dtype)
     larger[: len(array)] = array
     return larger
+
+
+def _few_at_a_time(texts: np.ndarray) -> Iterator[str]:
+    """Yield texts; no other thread can run while an array is made into a list."""
+    for start in range(0, len(texts), 1024):
+        yield from texts[start : start + 1024].tolist()
 
 
 def _bytes_of(text: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import threading
 import time
@@ -288,14 +287,16 @@ class ChunkIndex:
         with self._lock:
             self._refuse_if_broken()
             save_engine = self._engine.saver()
-            ids, hashes = list(self._ids), self._hashes[: len(self._ids)].copy()
-            columns = copy.deepcopy(self._columns)
+            ids = list(self._ids)
+            hashes = self._hashes[: len(ids)]  # which never change
+            save_columns = self._columns.saver()
 
         def save(folder: Path) -> None:
             save_engine(folder)
-            (folder / "ids.json").write_text(json.dumps(ids))
+            with (folder / "ids.json").open("w") as file:
+                json.dump(ids, file)  # in pieces, so that searches go on meanwhile
             np.save(folder / "hashes.npy", hashes)
-            columns.save(folder / "metadata.npz")
+            save_columns(folder / "metadata.npz")
 
         return save
 

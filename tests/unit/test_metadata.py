@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import time
+import tracemalloc
 import unicodedata
 from contextlib import suppress
 from itertools import count
@@ -501,3 +502,43 @@ def test_a_put_into_columns_for_which_memory_is_lacking_changes_nothing(monkeypa
         if next(left, None) is not None:
             break
     assert last > 1
+
+
+def test_columns_are_saved_as_they_were_while_they_go_on(tmp_path):
+    """Whatever comes after: more rows, new texts, removals, and rows that are dropped."""
+    columns, plain = MetadataColumns(), {}
+    for slot in range(20):
+        plain[slot] = {"n": slot, "t": f"text {slot % 7}", "b": bool(slot % 2)}
+        columns.put(slot, plain[slot])
+    for slot in (3, 4):
+        columns.remove(slot)
+        del plain[slot]
+    save = columns.saver()
+    for slot in range(20, 60):
+        columns.put(slot, {"n": -slot, "t": f"later {slot}", "new": 1})
+    for slot in range(55):
+        columns.remove(slot)
+    columns.put(0, {"t": "text 1"})
+    save(tmp_path / "columns")
+    loaded = MetadataColumns.load(tmp_path / "columns")
+    assert len(loaded._columns["t", "text"]._numbers) == 7
+    for text in ("n>=0", "n<0", "t=text 1", "t>=later", "b=true", "new=1"):
+        filter = Filter.parse([text])
+        expected = [slot in plain and filter.matches(plain[slot]) for slot in range(60)]
+        assert loaded.select(filter, 60).tolist() == expected
+
+
+def test_to_save_columns_nothing_is_copied_for_each_value():
+    """Searches wait for as long as the copy takes."""
+    columns = MetadataColumns()
+    for slot in range(2000):
+        columns.put(slot, {"text": f"some text {slot}", "n": slot})
+    columns.saver()  # what is imported on the way
+    tracemalloc.start()
+    try:
+        save = columns.saver()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert callable(save)
+    assert most < 4 * 2 * 2000 + 5000  # four bytes a photo; the arrays have spare room
