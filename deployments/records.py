@@ -106,8 +106,8 @@ class EncodedPhoto:
     facts: Facts = field(default_factory=dict)
 
 
-class Record(BaseModel):
-    """What the store knows about a photo besides its bytes and vectors."""
+class Summary(BaseModel):
+    """A record without its chunks."""
 
     id: str
     filename: str | None = Field(description="the client's name for it; never used as a path")
@@ -133,6 +133,11 @@ class Record(BaseModel):
         description="what the photo was asked about itself. Those of these keys that `metadata` "
         "has are its answers; all others are the client's",
     )
+
+
+class Record(Summary):
+    """What the store knows about a photo besides its bytes and vectors."""
+
     chunks: list[Chunk]
 
     @property

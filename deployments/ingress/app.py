@@ -210,9 +210,11 @@ async def search(
 @router.get("/images", responses=describe_problems(), dependencies=[needs("read")])
 async def list_images(parameters: Annotated[ListParameters, Query()], inset: Injected) -> Listing:
     """List the records of the stored photos, in the order of their ids."""
-    records = await inset.list(parameters.after, parameters.limit)
-    more = len(records) == parameters.limit
-    following = f"/images?after={records[-1].id}&limit={parameters.limit}" if more else None
+    records = await inset.list(parameters.after, parameters.limit, parameters.chunks)
+    following = None
+    if len(records) == parameters.limit:
+        short = "" if parameters.chunks else "&chunks=false"
+        following = f"/images?after={records[-1].id}&limit={parameters.limit}{short}"
     return Listing(images=records, next=following)
 
 

@@ -26,7 +26,7 @@ from deployments.query import (
     Group,
     Verify,
 )
-from deployments.records import ID_PATTERN, IndexedImage, Record
+from deployments.records import ID_PATTERN, IndexedImage, Record, Summary
 
 # Metadata and filters as far as JSON Schema can describe them; `metadata.py` checks them fully.
 METADATA_SCHEMA = {
@@ -63,7 +63,7 @@ class IndexAnswer(BaseModel):
 class Listing(BaseModel):
     """Records, and the path of the next ones."""
 
-    images: list[Record] = Field(description="in the order of their ids")
+    images: list[Record] | list[Summary] = Field(description="in the order of their ids")
     next: str | None = Field(description="path of the next records; null if there are none")
 
 
@@ -156,6 +156,7 @@ class ListParameters(BaseModel):
     limit: int = Field(
         DEFAULT_RECORDS, ge=1, le=MAX_LIMIT, description="most records in the answer"
     )
+    chunks: bool = Field(True, description="false leaves out the chunks, nine tenths of a record")
 
 
 BINARY = {"type": "string", "format": "binary"}

@@ -41,6 +41,7 @@ from deployments.records import (
     Record,
     SearchAnswer,
     Stats,
+    Summary,
     check_id,
 )
 from deployments.settings import LimitSettings
@@ -55,6 +56,7 @@ UNFOLLOWED_S = 10
 
 # Inside `Inset`, `list` is a method.
 Records = list[Record]
+Summaries = list[Summary]
 Deployments = list[Handle]
 
 
@@ -248,20 +250,24 @@ class Inset:
         async with self._answering():
             return await self.store.record.remote(check_id(id))
 
-    async def list(self, after: str | None = None, limit: int = DEFAULT_RECORDS) -> Records:
+    async def list(
+        self, after: str | None = None, limit: int = DEFAULT_RECORDS, chunks: bool = True
+    ) -> Records | Summaries:
         """Return records in the order of their ids.
 
         Args:
             after: return the records of the ids after this one.
             limit: the most records to return, 1 to 1000.
+            chunks: False leaves out their chunks, which are nine tenths of them.
 
         Raises:
             BadParameter, Unavailable
         """
         check_range("limit", limit, 1, MAX_LIMIT)
         async with self._answering():
-            found = await self.store.records_after.remote(after, limit, False)
-        return [Record.model_validate_json(record) for record in found]
+            found = await self.store.records_after.remote(after, limit, not chunks)
+        kind = Record if chunks else Summary
+        return await asyncio.to_thread(lambda: [kind.model_validate_json(one) for one in found])
 
     async def delete(self, id: str) -> int:
         """Remove a photo; return the sequence number of the change.

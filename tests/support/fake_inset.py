@@ -16,6 +16,7 @@ from deployments.records import (
     SearchAnswer,
     Stats,
     StoreState,
+    Summary,
 )
 from deployments.settings import LimitSettings
 
@@ -120,9 +121,10 @@ class FakeInset:
         self.remember("record", id)
         return known(id, content=self.content)
 
-    async def list(self, after, limit):
-        self.remember("list", after, limit)
-        return [known(id) for id in self.ids if after is None or id > after][:limit]
+    async def list(self, after, limit, chunks):
+        self.remember("list", after, limit, chunks)
+        records = [known(id) for id in self.ids if after is None or id > after][:limit]
+        return records if chunks else [Summary(**dict(record)) for record in records]
 
     async def delete(self, id):
         self.remember("delete", id)

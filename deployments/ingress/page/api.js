@@ -104,7 +104,7 @@ export const record = (id, signal) => request(`${original(id)}/record`, { signal
 
 /** Return the next records, and whether there are more. */
 export async function list(after, limit, signal) {
-  const parameters = new URLSearchParams({ limit, ...(after && { after }) });
+  const parameters = new URLSearchParams({ limit, chunks: false, ...(after && { after }) });
   const { images, next } = await request(`images?${parameters}`, { signal });
   return { images, more: next !== null };
 }

@@ -334,6 +334,14 @@ def test_what_can_be_no_id_is_a_bad_parameter(client, service, method):
 # /images
 
 
+def test_a_list_without_chunks_has_all_else(client):
+    whole, short = (client.get(f"/images?limit=2{more}").json() for more in ("", "&chunks=false"))
+    assert whole["images"][0].pop("chunks")
+    assert short["images"][0] == whole["images"][0]
+    assert short["next"] == "/images?after=b&limit=2&chunks=false"
+    assert [one["id"] for one in client.get(short["next"]).json()["images"]] == ["c"]
+
+
 def test_pages_lead_to_each_other(client):
     first = client.get("/images?limit=2").json()
     assert [image["id"] for image in first["images"]] == ["a", "b"]
