@@ -67,7 +67,7 @@ def write(store: Store, seed: int) -> None:
         Unavailable
     """
     rng = random.Random(seed)
-    held = {record_id for record_id in store.ids()}
+    held = set(store.ids())
     for round in range(10**6):
         group: list[tuple[str, int | None]] = []
         for id in rng.sample(
@@ -97,7 +97,7 @@ def main() -> int:
     folder, seed = sys.argv[1], int(sys.argv[2])
     try:
         store = Store(folder, ENCODER, initial_bytes=2**20, max_bytes=FULL_AT)
-    except (StoreUnusable, Unavailable):
+    except StoreUnusable:
         return NOT_OPENED
     print("[]", flush=True)  # it is open
     try:
