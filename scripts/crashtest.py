@@ -1,12 +1,17 @@
 """Kill a service at random moments while clients use it, and check that nothing was lost.
 
     scripts/crashtest.py --kills 200
+    scripts/crashtest.py --faults 200
 
 Starts a service of its own, with its store in a temporary folder. Clients index, search and delete
 small pictures and keep a journal of the answers, while replicas, the proxy, the controller and now
 and then the whole of Ray are killed (SIGKILL). At the end the store and searches are compared with
 every answer in the journal. The exit status is 0 if nothing was lost; otherwise 1, and the folder
 with the store, the log and the journal is kept.
+
+With `--faults` there is no service: a process writes into a store while its disk fills up, syncs
+fail and the clock jumps, until the store gives up or the process is killed. What was acknowledged
+must be there after each round. This needs a C compiler.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from common.own_service import OwnService
 from common.serve_run import ServiceFailed
 from crash.checks import Inspector, verify
 from crash.clients import Clients
+from crash.faults import FaultReport, NoCompiler, run_rounds
 from crash.journal import TIMEOUT_S, Journal, Kind, Outcome
 from crash.kills import Killer, plan_kills
 from tqdm import tqdm
@@ -136,6 +142,12 @@ def carry_out(plan: Sequence[str], killer: Killer, kills: Counter[str], minutes:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=positive, default=200, help="how many (%(default)s)")
+    parser.add_argument(
+        "--faults",
+        type=positive,
+        metavar="ROUNDS",
+        help="instead of kills: rounds in which a store's disk fails, without a service",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other kills")
     parser.add_argument("--folder", type=Path, help="an empty one, which is kept")
     parser.add_argument(
@@ -152,15 +164,22 @@ def main() -> int:
     # The service reacts to SIGINT only if this process does, and background jobs of a shell don't.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     end_on_signals()
-    plan = plan_kills(arguments.kills, random.Random(arguments.seed))
+    report: Report | FaultReport
     try:
-        report = crash(folder, plan, arguments.seed, arguments.minutes)
+        if arguments.faults is not None:
+            report = run_rounds(folder, arguments.faults, arguments.seed)
+        else:
+            plan = plan_kills(arguments.kills, random.Random(arguments.seed))
+            report = crash(folder, plan, arguments.seed, arguments.minutes)
     except KeyboardInterrupt as interrupt:
-        print(f"\nInterrupted; the service is stopped. Store, log and journal: {folder}")
+        print(f"\nInterrupted; nothing of it still runs. The files are in {folder}")
         return exit_status(interrupt)
+    except NoCompiler as error:
+        print(error, file=sys.stderr)
+        return 1
     print(report)
     if report.violations or arguments.folder is not None:
-        print(f"\nThe store, the log and the journal are in {folder}")
+        print(f"\nThe files are in {folder}")
     else:
         shutil.rmtree(folder)
     return 1 if report.violations else 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lmdb
 
-from deployments.errors import StoreFull, StoreUnusable
+from deployments.errors import StoreFull, StoreUnusable, Unavailable
 
 DATA = "data.mdb"  # LMDB's name for the file
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -70,7 +70,7 @@ def opening(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (lmdb.Error, OSError, StoreFull) as error:
+    except (lmdb.Error, OSError, StoreFull, Unavailable) as error:
         raise StoreUnusable(
             f"The store in {path} can't be opened ({error}). Check that the folder is a store, "
             "readable and writable, and that its disk is neither full nor damaged."

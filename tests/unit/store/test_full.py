@@ -265,17 +265,22 @@ def test_what_lmdb_gives_up_is_unavailable(store: Store, monkeypatch) -> None:
         assert store.failed
 
 
-def test_opening_makes_sure_of_what_is_on_the_disk(folder: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("method", ["sync", "begin"])
+def test_opening_makes_sure_of_what_is_on_the_disk(folder: Path, monkeypatch, method: str) -> None:
     """Whatever an owner before this one left in the memory of the system."""
     Store(folder, ENCODER).close()
     real = lmdb.open
 
     def open_broken(*arguments: object, **options: object) -> object:
-        def fail(force: bool) -> None:
-            assert force
-            raise lmdb.Error("mdb_env_sync: Input/output error")
+        def fail(*_: object, write: bool = False) -> object:
+            if method == "begin" and not write:
+                return environment.begin()
+            error = lmdb.Error(f"{method}: Input/output error")
+            error.code, error.reason = errno.EIO, os.strerror(errno.EIO)
+            raise error
 
-        return Instead(real(*arguments, **options), "sync", fail)
+        environment = real(*arguments, **options)
+        return Instead(environment, method, fail)
 
     with monkeypatch.context() as patch:
         patch.setattr(lmdb, "open", open_broken)
