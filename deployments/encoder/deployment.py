@@ -20,7 +20,7 @@ from deployments.compute.replicas import (
 from deployments.compute.sketches import make_sketch
 from deployments.decoding.decoder import Decoder
 from deployments.encoder.encoder import Encoder
-from deployments.errors import BadParameter
+from deployments.errors import BadParameter, InsetError
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
 from deployments.records import EncodedPhoto, EncodedQuery, Look, SegmentedPhoto, Sketch
@@ -57,16 +57,21 @@ class EncoderDeployment:
         self.passes = Passes(settings, threads, at_once)
         # The first pass is slow (memory, kernels), so no request should wait for it.
         size = self.encoder.files.image_size
-        self.passes.run(self.encoder.encode_images, np.zeros((1, size, size, 3), np.uint8))
+        self.passes.run(self.encoder.encode_photos, [np.zeros((1, size, size, 3), np.uint8)])
         if low_latency:
             self.decoder.start()
         self._encode_texts = self.passes.batched(self._encode_texts_together)
         self._encode_images = self.passes.batched(
-            self._encode_images_together, batch_size_fn=lambda items: sum(map(len, items))
+            self._encode_images_together, batch_size_fn=lambda photos: sum(map(len, photos))
         )
 
     async def encode_photo(self, photo: SegmentedPhoto) -> EncodedPhoto:
-        """Replace a photo's crops by their vectors."""
+        """Replace a photo's crops by their vectors.
+
+        Raises:
+            InsetError: a crop has no usable vector.
+            Unavailable
+        """
         return EncodedPhoto(
             photo.width,
             photo.height,
@@ -151,9 +156,8 @@ class EncoderDeployment:
             x1, y1, x2, y2 = 0, 0, whole.shape[1], whole.shape[0]
         return scale_crop(whole, (x1, y1, x2, y2), files.image_size, files.squash).numpy()
 
-    def _encode_images_together(self, crops: list[np.ndarray]) -> list[np.ndarray]:
-        vectors = self.encoder.encode_images(np.concatenate(crops))
-        return np.split(vectors, np.cumsum([len(item) for item in crops])[:-1])
+    def _encode_images_together(self, crops: list[np.ndarray]) -> list[np.ndarray | InsetError]:
+        return self.encoder.encode_photos(crops)
 
     def _encode_texts_together(self, texts: list[str]) -> list[np.ndarray]:
         return list(self.encoder.encode_texts(texts))

@@ -23,12 +23,13 @@ from transformers import (
 from deployments.compute.crops import scale_crop
 from deployments.compute.sketches import make_sketch
 from deployments.decoding.image import decode
+from deployments.encoder import encoder as encoder_module
 from deployments.encoder.deployment import EncoderDeployment
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.files import CLIP_MEAN, CLIP_STD, find_encoder
-from deployments.errors import BadParameter, ModelUnavailable
+from deployments.errors import BadParameter, InsetError, ModelUnavailable
 from deployments.limits import ImageLimits
-from deployments.records import Look
+from deployments.records import Look, SegmentedPhoto
 from deployments.settings import EncoderSettings
 
 SIZE = 48
@@ -265,6 +266,77 @@ def test_the_result_does_not_depend_on_the_batch(clip, pictures):
     np.testing.assert_allclose(
         one_by_one.encode_images(pictures), together.encode_images(pictures), atol=1e-5
     )
+
+
+@pytest.fixture
+def faulty(clip, monkeypatch):
+    """An encoder whose tower makes no usable vector of pictures that are quite white or black.
+
+    So it is where numbers overflow in float16, or all become 0.
+    """
+    encoder = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32")
+    )
+    tower = encoder.tower
+
+    def overflow(pixels):
+        vectors = tower(pixels).clone()
+        vectors[pixels.float().mean((1, 2, 3)) == 255, 3] = float("inf")
+        vectors[pixels.float().mean((1, 2, 3)) == 0] = 0
+        return vectors
+
+    monkeypatch.setattr(encoder, "tower", overflow)
+    return encoder
+
+
+WHITE, BLACK = (np.full((1, SIZE, SIZE, 3), value, np.uint8) for value in (255, 0))
+GREY = np.full((3, SIZE, SIZE, 3), 100, np.uint8)
+
+
+@pytest.mark.parametrize("bad", [WHITE, BLACK])
+def test_a_vector_that_cannot_be_compared_is_its_photos_error_alone(faulty, caplog, bad):
+    photos = [GREY, np.concatenate([GREY, bad, bad]), GREY[:1]]
+    good, error, other = faulty.encode_photos(photos)
+    np.testing.assert_allclose(np.linalg.norm(good, axis=1), 1, atol=1e-5)
+    assert (good.shape, other.shape) == ((3, 32), (1, 32))
+    assert isinstance(error, InsetError)
+    assert error.status == 500  # it is no fault of whoever sent the photo
+    for part in ("2 of 5 pictures", "float32", "encoder.dtype"):
+        assert part in error.detail
+    assert caplog.messages == [error.detail]
+    with pytest.raises(InsetError, match="1 of 1 pictures"):
+        faulty.encode_images(bad)
+
+
+def test_photos_are_encoded_as_their_crops_are(faulty):
+    vectors = faulty.encode_photos([GREY, GREY[:2]])
+    np.testing.assert_array_equal(np.concatenate(vectors), faulty.encode_images([*GREY, *GREY[:2]]))
+    assert faulty.encode_photos([]) == []
+
+
+def test_a_bad_vector_fails_no_other_photo_of_the_batch(
+    clip, faulty, monkeypatch, batches_without_replicas
+):
+    settings = EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu")
+    deployment = EncoderDeployment.func_or_class(settings, ImageLimits())
+    monkeypatch.setattr(deployment, "encoder", faulty)
+
+    def segmented(crops):
+        return SegmentedPhoto(9, 9, "image/png", False, [], crops, b"", b"", [], {})
+
+    async def encode():
+        photos = map(segmented, [GREY, WHITE, GREY[:1]])
+        return await asyncio.gather(*map(deployment.encode_photo, photos), return_exceptions=True)
+
+    first, error, last = asyncio.run(encode())
+    assert (first.vectors.shape, last.vectors.shape) == ((3, 32), (1, 32))
+    assert isinstance(error, InsetError)
+
+
+def test_texts_have_usable_vectors_or_an_error(faulty, monkeypatch):
+    monkeypatch.setattr(encoder_module, "_normalised", lambda _: np.full((2, 32), np.nan))
+    with pytest.raises(InsetError, match="2 of 2 texts"):
+        faulty.encode_texts(["a cat", "a dog"])
 
 
 def test_no_pictures_no_embeddings(clip):
