@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import subprocess
@@ -42,6 +43,8 @@ MAX_BYTES = 512 * 2**20  # the largest, yolov5x6, has 270 MB
 CONNECT_SECONDS = 10
 PIP_SECONDS = 60
 CHUNK_BYTES = 2**20
+# The weights of a model on the hub, the best first.
+HUB_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 class SourceFailed(Exception):
@@ -259,7 +262,7 @@ def hub_folder(name: str) -> Path:
     """Return the local folder of a model on the Hugging Face hub, which is downloaded once.
 
     Only configuration, vocabulary and weights are downloaded; the weights as safetensors if there
-    are any.
+    are any. What is in the hub's cache is used as it is, without asking the hub for a newer one.
 
     Args:
         name: `organisation/model`.
@@ -267,23 +270,58 @@ def hub_folder(name: str) -> Path:
     Raises:
         ModelUnavailable: the model is neither in the hub's cache nor can it be downloaded.
     """
-    weights = ["*.safetensors"]
     try:
-        folder = _snapshot(name, weights)
-        if not any(folder.glob("*.safetensors")):
-            weights = ["pytorch_model*.bin"]
-            folder = _snapshot(name, weights)
+        folder = _from_hubs_cache(name) or _from_hub(name)
     except Exception as error:  # many kinds: no network, no such model, not allowed, ...
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
         raise ModelUnavailable(_hub_message(name, first_line(reason or error))) from None
-    if not any(folder.glob(weights[0])):
-        raise ModelUnavailable(_hub_message(name, "it has no weights"))
+    logger.info("%s is used in its revision %s.", name, revision_of(folder))
     return folder
 
 
-def _snapshot(name: str, weights: list[str]) -> Path:
-    patterns = ["*.json", "*.txt", *weights]
-    return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=CONNECT_SECONDS))
+def revision_of(folder: Path) -> str | None:
+    """Return the commit of a folder in the hub's cache; None for other folders."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _from_hubs_cache(name: str) -> Path | None:
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if _has_weights(folder) else None
+
+
+def _from_hub(name: str) -> Path:
+    # The weights come last: where they are, a download that was interrupted lacks nothing.
+    folder = _snapshot(name, ["*.json", "*.txt"])
+    for pattern in HUB_WEIGHTS:
+        _snapshot(name, [pattern], revision=folder.name)
+        if _has_weights(folder):
+            return folder
+    raise SourceFailed(f"its folder {folder} lacks weights")
+
+
+def _snapshot(name: str, patterns: list[str], revision: str | None = None) -> Path:
+    return Path(
+        snapshot_download(
+            name, revision=revision, allow_patterns=patterns, etag_timeout=CONNECT_SECONDS
+        )
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    """Tell whether a folder has all of a model's weights, which may be several files."""
+    for pattern in HUB_WEIGHTS:
+        parts = {file.name for file in folder.glob(pattern)}
+        wanted = {
+            part
+            for index in folder.glob(f"{pattern}.index.json")
+            for part in json.loads(index.read_text())["weight_map"].values()
+        }
+        if parts and wanted <= parts:
+            return True
+    return False
 
 
 def _hub_message(name: str, reason: str) -> str:

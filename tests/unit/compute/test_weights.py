@@ -3,17 +3,26 @@
 import hashlib
 import http.server
 import io
+import json
 import logging
 import subprocess
 import sys
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from deployments.compute import weights
-from deployments.compute.weights import SourceFailed, extract, hub_folder, yolov5_weights
+from deployments.compute.weights import (
+    SourceFailed,
+    extract,
+    hub_folder,
+    revision_of,
+    yolov5_weights,
+)
 from deployments.errors import ModelUnavailable
 from tests.support.paths import ROOT
 
@@ -282,47 +291,104 @@ def test_only_the_files_of_two_names_are_verified():
     assert "Only those of `yolov5n` and `yolov5s` are pinned" in text
 
 
-def hub(monkeypatch, tmp_path, files):
-    asked = []
-
-    def snapshot(name, allow_patterns, etag_timeout):
-        asked.append(allow_patterns)
-        for file in files:
-            if any(file.endswith(pattern.lstrip("*")) for pattern in allow_patterns) or (
-                file.endswith(".bin") and "pytorch_model*.bin" in allow_patterns
-            ):
-                (tmp_path / file).write_text("")
-        return str(tmp_path)
-
-    monkeypatch.setattr(weights, "snapshot_download", snapshot)
-    return asked
+COMMIT = "0123456789" * 4
 
 
-def test_safetensors_are_preferred(monkeypatch, tmp_path):
-    files = ["config.json", "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"]
-    asked = hub(monkeypatch, tmp_path, files)
-    folder = hub_folder("someone/something")
-    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
-    assert len(asked) == 1
+class Hub:
+    """A hub that has files, and the cache of what came from it; both know one model."""
+
+    def __init__(self, folder):
+        self.folder = folder / "snapshots" / COMMIT
+        self.files = {}
+        self.asked = []
+        self.error = None
+
+    def snapshot(self, name, *, allow_patterns=None, local_files_only=False, **options):
+        if local_files_only:
+            if not self.folder.is_dir():
+                raise LocalEntryNotFoundError("nothing is cached")
+            return str(self.folder)
+        self.asked.append((allow_patterns, options.get("revision")))
+        if self.error is not None:
+            raise self.error
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file, content in self.files.items():
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (self.folder / file).write_text(content)
+        return str(self.folder)
+
+    def cached(self):
+        return {file.name for file in self.folder.iterdir()}
 
 
-def test_otherwise_pytorch_model_bin(monkeypatch, tmp_path):
-    hub(monkeypatch, tmp_path, ["config.json", "pytorch_model.bin"])
-    folder = hub_folder("someone/something")
-    assert {file.name for file in folder.iterdir()} == {"config.json", "pytorch_model.bin"}
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    hub = Hub(tmp_path)
+    monkeypatch.setattr(weights, "snapshot_download", hub.snapshot)
+    return hub
 
 
-def test_a_hub_model_without_weights(monkeypatch, tmp_path):
-    hub(monkeypatch, tmp_path, ["config.json"])
-    with pytest.raises(ModelUnavailable, match="it has no weights"):
+def test_safetensors_are_preferred(hub):
+    names = ["config.json", "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"]
+    hub.files = dict.fromkeys(names, "")
+    assert hub_folder("someone/something") == hub.folder
+    assert hub.cached() == {"config.json", "model.safetensors"}
+
+
+def test_otherwise_pytorch_model_bin(hub):
+    hub.files = dict.fromkeys(["config.json", "pytorch_model.bin"], "")
+    hub_folder("someone/something")
+    assert hub.cached() == {"config.json", "pytorch_model.bin"}
+
+
+def test_the_weights_come_last_and_of_the_same_revision(hub):
+    """So where they are, nothing is missing, even if a download was interrupted."""
+    hub.files = dict.fromkeys(["config.json", "model.safetensors"], "")
+    hub_folder("someone/something")
+    assert hub.asked == [(["*.json", "*.txt"], None), (["*.safetensors"], COMMIT)]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_what_is_cached_needs_no_hub(hub, file):
+    hub.files = dict.fromkeys(["config.json", file], "")
+    hub_folder("someone/something")
+    hub.asked.clear()
+    hub.error = OSError("no network")
+    assert hub_folder("someone/something") == hub.folder
+    assert hub.asked == []
+
+
+def test_a_download_that_was_interrupted_goes_on(hub):
+    """Between the small files and the weights, or among the parts of the weights."""
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    hub.files = {"config.json": "", "model.safetensors.index.json": json.dumps(index)}
+    with pytest.raises(ModelUnavailable, match="lacks weights"):
+        hub_folder("someone/something")
+    hub.files["model-1.safetensors"] = ""
+    with pytest.raises(ModelUnavailable, match="lacks weights"):
+        hub_folder("someone/something")
+    hub.files["model-2.safetensors"] = ""
+    assert hub_folder("someone/something") == hub.folder
+    hub.asked.clear()
+    assert hub_folder("someone/something") == hub.folder
+    assert hub.asked == []
+
+
+def test_a_hub_model_without_weights(hub):
+    hub.files = {"config.json": ""}
+    with pytest.raises(ModelUnavailable, match="lacks weights"):
         hub_folder("someone/something")
 
 
-def test_a_hub_that_cant_be_reached(monkeypatch):
-    def snapshot(*args, **kwargs):
-        raise OSError("Name or service not known.\nsecond line")
+def test_the_revision_of_a_hub_model_is_known(hub, tmp_path):
+    hub.files = dict.fromkeys(["config.json", "model.safetensors"], "")
+    assert revision_of(hub_folder("someone/something")) == COMMIT
+    assert revision_of(tmp_path) is None
+    assert revision_of(ROOT / "models" / "compact") is None
 
-    monkeypatch.setattr(weights, "snapshot_download", snapshot)
+
+def test_a_hub_that_cant_be_reached(hub):
+    hub.error = OSError("Name or service not known.\nsecond line")
     with pytest.raises(ModelUnavailable) as failure:
         hub_folder("someone/something")
     sentence = str(failure.value)
