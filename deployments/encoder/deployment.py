@@ -20,6 +20,7 @@ from deployments.compute.replicas import (
 from deployments.compute.sketches import make_sketch
 from deployments.decoding.decoder import Decoder
 from deployments.encoder.encoder import Encoder
+from deployments.encoder.files import EncoderFiles
 from deployments.errors import BadParameter, InsetError
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
@@ -40,15 +41,24 @@ class EncoderDeployment:
     being indexed.
 
     Args:
+        found: the encoder that the graph was built with; each replica must load the same.
         low_latency: encode a single query quickly, rather than many crops per second.
+
+    Raises:
+        EncoderMismatch: the files on this node are others, or were changed in the meantime.
     """
 
     def __init__(
-        self, settings: EncoderSettings, limits: ImageLimits, low_latency: bool = False
+        self,
+        settings: EncoderSettings,
+        limits: ImageLimits,
+        found: EncoderFiles,
+        low_latency: bool = False,
     ) -> None:
         join_the_log()
         self.decoder = Decoder(limits)
         self.encoder = load_with_threads(settings.threads, lambda: Encoder(settings))
+        self.encoder.files.require_same_as(found)
         threads, at_once = settings.threads, 1
         if not low_latency:
             at_once = passes_at_once(threads, self.encoder.placement)

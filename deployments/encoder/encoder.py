@@ -97,6 +97,7 @@ class Encoder:
         Raises:
             BadParameter: the model has no text tower.
             InsetError: a text has no usable vector.
+            EncoderMismatch: the model's files are others than when the image tower was loaded.
         """
         if not self.files.has_text:
             raise BadParameter(
@@ -169,6 +170,7 @@ class Encoder:
         # Loaded for the first text, so that replicas that only index don't load it.
         from deployments.encoder.clip import load_text_tower
 
+        find_encoder(self.settings).require_same_as(self.files)  # they may have been replaced
         dtype = self.placement.dtype
         if dtype == torch.int8:  # only the image tower runs in int8
             dtype = torch.float32
