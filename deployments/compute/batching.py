@@ -22,8 +22,14 @@ Outcome: TypeAlias = Result | Exception
 
 # For how many batches the smaller size holds after one for which the memory was not enough.
 CAREFUL_BATCHES = 100
-# By these words torch (CUDA and CPU) and OpenVINO say it, in a RuntimeError.
-NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
+# By these words torch (CUDA, its libraries and the CPU) and OpenVINO say it, in a RuntimeError.
+NO_MEMORY = (
+    "out of memory",
+    "alloc_failed",
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+)
 
 
 def batched(

@@ -5,7 +5,9 @@ import errno
 import logging
 import weakref
 
+import numpy as np
 import pytest
+import torch
 
 from deployments.compute import batching
 from deployments.compute.batching import batched
@@ -143,6 +145,7 @@ OUT_OF_MEMORY = [
     RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
     RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to ..."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
 
 
@@ -197,6 +200,18 @@ def test_an_item_without_memory_is_unavailable_for_now(caplog, in_place):
     assert isinstance(error, Unavailable)
     assert "memory" in error.detail
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty, bytes])
+def test_what_says_that_there_is_no_memory_is_understood(allocate):
+    async def work(items):
+        return [allocate(item) for item in items]
+
+    async def main():
+        return await batched(work, max_batch_size=4)(2**52)
+
+    with pytest.raises(Unavailable):
+        asyncio.run(main())
 
 
 def test_what_filled_the_memory_is_let_go_before_the_halves():
