@@ -125,6 +125,8 @@ class Careful(Generic[Item, Result]):
 
     def _portions(self, items: list[Item]) -> list[list[Item]]:
         """Divide a batch into some that are small enough now."""
+        if self._size(items) <= self._most:
+            return [items]
         portions: list[list[Item]] = [items[:1]]
         for item in items[1:]:
             if self._size([*portions[-1], item]) <= self._most:
@@ -157,9 +159,10 @@ class Careful(Generic[Item, Result]):
         """Make the next batches smaller if memory is short; log what happened, once."""
         reason = f"{type(error).__name__}: {first_line(error)}"
         if _lacks_memory(error):
+            known = again and self._most < math.inf
             self._most = min(self._most, max(1, self._size(items) // 2))
             self._batches_left = CAREFUL_BATCHES
-            if not again:
+            if not known:
                 logger.warning(
                     "A batch of %d ran out of memory (%s). The next %d batches are smaller.",
                     len(items),

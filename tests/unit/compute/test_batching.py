@@ -170,6 +170,22 @@ def test_out_of_memory_makes_the_next_batches_smaller_for_a_while(caplog, monkey
     assert "smaller" in caplog.messages[0]
 
 
+def test_memory_that_runs_out_in_a_half_is_in_the_log_too(caplog):
+    def fault(items):
+        if len(items) == 8:
+            raise ValueError("broken")
+        if len(items) > 1:
+            raise MemoryError
+
+    worker = Worker(fault)
+    with caplog.at_level(logging.WARNING):
+        [results] = worker.ask_all(range(8), max_batch_size=16)
+    assert results == [-number for number in range(8)]
+    broken, no_memory = caplog.messages
+    assert "broken" in broken
+    assert "out of memory" in no_memory
+
+
 def test_sizes_are_what_the_caller_counts():
     """The encoder's batches are limited by their crops, and an item has several."""
 
