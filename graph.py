@@ -51,9 +51,9 @@ def build(args: dict[str, Any]) -> Application:
         images,
         settings.facts,
     )
-    index_encoder = bind(EncoderDeployment, settings.encoder, images, name="IndexEncoder")
+    index_encoder = bind(EncoderDeployment, settings.encoder, images, encoder, name="IndexEncoder")
     query_encoder = bind(
-        EncoderDeployment, settings.encoder, images, low_latency=True, name="QueryEncoder"
+        EncoderDeployment, settings.encoder, images, encoder, low_latency=True, name="QueryEncoder"
     )
     store = bind(StoreDeployment, settings.store, encoder.identity)
     # The ranker works in the replicas of the chunk index, because another process costs a call.

@@ -110,7 +110,7 @@ class ModelUnavailable(StartupError):
 
 
 class EncoderMismatch(StartupError):
-    """The store holds vectors of another encoder than the configured one."""
+    """The store's vectors, or a replica's weights, are of another encoder than the others."""
 
 
 class StoreUnusable(StartupError):

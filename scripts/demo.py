@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import io
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -57,7 +58,10 @@ def running_service() -> Iterator[ServeRun]:
     print("Starting the service ...", end="", flush=True)
     LOG.unlink(missing_ok=True)
     start = time.monotonic()
+    # Where a shell script starts the demo with `&`, the service would ignore what stops it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     service.launch()
+    interrupted = False
     try:
         try:
             service.wait_until_ready(
@@ -72,19 +76,27 @@ def running_service() -> Iterator[ServeRun]:
         yield service
     except KeyboardInterrupt:
         print("\nStopping the service ...")
+        interrupted = True
         raise
     finally:
-        stop(service)
+        stop(service, interrupted=interrupted)
 
 
-def stop(service: ServeRun) -> None:
-    """Stop the service, as Ctrl-C does."""
+def stop(service: ServeRun, *, interrupted: bool) -> None:
+    """Stop the service as Ctrl-C does, so that it ends what it has begun.
+
+    Args:
+        interrupted: Ctrl-C was pressed, which the terminal has sent to the service as well.
+    """
     process = service.launched()
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    if not interrupted:
+        process.send_signal(signal.SIGINT)
+    for end in (process.terminate, process.kill):
+        try:
+            process.wait(STOP_S)
+            break
+        except subprocess.TimeoutExpired:
+            end()
 
 
 def cut_query(files: list[Path]) -> tuple[dict[str, Any], Image.Image]:

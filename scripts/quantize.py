@@ -153,7 +153,7 @@ def cut_crops(settings: SegmenterSettings, encoder: Encoder, data: list[bytes]) 
     some = []
     for photo in tqdm(data, unit="photo", desc="cutting crops"):
         (segmented,) = segmenter.segment([photo])
-        if isinstance(segmented, InsetError):
+        if isinstance(segmented, Exception):
             raise segmented  # `read_photos` has left such photos out
         some.append(random.permutation(segmented.crops)[:CROPS])
     crops = random.permutation(np.concatenate(some))

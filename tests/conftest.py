@@ -22,6 +22,7 @@ OWN = (
     "tests/service/test_evaluate_service.py",
     "tests/service/test_fuzztest.py",
     "tests/service/test_startup.py",
+    "tests/service/test_stopping.py",
 )
 
 

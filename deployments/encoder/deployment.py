@@ -20,7 +20,8 @@ from deployments.compute.replicas import (
 from deployments.compute.sketches import make_sketch
 from deployments.decoding.decoder import Decoder
 from deployments.encoder.encoder import Encoder
-from deployments.errors import BadParameter
+from deployments.encoder.files import EncoderFiles
+from deployments.errors import BadParameter, InsetError
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
 from deployments.records import EncodedPhoto, EncodedQuery, Look, SegmentedPhoto, Sketch
@@ -40,15 +41,24 @@ class EncoderDeployment:
     being indexed.
 
     Args:
+        found: the encoder that the graph was built with; each replica must load the same.
         low_latency: encode a single query quickly, rather than many crops per second.
+
+    Raises:
+        EncoderMismatch: the files on this node are others, or were changed in the meantime.
     """
 
     def __init__(
-        self, settings: EncoderSettings, limits: ImageLimits, low_latency: bool = False
+        self,
+        settings: EncoderSettings,
+        limits: ImageLimits,
+        found: EncoderFiles,
+        low_latency: bool = False,
     ) -> None:
         join_the_log()
         self.decoder = Decoder(limits)
         self.encoder = load_with_threads(settings.threads, lambda: Encoder(settings))
+        self.encoder.files.require_same_as(found)
         threads, at_once = settings.threads, 1
         if not low_latency:
             at_once = passes_at_once(threads, self.encoder.placement)
@@ -57,16 +67,21 @@ class EncoderDeployment:
         self.passes = Passes(settings, threads, at_once)
         # The first pass is slow (memory, kernels), so no request should wait for it.
         size = self.encoder.files.image_size
-        self.passes.run(self.encoder.encode_images, np.zeros((1, size, size, 3), np.uint8))
+        self.passes.run(self.encoder.encode_photos, [np.zeros((1, size, size, 3), np.uint8)])
         if low_latency:
             self.decoder.start()
         self._encode_texts = self.passes.batched(self._encode_texts_together)
         self._encode_images = self.passes.batched(
-            self._encode_images_together, batch_size_fn=lambda items: sum(map(len, items))
+            self._encode_images_together, batch_size_fn=lambda photos: sum(map(len, photos))
         )
 
     async def encode_photo(self, photo: SegmentedPhoto) -> EncodedPhoto:
-        """Replace a photo's crops by their vectors."""
+        """Replace a photo's crops by their vectors.
+
+        Raises:
+            InsetError: a crop has no usable vector.
+            Unavailable
+        """
         return EncodedPhoto(
             photo.width,
             photo.height,
@@ -151,9 +166,8 @@ class EncoderDeployment:
             x1, y1, x2, y2 = 0, 0, whole.shape[1], whole.shape[0]
         return scale_crop(whole, (x1, y1, x2, y2), files.image_size, files.squash).numpy()
 
-    def _encode_images_together(self, crops: list[np.ndarray]) -> list[np.ndarray]:
-        vectors = self.encoder.encode_images(np.concatenate(crops))
-        return np.split(vectors, np.cumsum([len(item) for item in crops])[:-1])
+    def _encode_images_together(self, crops: list[np.ndarray]) -> list[np.ndarray | InsetError]:
+        return self.encoder.encode_photos(crops)
 
     def _encode_texts_together(self, texts: list[str]) -> list[np.ndarray]:
         return list(self.encoder.encode_texts(texts))

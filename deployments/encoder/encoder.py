@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -13,8 +14,13 @@ from deployments.compute.backends import build_network
 from deployments.compute.crops import scale_crop
 from deployments.compute.device import place, upload
 from deployments.encoder.files import find_encoder
-from deployments.errors import BadParameter
+from deployments.errors import BadParameter, InsetError
 from deployments.settings import EncoderSettings
+
+logger = logging.getLogger(__name__)
+
+# How far the squared length of a vector may be from 1.
+LENGTH_TOLERANCE = 0.01
 
 
 class Encoder:
@@ -63,13 +69,24 @@ class Encoder:
 
         Returns:
             float32 `[len(images), dimension]`, L2-normalised.
+
+        Raises:
+            InsetError: an image has no usable vector, see `_checked`.
         """
-        batch_size = self.settings.batch_size
-        batches = [
-            self._embed_images(images[start : start + batch_size])
-            for start in range(0, len(images), batch_size)
-        ]
-        return np.concatenate([np.zeros((0, self.files.identity.dimension), np.float32), *batches])
+        return _result_of(self._checked(self._embed_images(images), "pictures"))
+
+    def encode_photos(self, crops: Sequence[np.ndarray]) -> list[np.ndarray | InsetError]:
+        """Encode the crops of several photos together; see `encode_images`.
+
+        Returns:
+            One result for each photo, in order: the vectors of its crops, or its error. An error
+            doesn't affect the other photos.
+        """
+        if not crops:
+            return []
+        vectors = self._embed_images(np.concatenate(crops))
+        ends = np.cumsum([len(of_photo) for of_photo in crops])
+        return [self._checked(of_photo, "pictures") for of_photo in np.split(vectors, ends[:-1])]
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Encode texts, into the same space as images. Texts beyond the tower's length are cut.
@@ -79,6 +96,8 @@ class Encoder:
 
         Raises:
             BadParameter: the model has no text tower.
+            InsetError: a text has no usable vector.
+            EncoderMismatch: the model's files are others than when the image tower was loaded.
         """
         if not self.files.has_text:
             raise BadParameter(
@@ -94,7 +113,8 @@ class Encoder:
             return_tensors="pt",
         )
         with torch.inference_mode():
-            return _normalised(model(**tokens.to(self.placement.device)).text_embeds)
+            vectors = _normalised(model(**tokens.to(self.placement.device)).text_embeds)
+        return _result_of(self._checked(vectors, "texts"))
 
     def squares(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """Scale images to the input of the image tower.
@@ -120,20 +140,49 @@ class Encoder:
         return pixels.permute(0, 3, 1, 2)
 
     def _embed_images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return _normalised(self.tower(self.squares(images)))
+        batch_size = self.settings.batch_size
+        batches = [np.zeros((0, self.files.identity.dimension), np.float32)]
+        for start in range(0, len(images), batch_size):
+            with torch.inference_mode():
+                squares = self.squares(images[start : start + batch_size])
+                batches.append(_normalised(self.tower(squares)))
+        return np.concatenate(batches)
+
+    def _checked(self, vectors: np.ndarray, what: str) -> np.ndarray | InsetError:
+        """Return vectors, or the error of whoever asked for them if some can't be compared.
+
+        Where numbers overflow, as in float16, a vector is not finite; if all become 0, it is 0.
+        """
+        usable = np.abs((vectors * vectors).sum(1) - 1) < LENGTH_TOLERANCE  # False for NaN
+        if usable.all():
+            return vectors
+        error = InsetError(
+            f"The encoder {self.files.identity.name} computes no usable vector of "
+            f"{np.count_nonzero(~usable)} of {len(usable)} {what}, in {self.placement.dtype}. "
+            "Nothing is wrong with the request. If it happens again, whoever runs the service "
+            "should set encoder.dtype to float32."
+        )
+        logger.error("%s", error)
+        return error
 
     @cached_property
     def _text_tower(self) -> tuple[Any, Any]:
         # Loaded for the first text, so that replicas that only index don't load it.
         from deployments.encoder.clip import load_text_tower
 
+        find_encoder(self.settings).require_same_as(self.files)  # they may have been replaced
         dtype = self.placement.dtype
         if dtype == torch.int8:  # only the image tower runs in int8
             dtype = torch.float32
         tokenizer, tower = load_text_tower(self.files, dtype)
         torch.nn.Module.to(tower, self.placement.device)  # the types of its own `to` are wrong
         return tokenizer, tower
+
+
+def _result_of(outcome: np.ndarray | InsetError) -> np.ndarray:
+    if isinstance(outcome, InsetError):
+        raise outcome
+    return outcome
 
 
 def _normalised(embeddings: torch.Tensor) -> np.ndarray:

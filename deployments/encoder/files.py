@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from deployments.compute.backends import require_backend
-from deployments.compute.weights import hub_folder, sha256
-from deployments.errors import ModelUnavailable
+from deployments.compute.weights import hub_folder, revision_of, sha256
+from deployments.errors import EncoderMismatch, ModelUnavailable
 from deployments.records import EncoderIdentity, EncoderState
 from deployments.settings import EncoderSettings, display_name
 
@@ -33,6 +33,7 @@ class EncoderFiles:
         mean, std: mean and standard deviation of each input channel, on a scale from 0 to 1.
         has_text: whether it has a text tower.
         is_small: whether one thread encodes a single image faster than two.
+        revision: its commit on the hub; None if it doesn't come from there.
     """
 
     folder: Path
@@ -43,11 +44,30 @@ class EncoderFiles:
     std: tuple[float, ...]
     has_text: bool
     is_small: bool
+    revision: str | None
 
     @property
     def state(self) -> EncoderState:
         """What `/stats` says about it."""
         return EncoderState(**asdict(self.identity), text=self.has_text)
+
+    def require_same_as(self, other: EncoderFiles) -> None:
+        """Check that these files make the same vectors as others, wherever they lie.
+
+        Raises:
+            EncoderMismatch: they don't.
+        """
+        differences = [
+            f"{name} is {getattr(self, name)} instead of {getattr(other, name)}"
+            for name in (field.name for field in fields(self) if field.name != "folder")
+            if getattr(self, name) != getattr(other, name)
+        ]
+        if differences:
+            raise EncoderMismatch(
+                f"The encoder in {self.folder} is not the one that the service was started with: "
+                f"{'; '.join(differences)}. Give each node the same files, and restart the service "
+                "after you have changed them."
+            )
 
 
 def find_encoder(settings: EncoderSettings) -> EncoderFiles:
@@ -96,6 +116,7 @@ def find_encoder(settings: EncoderSettings) -> EncoderFiles:
         tuple(preprocessing.get("image_std", CLIP_STD)),
         has_text,
         is_small=weights.stat().st_size < SMALL_BYTES,
+        revision=revision_of(folder),
     )
 
 

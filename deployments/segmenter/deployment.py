@@ -13,7 +13,6 @@ from deployments.compute.replicas import (
     load_with_threads,
     passes_at_once,
 )
-from deployments.errors import InsetError
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
 from deployments.records import SegmentedPhoto
@@ -57,10 +56,7 @@ class SegmenterDeployment:
         Raises:
             BadParameter, TooLarge, NotAnImage, BrokenImage, Unavailable
         """
-        result = await self._segment((data, confidence_threshold))
-        if isinstance(result, InsetError):
-            raise result
-        return result
+        return await self._segment((data, confidence_threshold))
 
     async def thumbnail(self, data: bytes) -> bytes:
         """See `Segmenter.thumbnail`."""
@@ -71,6 +67,6 @@ class SegmenterDeployment:
 
     def _segment_together(
         self, items: list[tuple[bytes, float | None]]
-    ) -> list[SegmentedPhoto | InsetError]:
+    ) -> list[SegmentedPhoto | Exception]:
         images, thresholds = zip(*items, strict=True)
         return self.segmenter.segment(images, thresholds)

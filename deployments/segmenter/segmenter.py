@@ -17,7 +17,7 @@ from deployments.compute.previews import make_preview
 from deployments.decoding.decoder import Decoder
 from deployments.decoding.facts import FACTS
 from deployments.decoding.image import DecodedImage
-from deployments.errors import BadParameter, InsetError
+from deployments.errors import BadParameter
 from deployments.limits import PREVIEW_SIDE, ImageLimits
 from deployments.records import Chunk, SegmentedPhoto
 from deployments.segmenter.chunks import choose_boxes, contrast
@@ -81,7 +81,7 @@ class Segmenter:
         self,
         images: Sequence[bytes],
         confidence_thresholds: Sequence[float | None] | None = None,
-    ) -> list[SegmentedPhoto | InsetError]:
+    ) -> list[SegmentedPhoto | Exception]:
         """Cut photos into chunks: each detected object, tiles, then the whole photo.
 
         Args:
@@ -89,8 +89,8 @@ class Segmenter:
             confidence_thresholds: one for each image; None means that of the settings.
 
         Returns:
-            One result for each image, in order: the photo, or its error. An error doesn't affect
-            the other images.
+            One result for each image, in order: the photo, or its error (an InsetError unless it
+            should not happen). An error doesn't affect the other images.
 
         Raises:
             ValueError: there are not as many thresholds as images.
@@ -103,7 +103,7 @@ class Segmenter:
             self.settings.confidence_threshold if threshold is None else threshold
             for threshold in confidence_thresholds
         ]
-        results: list[SegmentedPhoto | InsetError] = []
+        results: list[SegmentedPhoto | Exception] = []
         # Hold at most one batch of decoded photos: each takes 3 bytes a pixel.
         batch_size = self.settings.batch_size
         for start in range(0, len(images), batch_size):
@@ -113,9 +113,9 @@ class Segmenter:
 
     def _segment_batch(
         self, images: Sequence[bytes], thresholds: Sequence[float]
-    ) -> list[SegmentedPhoto | InsetError]:
+    ) -> list[SegmentedPhoto | Exception]:
         results: list[Any] = list(self._threads.map(self._open, images, thresholds))
-        good = [i for i, result in enumerate(results) if not isinstance(result, InsetError)]
+        good = [i for i, result in enumerate(results) if not isinstance(result, Exception)]
         opened: list[OpenedPhoto] = [results[i] for i in good]
         photos = [upload(photo.image.pixels, self.placement.device) for photo in opened]
         found = self.detector.detect(photos, [thresholds[i] for i in good])
@@ -144,7 +144,7 @@ class Segmenter:
         """
         return make_thumbnail(self.decoder.decode(data).pixels)
 
-    def _open(self, data: bytes, threshold: float) -> OpenedPhoto | InsetError:
+    def _open(self, data: bytes, threshold: float) -> OpenedPhoto | Exception:
         """Decode a photo and make its thumbnail and preview, or return the error."""
         try:
             if not 0 <= threshold <= 1:
@@ -156,7 +156,7 @@ class Segmenter:
             thumbnail, preview = make_thumbnail(small), make_preview(small)
             image = replace(image, pixels=pinned(image.pixels, self.placement.device))
             return OpenedPhoto(image, thumbnail, preview)
-        except InsetError as error:
+        except Exception as error:  # whatever it is, it is this photo's alone
             return error
 
     def _cut(

@@ -42,12 +42,14 @@ class PhotoEncoder:
         return [photo for group in self._threads.map(self._encode_group, groups) for photo in group]
 
     def _encode_group(self, images: Sequence[bytes]) -> list[EncodedPhoto | InsetError]:
-        return [
-            photo if isinstance(photo, InsetError) else self._encode(photo)
-            for photo in self.segmenter.segment(images)
-        ]
+        return [self._encode(photo) for photo in self.segmenter.segment(images)]
 
-    def _encode(self, photo: SegmentedPhoto) -> EncodedPhoto:
+    def _encode(self, photo: SegmentedPhoto | Exception) -> EncodedPhoto | InsetError:
+        try:
+            if isinstance(photo, Exception):
+                raise photo
+            vectors = self.encoder.encode_images(photo.crops)
+        except InsetError as error:
+            return error
         shared = {field.name for field in fields(photo)} & {f.name for f in fields(EncodedPhoto)}
-        vectors = self.encoder.encode_images(photo.crops)
         return EncodedPhoto(**{name: getattr(photo, name) for name in shared}, vectors=vectors)

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from deployments.chunk_index.index import ChunkIndex
 from deployments.compute.crops import scale_crop
-from deployments.errors import InsetError
 from deployments.ranker import Ranker
 from deployments.records import Box, Neighbours
 from deployments.segmenter.segmenter import Segmenter
@@ -79,8 +78,8 @@ def index_photos(
             began = time.monotonic()
             segmented = segmenter.segment(images)
             for photo, result in zip(batch, segmented, strict=True):
-                if isinstance(result, InsetError):
-                    raise EvaluationFailed(f"{photo.file}: {result.detail}")
+                if isinstance(result, Exception):
+                    raise EvaluationFailed(f"{photo.file}: {result}")
                 vectors[photo.id] = encoder.encode(result.crops)
                 chunks[photo.id] = [chunk.box for chunk in result.chunks]
             seconds += time.monotonic() - began

