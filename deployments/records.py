@@ -461,6 +461,9 @@ class IndexState(BaseModel):
     snapshot: int | None = Field(
         description="the last change in its snapshot; null if it has no snapshot"
     )
+    snapshot_bytes: int = Field(
+        description="size of the snapshots on its disk, bytes; they may be on the store's disk"
+    )
 
 
 class StoreState(BaseModel):

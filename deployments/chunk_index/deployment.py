@@ -66,7 +66,7 @@ class ChunkIndexDeployment:
             return (index, position) if position else None
 
         assert settings.path is not None  # `Settings.parse` has set it
-        snapshots = Snapshots(settings.path, make().kind)
+        snapshots = self.snapshots = Snapshots(settings.path, make().kind)
         self.follower = Follower(store, make, load)
         await self.follower.start()
         self.maintenance = Maintenance(self.follower, snapshots)
@@ -125,6 +125,7 @@ class ChunkIndexDeployment:
             waiting=index.waiting,
             removed=index.removed,
             snapshot=snapshot.sequence if snapshot else None,
+            snapshot_bytes=await asyncio.to_thread(self.snapshots.disk_bytes),
         )
 
     async def lag(self) -> tuple[int, float]:

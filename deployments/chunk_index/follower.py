@@ -134,7 +134,7 @@ class Follower:
             try:
                 if self.index.broken:
                     logger.error("the index is broken: throwing it away and loading it anew")
-                    self.index.give_up()  # its memory is needed now
+                    await asyncio.to_thread(self.index.give_up)  # its memory is needed now
                     await self.start()
                 await self._advance()
             except CannotApply as error:

@@ -31,6 +31,9 @@ from deployments.settings import ChunkIndexSettings
 # 64 photos of 35 chunks take about 2 ms.
 SAMPLE_PHOTOS = 256
 PIECE_PHOTOS = 64
+# What a chunk takes in a saved graph, beside its vector, and a photo with its id and metadata.
+LINK_BYTES = 300
+PHOTO_BYTES = 500
 
 
 class ChunkIndex:
@@ -107,6 +110,13 @@ class ChunkIndex:
     def waiting(self) -> int:
         """Number of chunks that wait for `build`."""
         return self._engine.waiting
+
+    @property
+    def saved_bytes(self) -> int:
+        """How many bytes `saver` writes, about; rather more than less."""
+        links = 0 if self.engine == "exact" else LINK_BYTES
+        of_chunks = self._engine.starts.rows * (2 * self.dimension + links)
+        return of_chunks + len(self._ids) * PHOTO_BYTES
 
     @property
     def digest(self) -> str:

@@ -30,6 +30,8 @@ SNAPSHOT_QUIET_S = 60
 SNAPSHOT_EVERY = 20
 # A new index is made when more chunks are removed than present, and more than this.
 RENEWAL_CHUNKS = 10_000
+# A renewal that failed, perhaps because memory ran out, is not tried again for this long.
+RENEWAL_AGAIN_S = 600
 
 
 class Maintenance:
@@ -43,7 +45,7 @@ class Maintenance:
     def __init__(self, follower: Follower, snapshots: Snapshots) -> None:
         self.follower = follower
         self._snapshots = snapshots
-        self._save_after = time.monotonic()
+        self._save_after = self._renew_after = time.monotonic()
         self._threads = compute_threads(None)
 
     async def run(self) -> None:
@@ -64,7 +66,10 @@ class Maintenance:
         try:
             # The position was taken first. Changes that are applied from here on may be in the
             # snapshot or not; after a restart they are read from the log again.
-            written = await self._in_thread(self._snapshots.write, follower.index.saver(), position)
+            index = follower.index
+            written = await self._in_thread(
+                self._snapshots.write, index.saver(), position, index.saved_bytes
+            )
         except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError
             logger.warning("can't write a snapshot of the index; trying again later: %s", error)
             self._save_after = time.monotonic() + SNAPSHOT_QUIET_S
@@ -78,7 +83,9 @@ class Maintenance:
     async def renew(self) -> None:
         """Replace the index by a new one without removed photos."""
         logger.info("most chunks of the index were removed: loading a new index")
+        self._renew_after = time.monotonic() + RENEWAL_AGAIN_S
         await self.follower.reload(self._build)
+        self._renew_after = time.monotonic()
         await self._in_thread(give_back)
 
     def must_save(self, quiet_s: float) -> bool:
@@ -95,13 +102,19 @@ class Maintenance:
         many = max(SNAPSHOT_CHUNKS, SNAPSHOT_SHARE * index.chunks)
         return unsaved >= many or quiet_s >= SNAPSHOT_QUIET_S
 
+    def must_renew(self) -> bool:
+        """Return whether it is time for a new index."""
+        index = self.follower.index
+        many = index.removed > max(index.chunks, RENEWAL_CHUNKS)
+        return many and time.monotonic() >= self._renew_after
+
     async def _work(self) -> bool:
         """Build, save or renew the index if it is time; return whether there may be more to do."""
         index = self.follower.index
         quiet_s = time.monotonic() - self.follower.changed_at
         if self.must_save(quiet_s):
             await self.save()
-        elif index.removed > max(index.chunks, RENEWAL_CHUNKS):
+        elif self.must_renew():
             await self.renew()
         elif index.waiting >= BUILD_CHUNKS or (index.waiting and quiet_s >= QUIET_S):
             return await self._build(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -20,6 +21,8 @@ from deployments.records import Position
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+# What a snapshot leaves free on its disk, for the store, which may be on the same one.
+RESERVE_BYTES = 2**30
 
 
 class Snapshots:
@@ -36,18 +39,28 @@ class Snapshots:
         self.path = Path(path)
         self.kind = {"format": FORMAT, **kind}
 
-    def write(self, save: Callable[[Path], None], position: Position) -> bool:
+    def disk_bytes(self) -> int:
+        """Return the size of all snapshots, with those that are being written."""
+        size = 0
+        for file in self.path.rglob("*"):
+            with suppress(FileNotFoundError):  # an older one is being removed
+                size += file.lstat().st_size if file.is_file() else 0
+        return size
+
+    def write(self, save: Callable[[Path], None], position: Position, about_bytes: int = 0) -> bool:
         """Write a snapshot completely or not at all, then remove the older ones.
 
         Args:
             save: writes files into an empty folder.
             position: the position in the store's log that the snapshot has.
+            about_bytes: how large it will be.
 
         Returns:
             Whether it was written; False if another replica is writing one.
 
         Raises:
-            OSError: it can't be written, e.g. because the disk is full.
+            OSError: it can't be written, for example because it would leave less than
+                `RESERVE_BYTES` on the disk.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with self._writing() as is_ours:
@@ -55,6 +68,7 @@ class Snapshots:
                 return False
             for unfinished in self.path.glob("writing-*"):  # by a process that was killed
                 shutil.rmtree(unfinished, ignore_errors=True)
+            self._require_room(about_bytes)
             folder = Path(tempfile.mkdtemp(prefix="writing-", dir=self.path))
             try:
                 save(folder)
@@ -96,6 +110,16 @@ class Snapshots:
                 logger.warning("ignoring the snapshot %s: it can't be read (%s)", folder, error)
                 return None
         return None
+
+    def _require_room(self, about_bytes: int) -> None:
+        free = shutil.disk_usage(self.path).free
+        if free < about_bytes + RESERVE_BYTES:
+            raise OSError(
+                errno.ENOSPC,
+                f"its disk has no room: it takes about {about_bytes:,} bytes beside the one "
+                f"before it, and leaves {RESERVE_BYTES:,} to the store, but only {free:,} are free",
+                str(self.path),
+            )
 
     def _folders(self) -> list[Path]:
         """Return the folders of complete snapshots, newest first."""

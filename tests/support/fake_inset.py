@@ -144,6 +144,7 @@ class FakeInset:
                 waiting=0,
                 removed=0,
                 snapshot=None,
+                snapshot_bytes=0,
             ),
             encoder=EncoderState(name="clip", dimension=4, digest="0" * 64, text=False),
             segmenter="yolov5s",

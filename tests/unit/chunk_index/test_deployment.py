@@ -17,6 +17,7 @@ from ray.serve.exceptions import RequestCancelledError
 from deployments.chunk_index import follower, maintenance
 from deployments.chunk_index.deployment import ChunkIndexDeployment, Search
 from deployments.chunk_index.engines import Starts
+from deployments.chunk_index.snapshots import RESERVE_BYTES
 from deployments.errors import Unavailable, UnknownSequence
 from deployments.query import SearchOptions
 from deployments.ranker import Ranker
@@ -547,3 +548,38 @@ def test_a_replica_that_tries_in_vain_to_load_its_index_anew_is_replaced(alone, 
         alone.run(replica.check_health())
     with pytest.raises(Unavailable):
         replica.follower.index.search(unit(1, 0, 0, 0)[None], 1)
+
+
+def test_a_snapshot_for_which_there_is_no_room_is_tried_again_later(alone, caplog, monkeypatch):
+    (replica,) = alone.replicas
+    assert_all_found(alone, put_some(alone, range(3)))
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=RESERVE_BYTES))
+        alone.run(replica.maintenance.save())
+    assert "can't write a snapshot of the index; trying again later" in caplog.text
+    assert f"only {RESERVE_BYTES:,} are free" in caplog.text
+    assert alone.run(replica.stats()).snapshot_bytes == 0
+    alone.run(replica.maintenance.save())
+    state = alone.run(replica.stats())
+    assert state.snapshot == 3
+    assert state.snapshot_bytes > 0
+
+
+def test_a_renewal_that_fails_is_not_tried_again_at_once(alone, monkeypatch):
+    """It loads everything, perhaps for minutes, and takes the memory that was lacking."""
+    monkeypatch.setattr(maintenance, "RENEWAL_CHUNKS", 2)
+    (replica,) = alone.replicas
+    content = put_some(alone, range(5))
+    assert_all_found(alone, content)
+    monkeypatch.setattr(replica.follower, "_make", lambda: [][1])
+    for id in list(content)[1:]:
+        alone.delete(id)
+    alone.run(until(lambda: replica.follower.index.removed == 4))
+    with pytest.raises(IndexError):
+        alone.run(replica.maintenance.renew())
+    assert not replica.maintenance.must_renew()
+    monkeypatch.undo()
+    monkeypatch.setattr(maintenance, "RENEWAL_CHUNKS", 2)
+    alone.run(replica.maintenance.renew())
+    assert replica.follower.index.removed == 0
+    assert_all_found(alone, {"0": content["0"]})

@@ -144,6 +144,7 @@ def test_a_saved_index_is_loaded_with_ids_metadata_and_what_was_removed(engine, 
     for number in range(0, 50, 3):
         index.remove(f"photo{number}")
     index.saver()(tmp_path)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < index.saved_bytes + 3000
     loaded = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
     loaded.load(tmp_path)
     for name in ("photos", "chunks", "removed", "digest"):

@@ -1,13 +1,15 @@
 """Snapshots: whole or not there, the newest one, and only those that fit."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from deployments.chunk_index.snapshots import Snapshots
+from deployments.chunk_index.snapshots import RESERVE_BYTES, Snapshots
 from deployments.records import Position
 from tests.support.paths import ROOT
 
@@ -113,3 +115,28 @@ def test_a_damaged_one_is_not_used(tmp_path, caplog, header):
     path.write_text(header)
     assert snapshots.read(Reader().load) is None
     assert "can't be read" in caplog.text
+
+
+def test_room_is_kept_for_the_store(tmp_path, monkeypatch):
+    """The store may be on the same disk, and a snapshot is no reason to refuse photos."""
+    snapshots = Snapshots(tmp_path, KIND)
+    assert snapshots.write(saves("good"), position(1), about_bytes=1000)
+    free = RESERVE_BYTES + 999
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=rf"about 1,000 bytes.*only {free:,} are free"):
+        snapshots.write(saves("next"), position(2), about_bytes=1000)
+    assert read(snapshots) == (position(1), "good")
+    assert not list(tmp_path.glob("writing-*"))
+    usage.free += 1
+    assert snapshots.write(saves("next"), position(2), about_bytes=1000)
+    assert read(snapshots) == (position(2), "next")
+
+
+def test_what_snapshots_take_on_disk_is_counted(tmp_path):
+    snapshots = Snapshots(tmp_path / "index", KIND)
+    assert snapshots.disk_bytes() == 0
+    assert snapshots.write(saves("x" * 5000), position(1))
+    (tmp_path / "index" / "writing-abc").mkdir()
+    (tmp_path / "index" / "writing-abc" / "content").write_text("y" * 3000)
+    assert 8000 <= snapshots.disk_bytes() <= 9000
