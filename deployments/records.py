@@ -232,12 +232,10 @@ class Neighbours:
         photos: ids of the photos that have the nearest chunks, in any order.
         distances: for each photo the cosine distances of all its chunks, float64 `[n]`, in the
             order of its record.
-        horizon: no chunk of any other photo is nearer than this; infinite if there are no others.
     """
 
     photos: list[str]
     distances: list[np.ndarray]
-    horizon: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import copy
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ import numpy as np
 
 from deployments.chunk_index.approximate import ApproximateEngine
 from deployments.chunk_index.columns import MetadataColumns
-from deployments.chunk_index.engines import Engine, Found
+from deployments.chunk_index.engines import Engine, Found, distances_of, measure
 from deployments.chunk_index.exact import ExactEngine
 from deployments.compute.device import resolve_device
 from deployments.metadata import Filter
@@ -25,6 +25,8 @@ from deployments.records import (
     content_hash,
 )
 from deployments.settings import ChunkIndexSettings
+
+MEASURED_PHOTOS = 128  # photos whose chunks are measured at a time, in float64
 
 
 class ChunkIndex:
@@ -110,7 +112,7 @@ class ChunkIndex:
         with self._lock:
             self._remove(id)
             number = len(self._ids)
-            self._engine.append(vectors)
+            self._engine.append(vectors, id)
             self._columns.put(number, metadata or {})
             self._ids.append(id)
             if number >= len(self._present):
@@ -136,17 +138,20 @@ class ChunkIndex:
             self._digest = (self._digest - self._hashes[number]) % 2**64
 
     def search(
-        self, queries: np.ndarray, count: int, filter: Filter | None = None
+        self, queries: np.ndarray, counts: int | Sequence[int], filter: Filter | None = None
     ) -> list[Neighbours]:
         """Find the photos nearest to each query: those with the nearest chunks.
 
+        Of photos that tie, those with the smallest ids are found. Only the photos that are found
+        are measured, however many tie.
+
         Args:
             queries: float32 `[q, dimension]`, L2-normalised.
-            count: how many photos to find.
+            counts: how many photos to find, for all queries or for each.
             filter: only photos that match it are found.
         """
         with self._lock:
-            found = self._engine.search(queries, count, self._allowed(filter))
+            found = self._engine.search(queries, counts, self._allowed(filter))
             return [self._measure(*pair) for pair in zip(queries, found, strict=True)]
 
     def _allowed(self, filter: Filter | None) -> np.ndarray | None:
@@ -157,19 +162,15 @@ class ChunkIndex:
 
     def _measure(self, query: np.ndarray, found: Found) -> Neighbours:
         """Compute the distances from the query to all chunks of the photos found."""
-        horizon = np.inf
-        if np.isfinite(found.horizon):
-            horizon = float(_distances(np.array(found.horizon)))
-        if not len(found.photos):
-            return Neighbours([], [], horizon)
-        numbers = np.sort(found.photos)
-        distances = _distances(self._engine.vectors(numbers) @ query)
-        ends = np.cumsum(self._engine.starts.of(numbers)[1]).tolist()
-        return Neighbours(
-            [self._ids[number] for number in numbers.tolist()],
-            [distances[start:end] for start, end in pairwise([0, *ends])],
-            horizon,
-        )
+        ids: list[str | None] = []
+        distances: list[np.ndarray] = []
+        for start in range(0, len(found.photos), MEASURED_PHOTOS):
+            numbers = np.sort(found.photos[start : start + MEASURED_PHOTOS])
+            of_chunks = distances_of(measure(self._engine.vectors(numbers), query))
+            ends = np.cumsum(self._engine.starts.of(numbers)[1]).tolist()
+            ids += [self._ids[number] for number in numbers.tolist()]
+            distances += [of_chunks[start:end] for start, end in pairwise([0, *ends])]
+        return Neighbours(ids, distances)
 
     def build(self) -> bool:
         """Do a part of the work that makes searches faster; return whether there is more.
@@ -219,11 +220,3 @@ class ChunkIndex:
             present = self._present.nonzero()[0]
             self._removed = self._engine.starts.rows - int(self._engine.starts.of(present)[1].sum())
             self._digest = sum(self._hashes[number] for number in present) % 2**64
-
-
-def _distances(similarities: np.ndarray) -> np.ndarray:
-    """Return cosine distances, rounded so that equal images tie.
-
-    The last bits depend on how many queries are searched together.
-    """
-    return np.clip(1 - similarities.astype(np.float64), 0, 2).round(6)

@@ -19,7 +19,7 @@ from deployments.records import Position
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Snapshots:

@@ -86,7 +86,6 @@ def test_an_empty_index_finds_nothing(engine):
         unit(1, 0, 0, 0)[None], 5
     )
     assert neighbours.photos == []
-    assert neighbours.horizon == np.inf
 
 
 def test_the_callers_array_is_not_followed():
