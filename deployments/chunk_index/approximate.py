@@ -12,7 +12,7 @@ import torch
 
 from deployments.chunk_index.blocks import PRODUCT_ERROR, Blocks
 from deployments.chunk_index.engines import Found
-from deployments.chunk_index.nearest import Nearest, offer
+from deployments.chunk_index.nearest import Nearest
 from deployments.chunk_index.owners import Owners, Starts
 
 # The graph: the links of each vector (M; the lowest level has twice as many), the candidates among
@@ -27,9 +27,6 @@ GROWTH_CHUNKS = 1_000_000
 # on two cores). But a step has a fixed cost, so it is larger when many vectors wait.
 LINK_ROWS = 64
 MOST_LINK_ROWS = 1024
-# If a smaller share of the photos is allowed, FAISS gets a selector of their vectors. Otherwise the
-# photos that aren't allowed are dropped from what it found.
-SELECTOR_SHARE = 0.5
 # Vectors that are converted to float32 and compared at a time.
 COMPARED_ROWS = 32_768
 # Vectors that are hashed at a time while a snapshot is loaded.
@@ -130,15 +127,12 @@ class ApproximateEngine:
             Nearest(self.owners, query, int(count), allowed, PRODUCT_ERROR[torch.float16])
             for query, count in zip(queries, np.broadcast_to(counts, len(queries)), strict=True)
         ]
-        members = self.starts.photos if allowed is None else int(np.count_nonzero(allowed))
-        share = members / max(self.starts.photos, 1)
-        permitted = None
-        if allowed is not None and share < SELECTOR_SHARE:
-            permitted = self.owners.permitted(allowed)
+        permitted = self.owners.permitted(allowed)
         with torch.inference_mode():
             self._waiting.search(queries, searches, permitted)
         if self._graph.ntotal:
-            self._search_graph(queries, searches, permitted, share)
+            share = 1 if allowed is None else np.count_nonzero(allowed) / len(allowed)
+            self._search_graph(queries, searches, permitted, float(share))
         return [search.found(lambda numbers: _float32(self._kept(numbers))) for search in searches]
 
     def _search_graph(
@@ -151,7 +145,7 @@ class ApproximateEngine:
         """Search the vectors in the graph; those not allowed are walked through, but not found.
 
         Args:
-            permitted: bool `[vectors]`: which vectors may be found, if few may; None for all.
+            permitted: see `Owners.permitted`; FAISS gets it as a selector.
             share: of the photos that are allowed.
         """
         selector: dict[str, faiss.IDSelector] = {}
@@ -173,7 +167,7 @@ class ApproximateEngine:
         # A walk may end with too few photos: many of its vectors can belong to one photo.
         while len(unfinished):
             effort = expansions[unfinished]
-            is_quick = np.isfinite(effort) & (effort * WALK_COST < comparing)
+            is_quick = (effort < np.inf) & (np.minimum(effort, 2**31) * WALK_COST < comparing)
             walking, compared = unfinished[is_quick], unfinished[~is_quick]
             if len(compared):
                 self._compare(queries[compared], [searches[n] for n in compared], permitted)
@@ -205,7 +199,9 @@ class ApproximateEngine:
         for start in range(0, len(every), COMPARED_ROWS):
             numbers = every[start : start + COMPARED_ROWS]
             products = queries @ _float32(self._linked()[numbers]).T
-            offer(searches, torch.from_numpy(products), numbers)
+            for search, similarities in zip(searches, products, strict=True):
+                near = similarities > search.reach
+                search.add(numbers[near], similarities[near])
 
     def saver(self) -> Callable[[Path], None]:
         """See `Engine.saver`."""

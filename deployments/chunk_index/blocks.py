@@ -149,7 +149,5 @@ class Blocks:
 
     def _ranges(self) -> Iterator[tuple[torch.Tensor, int, int, int]]:
         """Yield each block, where its vectors begin and end, and the number of its first row."""
-        for block, base in zip(
-            self._blocks, range(self._base, self.end, BLOCK_ROWS), strict=True
-        ):
+        for block, base in zip(self._blocks, range(self._base, self.end, BLOCK_ROWS), strict=True):
             yield block, max(self.first - base, 0), min(self.end - base, BLOCK_ROWS), base

@@ -72,8 +72,7 @@ class ExactEngine:
             Nearest(self.owners, query, int(count), allowed, error)
             for query, count in zip(queries, np.broadcast_to(counts, len(queries)), strict=True)
         ]
-        permitted = None if allowed is None else self.owners.permitted(allowed)
-        self._blocks.search(queries, searches, permitted)
+        self._blocks.search(queries, searches, self.owners.permitted(allowed))
         return [search.found(self._float) for search in searches]
 
     def build(self) -> bool:

@@ -162,7 +162,7 @@ class ChunkIndex:
 
     def _measure(self, query: np.ndarray, found: Found) -> Neighbours:
         """Compute the distances from the query to all chunks of the photos found."""
-        ids: list[str | None] = []
+        ids: list[str] = []
         distances: list[np.ndarray] = []
         for start in range(0, len(found.photos), MEASURED_PHOTOS):
             numbers = np.sort(found.photos[start : start + MEASURED_PHOTOS])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 TAG = np.uint64(0xFFFF_FFFF_0000_0000)
-# Hashes are settled, in a sorted array, when more than these, and more than this share of all, wait.
+# Hashes wait to be sorted in until there are more than these, and more than this share of all.
 RECENT = 65_536
 RECENT_SHARE = 1 / 16
 

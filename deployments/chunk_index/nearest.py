@@ -1,4 +1,4 @@
-"""The photos nearest to a query, while one part of the vectors after another is compared with it."""
+"""The photos nearest to a query, while vectors are compared with it, some at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from deployments.chunk_index.engines import DIGITS, Found, distances_of, measure
 from deployments.chunk_index.owners import Owners
@@ -45,36 +44,40 @@ class Nearest:
         self.count = count
         self.reach = -np.inf
         self._owners, self._query, self._allowed = owners, query, allowed
-        self._slack = 2 * error + 10.0**-DIGITS
+        self._slack = 2 * error + 2 * 10.0**-DIGITS
         self._numbers = np.zeros(0, np.int64)
         self._similarities = np.zeros(0, np.float32)
-        self._full = 0  # when there are so many vectors, those beyond reach are dropped
+        self._full = 8 * count  # with more vectors than this, those beyond reach are dropped
 
     def add(self, numbers: np.ndarray, similarities: np.ndarray) -> None:
         """Remember vectors, and how similar they are to the query: float32 `[n]`."""
         self._numbers = np.concatenate([self._numbers, numbers])
         self._similarities = np.concatenate([self._similarities, similarities])
         if len(self._numbers) > self._full:
-            self.shorten(self._numbers, self._similarities)
+            # The most similar ones tell as much as all.
+            enough = min(4 * self.count, len(self._numbers)) - 1
+            best = np.argpartition(-self._similarities, enough)[: enough + 1]
+            self.shorten(self._numbers[best], self._similarities[best])
             near = self._similarities > self.reach
             self._numbers, self._similarities = self._numbers[near], self._similarities[near]
-            self._full = 2 * len(self._numbers)
+            self._full = max(self._full, 2 * len(self._numbers))
 
     def walked(self, numbers: np.ndarray, similarities: np.ndarray) -> bool:
         """Add what a walk through the graph found; return whether it went far enough."""
         if not len(numbers):
             return False
-        self.add(numbers, similarities)
-        return self.shorten(numbers, similarities) or float(similarities.min()) < self.reach
+        is_enough = self.shorten(numbers, similarities)
+        near = similarities > self.reach
+        self.add(numbers[near], similarities[near])
+        return is_enough or not near.all()
 
     def shorten(self, numbers: np.ndarray, similarities: np.ndarray) -> bool:
-        """Shorten the reach to the nearest photos of some vectors; return whether there are enough."""
-        found = self._order(numbers, similarities)
-        if len(found.photos) < self.count:
+        """Shorten the reach by what these vectors alone find; return whether that is enough."""
+        photos, _, _, last = self._nearest(numbers, distances_of(similarities))
+        if len(photos) < self.count:
             return False
-        # All similarities of 1 or more tie, and so do all of -1 or less.
-        reach = min(float(found.similarities.min()), 1) - self._slack
-        if reach > -1:
+        # If the last one is opposite to the query, all that is farther ties with it.
+        if (reach := 1 - last - self._slack) > -1:
             self.reach = max(self.reach, reach)
         return True
 
@@ -82,65 +85,67 @@ class Nearest:
         """Return the nearest photos.
 
         Args:
-            kept: returns the vectors with some ascending numbers, float32 `[n, d]`.
+            kept: returns the vectors with some numbers, float32 `[n, d]`.
         """
-        near = self._similarities > self.reach
-        numbers = np.sort(self._numbers[near])
-        return self._order(numbers, measure(kept(numbers), self._query))
+        numbers = self._numbers[self._similarities > self.reach]
+        similarities = measure(kept(numbers), self._query)
+        photos, places, distances, last = self._nearest(numbers, distances_of(similarities))
+        ids = self._owners.ids
+        order = np.flatnonzero(distances <= last).tolist()
+        order.sort(key=lambda n: (distances[n], ids[photos[n]]))
+        order = order[: self.count]
+        return Found(photos[order], similarities[places[order]])
 
-    def _order(self, numbers: np.ndarray, similarities: np.ndarray) -> Found:
-        """Return the nearest photos that have these vectors, ordered by distance and id."""
-        distances = distances_of(similarities)
+    def _nearest(
+        self, numbers: np.ndarray, distances: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Return allowed photos that have some vectors; all that can be among the nearest.
+
+        Returns:
+            The photos; the place of each photo's nearest vector; its distance; and the distance
+            of the last photo that is wanted, or infinity if there are too few.
+        """
         order = np.argsort(distances, kind="stable")
         taken = FEW
         while True:
             owned, places = self._owners.owned(numbers[order[:taken]], self.count, self._allowed)
             photos, first = np.unique(owned, return_index=True)
-            places = order[places[first]]  # of the nearest vector of each photo
-            of_photos = distances[places]
+            places = order[places[first]]
+            of_photos, last = distances[places], np.inf
             if len(photos) >= self.count:
-                last = np.partition(of_photos, self.count - 1)[self.count - 1]
-                if taken >= len(order) or last < distances[order[taken]]:
-                    break
-            elif taken >= len(order):
-                last = np.inf
-                break
+                last = float(np.partition(of_photos, self.count - 1)[self.count - 1])
+            if taken >= len(order) or last < distances[order[taken]]:
+                return photos, places, of_photos, last
             taken *= 4
-        near = np.flatnonzero(of_photos <= last).tolist()
-        ids = self._owners.ids
-        near.sort(key=lambda place: (of_photos[place], ids[photos[place]]))
-        near = near[: self.count]
-        return Found(photos[near], similarities[places[near]])
 
 
 def offer(searches: Sequence[Nearest], products: torch.Tensor, numbers: np.ndarray) -> None:
     """Let each search take what it needs of the similarities of some vectors.
 
     Args:
-        products: `[q, n]`; -inf for what isn't to be found.
+        products: `[q, n]`, n a multiple of `GROUP`; -inf for what isn't to be found.
         numbers: of the vectors, `[n]`.
     """
-    if rest := -products.shape[1] % GROUP:
-        products = F.pad(products, (0, rest), value=-torch.inf)
-        numbers = np.pad(numbers, (0, rest))
     numbers = numbers.reshape(-1, GROUP)
     groups = products.view(len(products), -1, GROUP)
     every = groups.amax(-1).float().cpu().numpy()
     for search, of_query, maxima in zip(searches, groups, every, strict=True):
-        # What is near among so many vectors tells how near the others must be.
+        # If many are within reach, the nearest of them tell how near the others must be.
         enough = 4 * search.count
-        while True:
-            within = np.flatnonzero(maxima > search.reach)
-            if len(within) <= enough:
-                break
-            best = np.argpartition(-maxima, enough)[:enough]
-            values = of_query[torch.from_numpy(best).to(products.device)].float().cpu().numpy()
-            least = values >= maxima[best].min()
-            if search.shorten(numbers[best][least], values[least]):
-                within = np.flatnonzero(maxima > search.reach)
+        while np.count_nonzero(maxima > search.reach) > enough:
+            least = np.nextafter(np.partition(maxima, -enough)[-enough], -np.float32(np.inf))
+            if search.shorten(*_beyond(least, maxima, of_query, numbers)):
                 break
             enough *= 4
-        if len(within):
-            values = of_query[torch.from_numpy(within).to(products.device)].float().cpu().numpy()
-            near = values > search.reach
-            search.add(numbers[within][near], values[near])
+        if maxima.max() > search.reach:
+            search.add(*_beyond(search.reach, maxima, of_query, numbers))
+
+
+def _beyond(
+    least: float, maxima: np.ndarray, groups: torch.Tensor, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors that are more similar than `least`, and how similar they are."""
+    some = np.flatnonzero(maxima > least)
+    values = groups[torch.from_numpy(some).to(groups.device)].float().cpu().numpy()
+    near = values > least
+    return numbers[some][near], values[near]

@@ -12,6 +12,8 @@ import numpy as np
 
 from deployments.chunk_index.known import Known
 
+MOST = 0.5  # of the photos
+
 
 class Grown:
     """An array that grows at its end. What was read from it stays as it is."""
@@ -139,9 +141,9 @@ class Owners:
             repeats[place] == chunks, self._repeated.array()[place], chunks - before
         ).astype(np.int64)
 
-    def owned(self, numbers: np.ndarray, count: int, allowed: np.ndarray | None) -> tuple[
-        np.ndarray, np.ndarray
-    ]:
+    def owned(
+        self, numbers: np.ndarray, count: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the allowed photos that have some vectors, and of which vector each of them is.
 
         No more than `count` of each vector: those with the smallest ids.
@@ -172,8 +174,14 @@ class Owners:
             start, size = start + size, 4 * size
         return owners
 
-    def permitted(self, allowed: np.ndarray) -> np.ndarray:
-        """Return which vectors belong to an allowed photo, bool `[vectors]`."""
+    def permitted(self, allowed: np.ndarray | None) -> np.ndarray | None:
+        """Return which vectors belong to an allowed photo, bool `[vectors]`.
+
+        None if most photos are allowed: then it is quicker to leave out the others when they are
+        found.
+        """
+        if allowed is None or np.count_nonzero(allowed) >= MOST * len(allowed):
+            return None
         chunks = np.repeat(allowed, np.diff(self.chunks.array()))
         repeats = self._repeats.array()
         vectors = np.delete(chunks, repeats)
@@ -182,16 +190,17 @@ class Owners:
 
     def saver(self) -> Callable[[Path], None]:
         """Return a function that writes this as it is now into a folder, without the vectors."""
-        arrays = {
-            "chunks": self.chunks.array(),
-            "vectors": self.vectors.array(),
-            "repeats": self._repeats.array(),
-            "repeated": self._repeated.array(),
-        }
-        ids = list(self.ids)
+        chunks, vectors, ids = self.chunks.array(), self.vectors.array(), list(self.ids)
+        repeats, repeated = self._repeats.array(), self._repeated.array()
 
         def save(folder: Path) -> None:
-            np.savez(folder / "owners.npz", **arrays)
+            np.savez(
+                folder / "owners.npz",
+                chunks=chunks,
+                vectors=vectors,
+                repeats=repeats,
+                repeated=repeated,
+            )
             (folder / "owners.json").write_text(json.dumps(ids))
 
         return save
@@ -207,9 +216,8 @@ class Owners:
             self._repeats, self._repeated = Grown(arrays["repeats"]), Grown(arrays["repeated"])
         self.ids = json.loads((folder / "owners.json").read_text())
         self._known.load(vectors)
-        if not len(self.ids) == self.chunks.photos == self.vectors.photos:
-            raise ValueError("its files don't belong together")
-        if self._known.count != self.vectors.rows:
+        sizes = len(self.ids), self.chunks.photos, self._known.count
+        if sizes != (self.vectors.photos, self.vectors.photos, self.vectors.rows):
             raise ValueError("its files don't belong together")
         self._load_shared()
 

@@ -1,7 +1,6 @@
 """Photos of few vectors, and what a plain search over a dictionary finds among them."""
 
 import numpy as np
-import pytest
 from hypothesis import strategies as st
 
 from deployments.metadata import Filter
@@ -39,7 +38,7 @@ def brute_force(content: dict[str, np.ndarray], query: np.ndarray) -> list[tuple
 
 
 def assert_found(neighbours, content, query, count):
-    """These are the nearest photos, those that tie by id, with the distances of all their chunks."""
+    """These are the nearest photos, ties by id, with the distances of all their chunks."""
     expected = brute_force(content, query)[:count]
     for photo, distances in zip(neighbours.photos, neighbours.distances, strict=True):
         np.testing.assert_allclose(distances, np.clip(1 - content[photo] @ query, 0, 2), atol=1e-5)

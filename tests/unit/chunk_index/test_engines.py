@@ -140,10 +140,11 @@ def test_products_of_half_precision_have_few_shapes():
 @pytest.mark.parametrize("step_bytes", [1, 2**20])
 def test_blocks_make_no_difference(monkeypatch, step_bytes):
     """Photos lie across the ends of blocks, and several blocks may be compared at a time."""
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(blocks, "GRAIN_ROWS", 64)
     monkeypatch.setattr(blocks, "STEP_BYTES", {"cpu": step_bytes})
     rng = np.random.default_rng(2)
-    photos, ids = photos_of(rng, 100), names(rng, 100)
+    photos, ids = photos_of(rng, 300), names(rng, 300)
     engine = ExactEngine(DIMENSION, device="cpu")
     for photo, id in zip(photos, ids, strict=True):
         engine.append(photo, id)
@@ -151,7 +152,7 @@ def test_blocks_make_no_difference(monkeypatch, step_bytes):
     for query, found in zip(queries, engine.search(queries, 5, None), strict=True):
         assert_nearest(found, photos, ids, query, 5)
     np.testing.assert_array_equal(
-        engine.vectors(np.array([40, 99])), np.concatenate([photos[40], photos[99]])
+        engine.vectors(np.array([40, 299])), np.concatenate([photos[40], photos[299]])
     )
 
 
@@ -289,9 +290,7 @@ def test_equal_vectors_are_kept_once(make, monkeypatch):
 
 def test_vectors_whose_hashes_are_equal_are_told_apart(monkeypatch):
     monkeypatch.setattr(known, "RECENT", 20)
-    monkeypatch.setattr(
-        known.Known, "_hash", lambda _, vectors: np.zeros(len(vectors), np.uint64)
-    )
+    monkeypatch.setattr(known.Known, "_hash", lambda _, vectors: np.zeros(len(vectors), np.uint64))
     engine = ExactEngine(DIMENSION, device="cpu")
     photos = photos_of(np.random.default_rng(10), 50)
     for photo in photos:
@@ -425,7 +424,9 @@ def test_a_large_graph_is_built_and_searched_more_thoroughly(monkeypatch, expans
         faiss, "SearchParametersHNSW", lambda **o: asked.append(o["efSearch"]) or parameters(**o)
     )
     engine.search(unit(rng.normal(size=(1, DIMENSION))).astype(np.float32), 1, None)
-    assert asked == [expansion or int(approximate.EXPANSION * (engine.owners.vectors.rows / 100) ** 0.5)]
+    assert asked == [
+        expansion or int(approximate.EXPANSION * (engine.owners.vectors.rows / 100) ** 0.5)
+    ]
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.data())
