@@ -133,7 +133,7 @@ class ApproximateEngine:
         if self._graph.ntotal:
             share = 1 if allowed is None else np.count_nonzero(allowed) / len(allowed)
             self._search_graph(queries, searches, permitted, float(share))
-        return [search.found(lambda numbers: _float32(self._kept(numbers))) for search in searches]
+        return [search.found(self._kept) for search in searches]
 
     def _search_graph(
         self,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from deployments.chunk_index.owners import Starts
 
@@ -79,12 +80,12 @@ class Engine(Protocol):
 
 
 def measure(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Return the similarities of vectors, float32 `[n, d]`, to a query: float64 `[n]`.
+    """Return the similarities of vectors, `[n, d]`, to a query: float64 `[n]`.
 
     In float32 the last digits depend on what else is compared at the same time. So what ties in one
     search might not tie in another.
     """
-    return vectors.astype(np.float64) @ query.astype(np.float64)
+    return torch.from_numpy(vectors).double().numpy() @ query.astype(np.float64)
 
 
 def distances_of(similarities: np.ndarray) -> np.ndarray:

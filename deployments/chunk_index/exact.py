@@ -48,19 +48,17 @@ class ExactEngine:
 
     def append(self, vectors: np.ndarray, id: str = "") -> None:
         """See `Engine.append`."""
-        # What is equal after rounding is kept once too. float16 can express all of bfloat16 here.
-        rounded = torch.tensor(vectors).half().to(self._blocks.dtype).half().numpy()
-        self._blocks.append(self.owners.append(rounded, id))
+        half = torch.tensor(vectors).half()
+        if self._blocks.dtype == torch.bfloat16:  # float16 can express what that leaves
+            half = half.bfloat16().half()
+        self._blocks.append(self.owners.append(half.numpy(), id))
 
     def _kept(self, numbers: np.ndarray) -> np.ndarray:
         return self._blocks.kept(numbers).numpy()
 
-    def _float(self, numbers: np.ndarray) -> np.ndarray:
-        return self._blocks.kept(numbers).float().numpy()
-
     def vectors(self, photos: np.ndarray) -> np.ndarray:
         """See `Engine.vectors`."""
-        return self._float(self.owners.numbers(photos))
+        return self._blocks.kept(self.owners.numbers(photos)).float().numpy()
 
     @torch.inference_mode()
     def search(
@@ -73,7 +71,7 @@ class ExactEngine:
             for query, count in zip(queries, np.broadcast_to(counts, len(queries)), strict=True)
         ]
         self._blocks.search(queries, searches, self.owners.permitted(allowed))
-        return [search.found(self._float) for search in searches]
+        return [search.found(self._kept) for search in searches]
 
     def build(self) -> bool:
         """Return False: there is nothing to build."""

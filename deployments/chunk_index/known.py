@@ -40,8 +40,10 @@ class Known:
         numbers = self._find(vectors, hashes)
         own: dict[int, int] = {}  # places of vectors that are new
         new = []
-        for place in np.flatnonzero(numbers < 0).tolist():
-            first = own.setdefault(hash := int(hashes[place]), place)
+        for place, (hash, number) in enumerate(zip(hashes.tolist(), numbers.tolist(), strict=True)):
+            if number >= 0:
+                continue
+            first = own.setdefault(hash, place)
             if first != place and vectors[first].tobytes() == vectors[place].tobytes():
                 numbers[place] = numbers[first]
                 continue
@@ -68,8 +70,7 @@ class Known:
     def _find(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """Return the number of the equal vector that is kept; -1 if there is none."""
         tags = hashes & TAG
-        starts = np.searchsorted(self._settled, tags)
-        ends = np.searchsorted(self._settled, tags | ~TAG, side="right")
+        starts, ends = np.searchsorted(self._settled, [tags, tags | ~TAG])
         pairs = [  # places, and numbers of vectors that may be equal
             (place, int(key & ~TAG))
             for place in np.flatnonzero(starts < ends).tolist()

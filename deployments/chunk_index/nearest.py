@@ -85,7 +85,7 @@ class Nearest:
         """Return the nearest photos.
 
         Args:
-            kept: returns the vectors with some numbers, float32 `[n, d]`.
+            kept: returns the vectors with some numbers, float16 `[n, d]`.
         """
         numbers = self._numbers[self._similarities > self.reach]
         similarities = measure(kept(numbers), self._query)

@@ -110,14 +110,15 @@ class Owners:
     def append(self, vectors: np.ndarray, id: str) -> np.ndarray:
         """Add a photo, and return those of its vectors that nothing equals: they are to be kept."""
         numbers, new = self._known.number(vectors)
-        repeats = np.delete(np.arange(len(vectors)), new)
-        self._repeats.append(self.chunks.rows + repeats)
-        self._repeated.append(numbers[repeats])
         first, photo = self.vectors.rows, len(self.ids)
         self.ids.append(id)
-        for number in set(numbers[repeats].tolist()):
-            if number < first:
-                self._share(number, photo)
+        if len(new) < len(vectors):
+            repeats = np.delete(np.arange(len(vectors)), new)
+            self._repeats.append(self.chunks.rows + repeats)
+            self._repeated.append(numbers[repeats])
+            for number in set(numbers[repeats].tolist()):
+                if number < first:
+                    self._share(number, photo)
         self.chunks.append(len(vectors))
         self.vectors.append(len(new))
         return vectors[new]
