@@ -123,8 +123,10 @@ class ApproximateEngine:
         self, queries: np.ndarray, counts: int | Sequence[int], allowed: np.ndarray | None
     ) -> list[Found]:
         """See `Engine.search`."""
+        # Only vectors that wait are compared in half precision.
+        error = PRODUCT_ERROR[torch.float16 if self.waiting else torch.float32]
         searches = [
-            Nearest(self.owners, query, int(count), allowed, PRODUCT_ERROR[torch.float16])
+            Nearest(self.owners, query, int(count), allowed, error)
             for query, count in zip(queries, np.broadcast_to(counts, len(queries)), strict=True)
         ]
         permitted = self.owners.permitted(allowed)

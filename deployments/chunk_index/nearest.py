@@ -54,13 +54,16 @@ class Nearest:
         self._numbers = np.concatenate([self._numbers, numbers])
         self._similarities = np.concatenate([self._similarities, similarities])
         if len(self._numbers) > self._full:
-            # The most similar ones tell as much as all.
-            enough = min(4 * self.count, len(self._numbers)) - 1
-            best = np.argpartition(-self._similarities, enough)[: enough + 1]
-            self.shorten(self._numbers[best], self._similarities[best])
-            near = self._similarities > self.reach
-            self._numbers, self._similarities = self._numbers[near], self._similarities[near]
+            self._drop()
             self._full = max(self._full, 2 * len(self._numbers))
+
+    def _drop(self) -> None:
+        """Shorten the reach to the best of the vectors, and forget those beyond it."""
+        last = min(4 * self.count, len(self._numbers)) - 1
+        best = np.argpartition(-self._similarities, last)[: last + 1]
+        self.shorten(self._numbers[best], self._similarities[best])
+        near = self._similarities > self.reach
+        self._numbers, self._similarities = self._numbers[near], self._similarities[near]
 
     def walked(self, numbers: np.ndarray, similarities: np.ndarray) -> bool:
         """Add what a walk through the graph found; return whether it went far enough."""
@@ -87,9 +90,10 @@ class Nearest:
         Args:
             kept: returns the vectors with some numbers, float16 `[n, d]`.
         """
-        numbers = self._numbers[self._similarities > self.reach]
-        similarities = measure(kept(numbers), self._query)
-        photos, places, distances, last = self._nearest(numbers, distances_of(similarities))
+        if len(self._numbers) > 2 * self.count:
+            self._drop()
+        similarities = measure(kept(self._numbers), self._query)
+        photos, places, distances, last = self._nearest(self._numbers, distances_of(similarities))
         ids = self._owners.ids
         order = np.flatnonzero(distances <= last).tolist()
         order.sort(key=lambda n: (distances[n], ids[photos[n]]))
