@@ -449,7 +449,7 @@ class IndexState(BaseModel):
     chunks: int
     sequence: int = Field(description="the store's last change that it knows")
     digest: str = Field(description="hash of all ids and vectors, for `scripts/store.py verify`")
-    waiting: int = Field(description="chunks that are compared one by one until they are linked")
+    waiting: int = Field(description="vectors that are compared one by one until they are linked")
     removed: int = Field(description="chunks of removed photos that still take memory")
     snapshot: int | None = Field(
         description="the last change in its snapshot; null if it has no snapshot"

@@ -88,7 +88,7 @@ class ChunkIndex:
 
     @property
     def waiting(self) -> int:
-        """Number of chunks that wait for `build`."""
+        """Number of vectors that wait for `build`; equal ones count once."""
         return self._engine.waiting
 
     @property
