@@ -1,7 +1,7 @@
 """Rank photos by the distances of their chunks.
 
-The Ranker works inside a replica of the ChunkIndex. It may ask several times, always the same
-replica, and a process of its own would add a call to each search.
+The Ranker works inside a replica of the ChunkIndex: a process of its own would add a call to each
+search.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
+from deployments.query import MAX_LIMIT
 from deployments.records import Neighbours, RankedPhoto
 from deployments.settings import RankerSettings
 
+# The photos that mean and max put in order: not fewer than an answer can have. It is the same
+# number for each search, so that a larger limit only adds photos to the answer.
+CANDIDATES = MAX_LIMIT
 AGGREGATIONS: dict[str, Callable[[np.ndarray], np.floating]] = {
     "min": np.min,
     "mean": np.mean,
@@ -26,6 +30,9 @@ class Ranker:
     A photo's matching chunks are those within `max_distance`. Its score is the smallest distance
     of them (`aggregation="min"`), or their mean or maximum. Equal scores are ordered by id.
 
+    The best photos by mean or maximum may lie anywhere. To look at all photos would take seconds,
+    so these put the `CANDIDATES` photos in order that have the nearest chunks.
+
     Args:
         settings: the aggregation: `min`, `mean` or `max`.
     """
@@ -35,6 +42,7 @@ class Ranker:
         settings: RankerSettings = RankerSettings(),  # noqa: B008  (frozen)
     ) -> None:
         self.aggregate = AGGREGATIONS[settings.aggregation]
+        self._is_nearest_chunk = settings.aggregation == "min"
 
     async def rank(
         self,
@@ -43,26 +51,18 @@ class Ranker:
         max_distance: float = 2.0,
         max_chunks: int | None = None,
     ) -> list[RankedPhoto]:
-        """Return the best photos; fetch more of them until it is certain which ones are best.
+        """Return the best photos.
 
         Args:
-            fetch: returns this many photos with the nearest chunks from the chunk index.
+            fetch: returns this many photos with the nearest chunks from the chunk index; of those
+                that tie, the ones with the smallest ids.
             limit: how many photos to return at most.
             max_distance: chunks beyond it don't match.
             max_chunks: how many of a photo's matching chunks to return at most, the nearest first;
                 None for all. The score takes all of them into account.
         """
-        count = limit
-        while True:
-            neighbours = await fetch(count)
-            photos = self._score(neighbours, max_distance, max_chunks)[:limit]
-            # All chunks of a photo that wasn't fetched lie at the horizon or beyond, and so do its
-            # smallest, mean and largest distance. At the horizon its id could still win a tie.
-            if neighbours.horizon > max_distance or (
-                len(photos) == limit and photos[-1].distance < neighbours.horizon
-            ):
-                return photos
-            count *= 4
+        neighbours = await fetch(limit if self._is_nearest_chunk else CANDIDATES)
+        return self._score(neighbours, max_distance, max_chunks)[:limit]
 
     def _score(
         self, neighbours: Neighbours, max_distance: float, max_chunks: int | None

@@ -237,12 +237,10 @@ class Neighbours:
         photos: ids of the photos that have the nearest chunks, in any order.
         distances: for each photo the cosine distances of all its chunks, float64 `[n]`, in the
             order of its record.
-        horizon: no chunk of any other photo is nearer than this; infinite if there are no others.
     """
 
     photos: list[str]
     distances: list[np.ndarray]
-    horizon: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,7 +454,7 @@ class IndexState(BaseModel):
     chunks: int
     sequence: int = Field(description="the store's last change that it knows")
     digest: str = Field(description="hash of all ids and vectors, for `scripts/store.py verify`")
-    waiting: int = Field(description="chunks that are compared one by one until they are linked")
+    waiting: int = Field(description="vectors that are compared one by one until they are linked")
     removed: int = Field(description="chunks of removed photos that still take memory")
     snapshot: int | None = Field(
         description="the last change in its snapshot; null if it has no snapshot"

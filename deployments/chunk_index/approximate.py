@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import faiss
 import numpy as np
 import torch
 
-from deployments.chunk_index.engines import NOTHING, Found, Starts, maxima, merge, nearest
-from deployments.chunk_index.exact import ExactEngine
+from deployments.chunk_index.blocks import PRODUCT_ERROR, Blocks
+from deployments.chunk_index.engines import Found
+from deployments.chunk_index.nearest import Nearest
+from deployments.chunk_index.owners import Owners, Starts
 
 # The graph: the links of each vector (M; the lowest level has twice as many), the candidates among
 # which the links of a new vector are chosen (efConstruction), and the candidates that a search
@@ -24,11 +27,10 @@ GROWTH_CHUNKS = 1_000_000
 # on two cores). But a step has a fixed cost, so it is larger when many vectors wait.
 LINK_ROWS = 64
 MOST_LINK_ROWS = 1024
-# If a smaller share of the photos is allowed, FAISS gets a selector of them. Otherwise the photos
-# that aren't allowed are dropped from what it found.
-SELECTOR_SHARE = 0.5
-# Photos whose vectors are converted to float32 and compared at a time.
-COMPARED_PHOTOS = 1024
+# Vectors that are converted to float32 and compared at a time.
+COMPARED_ROWS = 32_768
+# Vectors that are hashed at a time while a snapshot is loaded.
+LOADED_ROWS = 65_536
 # Torch uses several threads for more numbers than this.
 TORCH_GRAIN = 32_768
 FEW_NUMBERS = 16 * TORCH_GRAIN
@@ -39,8 +41,8 @@ WALK_COST = 40
 class ApproximateEngine:
     """Walks a graph from neighbour to neighbour (HNSW), so that a search compares few vectors.
 
-    Photos that aren't in the graph yet are compared one by one. So a photo is found as soon as it
-    is appended; `build` moves it into the graph.
+    Vectors that aren't in the graph yet are compared one by one. So a photo is found as soon as it
+    is appended; `build` moves its vectors into the graph.
 
     The graph is FAISS's: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor
     search using Hierarchical Navigable Small World graphs", 2016.
@@ -48,8 +50,8 @@ class ApproximateEngine:
     Args:
         dimension: length of a vector.
         expansion: how many candidates a search keeps (efSearch). More candidates find more photos,
-            but take longer. None: 160 for up to a million chunks, 506 for ten million.
-        begin_at: with fewer chunks no graph is built: comparing all of them is exact, and fast
+            but take longer. None: 160 for up to a million vectors, 506 for ten million.
+        begin_at: with fewer vectors no graph is built: comparing all of them is exact, and fast
             enough.
     """
 
@@ -65,45 +67,49 @@ class ApproximateEngine:
             dimension, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT
         )
         self._graph.is_trained = True  # float16 needs no training
-        self._tail = ExactEngine(dimension, device="cpu")
+        self._waiting = Blocks(dimension, torch.device("cpu"), torch.float16)
+        self.owners = Owners(dimension, self._kept)
 
     @property
     def starts(self) -> Starts:
-        """Where the rows of each photo begin, in the graph or not."""
-        return self._tail.starts
+        """See `Engine.starts`."""
+        return self.owners.chunks
 
     @property
     def waiting(self) -> int:
         """See `Engine.waiting`."""
-        return self.starts.rows - self._graph.ntotal
+        return self._waiting.end - self._waiting.first
 
-    def append(self, vectors: np.ndarray) -> None:
+    def append(self, vectors: np.ndarray, id: str = "") -> None:
         """See `Engine.append`."""
-        self._tail.append(vectors)
+        self._waiting.append(self.owners.append(vectors.astype(np.float16, copy=False), id))
 
     def build(self) -> bool:
-        """Link some photos into the graph."""
-        if self.waiting == 0 or self.starts.rows < self.begin_at:
+        """Link some vectors into the graph."""
+        if self.waiting == 0 or self._waiting.end < self.begin_at:
             return False
         rows = min(max(LINK_ROWS, self.waiting // 64), MOST_LINK_ROWS, self.waiting)
-        first, row = self._tail.first, self._graph.ntotal + rows - 1
-        last = int(self.starts.owners(np.array([row]))[0])
+        numbers = np.arange(self._waiting.first, self._waiting.first + rows)
         self._graph.hnsw.efConstruction = int(CONSTRUCTION * self._growth())
-        self._graph.add(self._tail.vectors(np.arange(first, last + 1)))
-        self._tail.drop_before(last + 1)
+        self._graph.add(_float32(self._kept(numbers)))
+        self._waiting.drop_before(self._graph.ntotal)
         return self.waiting > 0
 
     def vectors(self, photos: np.ndarray) -> np.ndarray:
         """See `Engine.vectors`."""
-        linked = photos[photos < self._tail.first]
-        if len(linked) == len(photos):
-            return self._linked_vectors(linked)
-        waiting = self._tail.vectors(photos[len(linked) :])
-        return np.concatenate([self._linked_vectors(linked), waiting])
+        return _float32(self._kept(self.owners.numbers(photos)))
 
-    def _linked_vectors(self, photos: np.ndarray) -> np.ndarray:
-        rows, _ = self.starts.of(photos)
-        return _float32(self._linked()[rows])
+    def _kept(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the vectors with some numbers, float16 `[n, d]`."""
+        waiting = numbers >= self._graph.ntotal
+        if not waiting.any():
+            return self._linked()[numbers]
+        if waiting.all():
+            return self._waiting.kept(numbers).numpy()
+        vectors = np.empty((len(numbers), self.dimension), np.float16)
+        vectors[~waiting] = self._linked()[numbers[~waiting]]
+        vectors[waiting] = self._waiting.kept(numbers[waiting])
+        return vectors
 
     def _linked(self) -> np.ndarray:
         """Return the vectors in the graph, float16 `[n, d]`, a view of FAISS's own array."""
@@ -113,91 +119,99 @@ class ApproximateEngine:
         codes = faiss.downcast_index(self._graph.storage).codes
         return faiss.rev_swig_ptr(codes.data(), size).view(np.float16).reshape(-1, self.dimension)
 
-    def search(self, queries: np.ndarray, count: int, allowed: np.ndarray | None) -> list[Found]:
+    def search(
+        self, queries: np.ndarray, counts: int | Sequence[int], allowed: np.ndarray | None
+    ) -> list[Found]:
         """See `Engine.search`."""
-        waiting = self._tail.search(queries, count, allowed)
-        if not self._graph.ntotal:
-            return waiting
-        linked = self._search_graph(queries, count, allowed)
-        if not self.waiting:
-            return linked
-        return [merge(*both, count) for both in zip(linked, waiting, strict=True)]
+        # Only vectors that wait are compared in half precision.
+        error = PRODUCT_ERROR[torch.float16 if self.waiting else torch.float32]
+        searches = [
+            Nearest(self.owners, query, int(count), allowed, error)
+            for query, count in zip(queries, np.broadcast_to(counts, len(queries)), strict=True)
+        ]
+        permitted = self.owners.permitted(allowed)
+        with torch.inference_mode():
+            self._waiting.search(queries, searches, permitted)
+        if self._graph.ntotal:
+            share = 1 if allowed is None else np.count_nonzero(allowed) / len(allowed)
+            self._search_graph(queries, searches, permitted, float(share))
+        return [search.found(self._kept) for search in searches]
 
     def _search_graph(
-        self, queries: np.ndarray, count: int, allowed: np.ndarray | None
-    ) -> list[Found]:
-        """Search the photos in the graph; those not allowed are walked through, but not found."""
-        photos = members = self._tail.first
-        selector = {}
-        if allowed is not None:
-            allowed = allowed[:photos]
-            members = int(np.count_nonzero(allowed))
-        share = members / photos
-        if allowed is not None and share < SELECTOR_SHARE:
-            bits = np.repeat(allowed, np.diff(self.starts.array()[: photos + 1]))
-            bitmap = np.packbits(bits, bitorder="little")
+        self,
+        queries: np.ndarray,
+        searches: Sequence[Nearest],
+        permitted: np.ndarray | None,
+        share: float,
+    ) -> None:
+        """Search the vectors in the graph; those not allowed are walked through, but not found.
+
+        Args:
+            permitted: see `Owners.permitted`; FAISS gets it as a selector.
+            share: of the photos that are allowed.
+        """
+        selector: dict[str, faiss.IDSelector] = {}
+        comparing = self._graph.ntotal
+        if permitted is not None:
+            permitted = permitted[: self._graph.ntotal]
+            bitmap = np.packbits(permitted, bitorder="little")
             selector = {"sel": faiss.IDSelectorBitmap(bitmap)}
-        # The fewer photos are allowed, the more candidates a walk passes until it found enough.
-        expansion = self.expansion or EXPANSION * self._growth()
-        expansion = max(expansion, 4 * count) / max(share, 1e-9)
-        comparing = share * self._graph.ntotal
-        found: list[Found] = [NOTHING] * len(queries)
-        unfinished = np.arange(len(queries))
-        # A walk may end with too few photos: many of its chunks can belong to one photo.
-        while len(unfinished) and count < members and expansion * WALK_COST < comparing:
-            parameters = faiss.SearchParametersHNSW(efSearch=int(expansion), **selector)
-            similarities, rows = self._graph.search(
-                queries[unfinished], int(expansion), params=parameters
-            )
-            for query, of_query, how_similar in zip(unfinished, rows, similarities, strict=True):
-                found[query] = self._by_photo(of_query, how_similar, count, allowed)
-            unfinished = np.array([i for i in unfinished if len(found[i].photos) < count], int)
-            expansion *= 4
-        if len(unfinished):
-            compared = self._compare(queries[unfinished], count, photos, allowed)
-            for query, answer in zip(unfinished, compared, strict=True):
-                found[query] = answer
-        return found
+            comparing = int(np.count_nonzero(permitted))
+            share = comparing / self._graph.ntotal
+            if not comparing:
+                return
+        # The fewer vectors are allowed, the more candidates a walk passes until it found enough.
+        # How many this search needs says its own count, not that of others in its batch.
+        thorough = self.expansion or EXPANSION * self._growth()
+        counts = np.array([search.count for search in searches])
+        expansions = np.maximum(thorough, 4 * counts) / share
+        unfinished = np.arange(len(searches))
+        # A walk may end with too few photos: many of its vectors can belong to one photo.
+        while len(unfinished):
+            effort = expansions[unfinished]
+            is_quick = (effort < np.inf) & (np.minimum(effort, 2**31) * WALK_COST < comparing)
+            walking, compared = unfinished[is_quick], unfinished[~is_quick]
+            if len(compared):
+                self._compare(queries[compared], [searches[n] for n in compared], permitted)
+            lacking = []
+            for expansion in np.unique(expansions[walking]):
+                together = walking[expansions[walking] == expansion]
+                parameters = faiss.SearchParametersHNSW(efSearch=int(expansion), **selector)
+                similarities, rows = self._graph.search(
+                    queries[together], int(expansion), params=parameters
+                )
+                for n, of_query, how_similar in zip(together, rows, similarities, strict=True):
+                    real = of_query >= 0
+                    if not searches[n].walked(of_query[real], how_similar[real]):
+                        lacking.append(n)
+                        # A walk that had room for all vectors can't find more.
+                        is_last = expansion >= self._graph.ntotal
+                        expansions[n] = np.inf if is_last else 4 * expansion
+            unfinished = np.array(lacking, int)
 
     def _growth(self) -> float:
-        """Return the factor for the number of candidates: 1 up to a million chunks."""
+        """Return the factor for the number of candidates: 1 up to a million vectors."""
         return max(1, self._graph.ntotal / GROWTH_CHUNKS) ** 0.5
 
     def _compare(
-        self, queries: np.ndarray, count: int, photos: int, allowed: np.ndarray | None
-    ) -> list[Found]:
-        """Compare the queries with all allowed vectors in the graph, some photos at a time."""
-        members = np.arange(photos) if allowed is None else allowed.nonzero()[0]
-        best = []
-        for start in range(0, len(members), COMPARED_PHOTOS):
-            part = members[start : start + COMPARED_PHOTOS]
-            products = self._linked_vectors(part) @ queries.T
-            best.append(maxima(products, self.starts.of(part)[1]))
-        if not best:
-            return [NOTHING] * len(queries)
-        return [nearest(members, column, count) for column in np.concatenate(best).T]
-
-    def _by_photo(
-        self, rows: np.ndarray, similarities: np.ndarray, count: int, allowed: np.ndarray | None
-    ) -> Found:
-        """Group the rows that a walk found, most similar first, by photo; -1 is no row."""
-        real = rows >= 0
-        owners, similarities = self.starts.owners(rows[real]), similarities[real]
-        photos, first = np.unique(owners, return_index=True)
-        if allowed is not None:
-            photos, first = photos[allowed[photos]], first[allowed[photos]]
-        found = nearest(photos, similarities[first], count)
-        if len(photos) <= count and len(similarities):
-            # The walk went no further than its last row.
-            found = found._replace(horizon=float(similarities[-1]))
-        return found
+        self, queries: np.ndarray, searches: Sequence[Nearest], permitted: np.ndarray | None
+    ) -> None:
+        """Compare the queries with all allowed vectors in the graph, some at a time."""
+        every = np.arange(self._graph.ntotal) if permitted is None else permitted.nonzero()[0]
+        for start in range(0, len(every), COMPARED_ROWS):
+            numbers = every[start : start + COMPARED_ROWS]
+            products = queries @ _float32(self._linked()[numbers]).T
+            for search, similarities in zip(searches, products, strict=True):
+                near = similarities > search.reach
+                search.add(numbers[near], similarities[near])
 
     def saver(self) -> Callable[[Path], None]:
         """See `Engine.saver`."""
-        save_tail = self._tail.saver()
+        save_owners, save_waiting = self.owners.saver(), self._waiting.saver()
 
         def save(folder: Path) -> None:
-            save_tail(folder)
+            save_owners(folder)
+            save_waiting(folder / "vectors.npy")
             # The vectors are saved separately, because `load` needs spare room behind them.
             faiss.write_index(self._graph, str(folder / "graph.faiss"), faiss.IO_FLAG_SKIP_STORAGE)
             np.save(folder / "linked.npy", self._linked())
@@ -206,7 +220,6 @@ class ApproximateEngine:
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`."""
-        self._tail.load(folder)
         self._graph = faiss.read_index(str(folder / "graph.faiss"))
         # Arrays from a file have no spare room. The links are small enough to be copied to one.
         for array in (self._graph.hnsw.neighbors, self._graph.hnsw.offsets):
@@ -223,6 +236,10 @@ class ApproximateEngine:
         self._graph.storage, self._graph.own_fields = storage, True
         storage.this.disown()
         self._linked()[:] = linked
+        self._waiting.begin_at(len(linked))
+        self._waiting.load(folder / "vectors.npy")
+        parts = np.split(self._linked(), range(LOADED_ROWS, len(linked), LOADED_ROWS))
+        self.owners.load(folder, chain(parts, self._waiting.parts()))
 
 
 def _resize_with_room(array: faiss.MaybeOwnedVectorUInt8, size: int) -> None:

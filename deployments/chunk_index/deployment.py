@@ -162,6 +162,6 @@ def _search_together(index: ChunkIndex, searches: Sequence[Search]) -> list[Neig
     for filter in {search.filter for search in searches}:
         places = [place for place, search in enumerate(searches) if search.filter == filter]
         queries = np.stack([searches[place].query for place in places])
-        limit = max(searches[place].limit for place in places)
-        answers.update(zip(places, index.search(queries, limit, filter), strict=True))
+        limits = [searches[place].limit for place in places]
+        answers.update(zip(places, index.search(queries, limits, filter), strict=True))
     return [answers[place] for place in range(len(searches))]

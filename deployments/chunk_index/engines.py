@@ -7,28 +7,28 @@ search says which photos are allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
+
+from deployments.chunk_index.owners import Starts
+
+DIGITS = 6  # of a distance; two photos whose distances are equal so far tie
 
 
 class Found(NamedTuple):
     """The result of one query.
 
     Attributes:
-        photos: int64 `[m]`, nearest first; m is at most the number asked for.
-        similarities: float32 `[m]`, cosine similarity of each photo's most similar chunk.
-        horizon: no other photo is more similar than this; -inf if there is no other.
+        photos: int64 `[m]`, nearest first, those that tie by id; m is at most the number asked for.
+        similarities: float64 `[m]`, cosine similarity of each photo's most similar chunk.
     """
 
     photos: np.ndarray
     similarities: np.ndarray
-    horizon: float
-
-
-NOTHING = Found(np.zeros(0, np.int64), np.zeros(0, np.float32), -np.inf)
 
 
 class Engine(Protocol):
@@ -38,25 +38,33 @@ class Engine(Protocol):
 
     @property
     def starts(self) -> Starts:
-        """Where the rows of each photo begin."""
+        """Where the chunks of each photo begin."""
 
     @property
     def waiting(self) -> int:
-        """Number of chunks that wait for `build`."""
+        """Number of vectors that wait for `build`."""
 
-    def append(self, vectors: np.ndarray) -> None:
-        """Add a photo: float16 `[n, d]`, n at least 1, L2-normalised."""
+    def append(self, vectors: np.ndarray, id: str = "") -> None:
+        """Add a photo.
 
-    def search(self, queries: np.ndarray, count: int, allowed: np.ndarray | None) -> list[Found]:
-        """Find the `count` nearest photos of each query.
+        Args:
+            vectors: float16 `[n, d]`, n at least 1, L2-normalised.
+            id: photos that tie are found in the order of their ids.
+        """
+
+    def search(
+        self, queries: np.ndarray, counts: int | Sequence[int], allowed: np.ndarray | None
+    ) -> list[Found]:
+        """Find the nearest photos of each query.
 
         Args:
             queries: float32 `[q, d]`, L2-normalised.
+            counts: how many photos to find, for all queries or for each; at least 1.
             allowed: bool `[photos]`: which photos may be found; None for all.
         """
 
     def vectors(self, photos: np.ndarray) -> np.ndarray:
-        """Return all vectors of some photos, float32 `[n, d]`."""
+        """Return the vectors of all chunks of some photos, float32 `[n, d]`."""
 
     def build(self) -> bool:
         """Do a part of the work that makes searches faster; return whether there is more."""
@@ -71,61 +79,15 @@ class Engine(Protocol):
         """Load what was saved into an empty engine."""
 
 
-class Starts:
-    """Where the rows of each photo begin."""
+def measure(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Return the similarities of vectors, `[n, d]`, to a query: float64 `[n]`.
 
-    def __init__(self, starts: np.ndarray | None = None) -> None:
-        self._starts = np.zeros(1, np.int64) if starts is None else starts
-        self.photos = len(self._starts) - 1
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return int(self._starts[self.photos])
-
-    def append(self, rows: int) -> None:
-        """Add a photo."""
-        if self.photos + 1 == len(self._starts):
-            self._starts = np.concatenate([self._starts, np.empty_like(self._starts)])
-        self._starts[self.photos + 1] = self._starts[self.photos] + rows
-        self.photos += 1
-
-    def __getitem__(self, photo: int) -> int:
-        """Return the first row of a photo; for the number of photos, the number of rows."""
-        return int(self._starts[photo])
-
-    def array(self) -> np.ndarray:
-        """Return a view of all starts, int64 `[photos + 1]`."""
-        return self._starts[: self.photos + 1]
-
-    def of(self, photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of some photos, one photo after the other, and how many each has."""
-        starts, lengths = self._starts[photos], self._starts[photos + 1] - self._starts[photos]
-        before = np.cumsum(lengths) - lengths
-        return np.arange(lengths.sum()) + np.repeat(starts - before, lengths), lengths
-
-    def owners(self, rows: np.ndarray) -> np.ndarray:
-        """Return the photo of each row."""
-        return np.searchsorted(self.array(), rows, side="right") - 1
+    In float32 the last digits depend on what else is compared at the same time. So what ties in one
+    search might not tie in another.
+    """
+    return torch.from_numpy(vectors).double().numpy() @ query.astype(np.float64)
 
 
-def maxima(similarities: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the maximum of each photo, whose chunks lie one after the other."""
-    return np.maximum.reduceat(similarities, np.cumsum(lengths) - lengths, axis=0)
-
-
-def nearest(photos: np.ndarray, similarities: np.ndarray, count: int) -> Found:
-    """Return the most similar of these photos, and how similar the next one is."""
-    order = np.argsort(-similarities, kind="stable")
-    horizon = float(similarities[order[count]]) if len(order) > count else -np.inf
-    return Found(photos[order[:count]], similarities[order[:count]], horizon)
-
-
-def merge(one: Found, other: Found, count: int) -> Found:
-    """Return the nearest photos of two results about different photos."""
-    both = nearest(
-        np.concatenate([one.photos, other.photos]),
-        np.concatenate([one.similarities, other.similarities]),
-        count,
-    )
-    return both._replace(horizon=max(both.horizon, one.horizon, other.horizon))
+def distances_of(similarities: np.ndarray) -> np.ndarray:
+    """Return cosine distances, rounded so that equal images tie."""
+    return np.clip(1 - similarities.astype(np.float64), 0, 2).round(DIGITS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from deployments.chunk_index.approximate import ApproximateEngine
 from deployments.chunk_index.columns import MetadataColumns, grown
-from deployments.chunk_index.engines import Engine, Found
+from deployments.chunk_index.engines import Engine, Found, distances_of, measure
 from deployments.chunk_index.exact import ExactEngine
 from deployments.compute.device import resolve_device
 from deployments.errors import Unavailable
@@ -34,6 +34,7 @@ PIECE_PHOTOS = 64
 # What a chunk takes in a saved graph, beside its vector, and a photo with its id and metadata.
 LINK_BYTES = 300
 PHOTO_BYTES = 500
+MEASURED_PHOTOS = 128  # photos whose chunks are measured at a time, in float64
 
 
 class ChunkIndex:
@@ -108,7 +109,7 @@ class ChunkIndex:
 
     @property
     def waiting(self) -> int:
-        """Number of chunks that wait for `build`."""
+        """Number of vectors that wait for `build`; equal ones count once."""
         return self._engine.waiting
 
     @property
@@ -174,7 +175,7 @@ class ChunkIndex:
             self._make_room(number + 1)
             write_metadata = self._columns.prepare(number, metadata or {})
             with self._changing():
-                self._engine.append(vectors)
+                self._engine.append(vectors, id)
                 write_metadata()
                 self._ids.append(id)
                 self._hashes[number] = content
@@ -231,13 +232,16 @@ class ChunkIndex:
             self._empty()
 
     def search(
-        self, queries: np.ndarray, count: int, filter: Filter | None = None
+        self, queries: np.ndarray, counts: int | Sequence[int], filter: Filter | None = None
     ) -> list[Neighbours]:
         """Find the photos nearest to each query: those with the nearest chunks.
 
+        Of photos that tie, those with the smallest ids are found. Only the photos that are found
+        are measured, however many tie.
+
         Args:
             queries: float32 `[q, dimension]`, L2-normalised.
-            count: how many photos to find.
+            counts: how many photos to find, for all queries or for each.
             filter: only photos that match it are found.
 
         Raises:
@@ -245,7 +249,7 @@ class ChunkIndex:
         """
         with self._lock:
             self._refuse_if_broken()
-            found = self._engine.search(queries, count, self._allowed(filter))
+            found = self._engine.search(queries, counts, self._allowed(filter))
             return [self._measure(*pair) for pair in zip(queries, found, strict=True)]
 
     def _allowed(self, filter: Filter | None) -> np.ndarray | None:
@@ -256,19 +260,15 @@ class ChunkIndex:
 
     def _measure(self, query: np.ndarray, found: Found) -> Neighbours:
         """Compute the distances from the query to all chunks of the photos found."""
-        horizon = np.inf
-        if np.isfinite(found.horizon):
-            horizon = float(_distances(np.array(found.horizon)))
-        if not len(found.photos):
-            return Neighbours([], [], horizon)
-        numbers = np.sort(found.photos)
-        distances = _distances(self._engine.vectors(numbers) @ query)
-        ends = np.cumsum(self._engine.starts.of(numbers)[1]).tolist()
-        return Neighbours(
-            [self._ids[number] for number in numbers.tolist()],
-            [distances[start:end] for start, end in pairwise([0, *ends])],
-            horizon,
-        )
+        ids: list[str] = []
+        distances: list[np.ndarray] = []
+        for start in range(0, len(found.photos), MEASURED_PHOTOS):
+            numbers = np.sort(found.photos[start : start + MEASURED_PHOTOS])
+            of_chunks = distances_of(measure(self._engine.vectors(numbers), query))
+            ends = np.cumsum(self._engine.starts.of(numbers)[1]).tolist()
+            ids += [self._ids[number] for number in numbers.tolist()]
+            distances += [of_chunks[start:end] for start, end in pairwise([0, *ends])]
+        return Neighbours(ids, distances)
 
     def build(self) -> bool:
         """Do a part of the work that makes searches faster; return whether there is more.
@@ -331,11 +331,3 @@ class ChunkIndex:
             self._digest = sum(self._hashes[present].tolist()) % 2**64
             if self._drift(self._sample()):
                 raise ValueError("its rows and photos don't belong together")
-
-
-def _distances(similarities: np.ndarray) -> np.ndarray:
-    """Return cosine distances, rounded so that equal images tie.
-
-    The last bits depend on how many queries are searched together.
-    """
-    return np.clip(1 - similarities.astype(np.float64), 0, 2).round(6)

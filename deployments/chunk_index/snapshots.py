@@ -20,7 +20,7 @@ from deployments.records import Position
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 # What a snapshot leaves free on its disk, for the store, which may be on the same one.
 RESERVE_BYTES = 2**30
 

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.chunk_index.index import ChunkIndex
-from deployments.ranker import AGGREGATIONS, Ranker
+from deployments.query import MAX_LIMIT
+from deployments.ranker import AGGREGATIONS, CANDIDATES, Ranker
 from deployments.records import Neighbours
 from deployments.settings import ChunkIndexSettings, RankerSettings
 from tests.support.examples import examples
 
-# Distances come from a few values, so ties between photos and at the horizon are common.
+# Distances come from a few values, so ties between photos are common.
 collections = st.dictionaries(
     st.text("abcd", min_size=1, max_size=3),
     st.lists(st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2]), min_size=1, max_size=12),
@@ -30,15 +31,9 @@ class Collection:
 
     async def fetch(self, count):
         self.fetched.append(count)
-        # Of photos that tie, those with the last ids first: the ranker has to find the others.
-        chunks = sorted(
-            ((d, id) for id, distances in self.photos.items() for d in distances),
-            key=lambda chunk: (chunk[0], [-ord(letter) for letter in chunk[1]]),
-        )
-        order = list(dict.fromkeys(id for _, id in chunks))
-        nearest, rest = order[:count], order[count:]
-        horizon = float(self.photos[rest[0]].min()) if rest else float("inf")
-        return Neighbours(nearest, [self.photos[id] for id in nearest], horizon)
+        order = sorted(self.photos, key=lambda id: (self.photos[id].min(), id))[:count]
+        order.reverse()  # in any order
+        return Neighbours(order, [self.photos[id] for id in order])
 
 
 def brute_force(photos, aggregation, limit, max_distance):
@@ -79,18 +74,25 @@ def test_the_answer_is_the_exact_top_of_all_photos(
             assert collection.photos[photo.id][number] == distance
 
 
-def test_more_is_fetched_while_the_last_place_is_a_tie():
-    collection = Collection({f"{n:03}": [0.25] for n in range(50)})
-    ranked = asyncio.run(Ranker().rank(collection.fetch, 3))
-    assert [photo.id for photo in ranked] == ["000", "001", "002"]
-    assert len(collection.fetched) > 1
+@pytest.mark.parametrize("aggregation", sorted(AGGREGATIONS))
+def test_what_a_search_fetches_is_bounded(aggregation):
+    """However many photos tie, and wherever the best ones by mean or maximum lie."""
+    ties = {f"{n:04}": [0.25, 0.5] for n in range(3000)}
+    collection = Collection(ties | {f"a{n}": [1.0, 1.0] for n in range(10)})
+    ranker = Ranker(RankerSettings(aggregation=aggregation))
+    ranked = asyncio.run(ranker.rank(collection.fetch, 3))
+    assert [photo.id for photo in ranked] == ["0000", "0001", "0002"]
+    assert collection.fetched == [3 if aggregation == "min" else CANDIDATES]
 
 
-def test_one_fetch_is_enough_when_photos_are_distinct():
-    collection = Collection({f"{n:03}": [n / 100] for n in range(200)})
-    ranked = asyncio.run(Ranker().rank(collection.fetch, 10))
-    assert [photo.id for photo in ranked] == [f"{n:03}" for n in range(10)]
-    assert len(collection.fetched) == 1
+@pytest.mark.parametrize("aggregation", ["mean", "max"])
+def test_a_larger_limit_only_adds_photos(aggregation):
+    rng = np.random.default_rng(0)
+    collection = Collection({f"{n:04}": rng.random(4) for n in range(1500)})
+    ranker = Ranker(RankerSettings(aggregation=aggregation))
+    few, many = (asyncio.run(ranker.rank(collection.fetch, limit)) for limit in (10, MAX_LIMIT))
+    assert few == many[:10]
+    assert len(many) == MAX_LIMIT
 
 
 def test_an_unknown_aggregation_is_refused():

@@ -202,6 +202,17 @@ def alone(tmp_path):
     replicas.close()
 
 
+def test_each_search_of_a_batch_finds_as_many_as_it_asks_for(alone):
+    (replica,) = alone.replicas
+    east = unit(1, 0, 0, 0)
+    for id in "dcba":
+        sequence = alone.put(id, east[None])
+    alone.run(replica.rank(east, ONE, sequence))
+    one, three = alone.run(replica._search_batch([Search(east, 1, None), Search(east, 3, None)]))
+    assert one.photos == ["a"]
+    assert sorted(three.photos) == ["a", "b", "c"]
+
+
 def test_a_search_waits_for_the_change_it_must_know(alone):
     (replica,) = alone.replicas
     east = unit(1, 0, 0, 0)

@@ -87,7 +87,6 @@ def test_an_empty_index_finds_nothing(engine):
         unit(1, 0, 0, 0)[None], 5
     )
     assert neighbours.photos == []
-    assert neighbours.horizon == np.inf
 
 
 def test_the_callers_array_is_not_followed():
@@ -111,6 +110,23 @@ def test_vectors_of_another_shape_are_refused(shape):
 )
 def test_an_index_says_which_engine_it_uses(engine, used):
     assert ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu")).engine == used
+
+
+@pytest.mark.parametrize("engine", ["exact", "approximate"])
+def test_only_the_photos_that_are_found_are_measured(engine, monkeypatch):
+    """However many tie, and whatever others in the same batch ask for."""
+    index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
+    white = unit(1, 1, 1, 1)
+    for number in np.random.default_rng(2).permutation(2000):
+        index.put(f"{number:04}", np.stack([white, unit(1, number, 0, 0)]))
+    measured, vectors = [], index._engine.vectors
+    monkeypatch.setattr(
+        index._engine, "vectors", lambda photos: measured.append(len(photos)) or vectors(photos)
+    )
+    few, many = index.search(np.stack([white, white]), [3, 300])
+    assert sorted(few.photos) == ["0000", "0001", "0002"]
+    assert sorted(many.photos) == [f"{number:04}" for number in range(300)]
+    assert sum(measured) == 303
 
 
 def test_an_unknown_engine_is_refused():

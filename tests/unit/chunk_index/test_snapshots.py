@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deployments.chunk_index.snapshots import RESERVE_BYTES, Snapshots
+from deployments.chunk_index.snapshots import FORMAT, RESERVE_BYTES, Snapshots
 from deployments.records import Position
 from tests.support.paths import ROOT
 
@@ -80,7 +80,7 @@ def test_a_writer_that_is_killed_leaves_the_one_before(tmp_path):
     script = f"""
 import os, signal
 from deployments.records import Position
-from deployments.chunk_index.snapshots import Snapshots
+from deployments.chunk_index.snapshots import FORMAT, Snapshots
 def save(folder):
     (folder / "content").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -107,7 +107,7 @@ def test_only_one_replica_writes_at_a_time(tmp_path):
     assert read(snapshots) == (position(1), "first")
 
 
-@pytest.mark.parametrize("header", ["{", "[]", json.dumps({"kind": {"format": 1, **KIND}})])
+@pytest.mark.parametrize("header", ["{", "[]", json.dumps({"kind": {"format": FORMAT, **KIND}})])
 def test_a_damaged_one_is_not_used(tmp_path, caplog, header):
     snapshots = Snapshots(tmp_path, KIND)
     assert snapshots.write(saves("good"), position(1))
