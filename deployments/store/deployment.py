@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar, TypeVarTuple
@@ -12,7 +12,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from ray import serve
 
 from deployments.compute.batching import batched
-from deployments.errors import EncoderMismatch, InsetError
+from deployments.errors import EncoderMismatch
 from deployments.logs import join_the_log
 from deployments.records import (
     Changes,
@@ -73,7 +73,10 @@ class StoreDeployment:
         # Who reads the memory map stands still until the disk answers. A thread costs 0.04 ms.
         self._reading = ThreadPoolExecutor(READING_THREADS, "reading")
         self._writing = ThreadPoolExecutor(1, "writing")
-        self._apply = batched(self._apply_together, max_batch_size=GROUP_SIZE)
+        # What an operation results in depends on its kind.
+        self._apply: Callable[[Operation], Awaitable[Any]] = batched(
+            self._apply_together, max_batch_size=GROUP_SIZE
+        )
         self._changed = asyncio.Condition()
         self._followers = Followers()
         self._cutting: asyncio.Task[None] | None = None
@@ -91,7 +94,7 @@ class StoreDeployment:
         Raises:
             BadParameter, IdTaken, StoreFull, CorruptRecord, Unavailable
         """
-        stored: Stored = await self._apply_one(Put(id, data, filename, photo, metadata))
+        stored: Stored = await self._apply(Put(id, data, filename, photo, metadata))
         return stored
 
     async def delete(self, id: str) -> int:
@@ -100,7 +103,7 @@ class StoreDeployment:
         Raises:
             UnknownId, StoreFull, Unavailable
         """
-        sequence: int = await self._apply_one(Delete(id))
+        sequence: int = await self._apply(Delete(id))
         return sequence
 
     async def keep_thumbnail(self, id: str, sha256: str, data: bytes) -> bool:
@@ -109,7 +112,7 @@ class StoreDeployment:
         Raises:
             BadParameter, StoreFull, CorruptRecord, Unavailable
         """
-        kept: bool = await self._apply_one(KeepThumbnail(id, sha256, data))
+        kept: bool = await self._apply(KeepThumbnail(id, sha256, data))
         return kept
 
     async def keep_preview(self, id: str, sha256: str, data: bytes) -> bool:
@@ -118,7 +121,7 @@ class StoreDeployment:
         Raises:
             BadParameter, StoreFull, CorruptRecord, Unavailable
         """
-        kept: bool = await self._apply_one(KeepPreview(id, sha256, data))
+        kept: bool = await self._apply(KeepPreview(id, sha256, data))
         return kept
 
     async def find(self, id: str, sha256: str) -> Record | None:
@@ -210,12 +213,6 @@ class StoreDeployment:
     async def _read(self, read: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reading, read, *arguments)
-
-    async def _apply_one(self, operation: Operation) -> Any:
-        result = await self._apply(operation)
-        if isinstance(result, InsetError):
-            raise result
-        return result
 
     async def _apply_together(self, operations: list[Operation]) -> list[Result]:
         loop = asyncio.get_running_loop()
