@@ -85,7 +85,9 @@ def measure(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     In float32 the last digits depend on what else is compared at the same time. So what ties in one
     search might not tie in another.
     """
-    return torch.from_numpy(vectors).double().numpy() @ query.astype(np.float64)
+    return np.einsum(
+        "nd,d->n", torch.from_numpy(vectors).double().numpy(), query.astype(np.float64)
+    )
 
 
 def distances_of(similarities: np.ndarray) -> np.ndarray:
