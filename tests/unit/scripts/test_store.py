@@ -719,7 +719,12 @@ def test_a_command_ends_on_signals(folder: Path, tmp_path: Path, number: int, st
     keep = os.open(fifo, os.O_RDWR)
     command = [sys.executable, ROOT / "scripts" / "store.py", "backup", tmp_path / "b"]
     child = subprocess.Popen(
-        [*command, "--path", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--path", folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests may ignore it: `nohup` does, and a shell for what is behind `&`.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     wait_until(lambda: os.read(keep, 1), "the backup began")
     assert str(child.pid) in beside._env.readers()
