@@ -16,7 +16,7 @@ from deployments.settings import RankerSettings
 
 # The photos that mean and max put in order: not fewer than an answer can have. It is the same
 # number for each search, so that a larger limit only adds photos to the answer.
-CANDIDATES = MAX_LIMIT
+ORDERED = MAX_LIMIT
 AGGREGATIONS: dict[str, Callable[[np.ndarray], np.floating]] = {
     "min": np.min,
     "mean": np.mean,
@@ -31,7 +31,7 @@ class Ranker:
     of them (`aggregation="min"`), or their mean or maximum. Equal scores are ordered by id.
 
     The best photos by mean or maximum may lie anywhere. To look at all photos would take seconds,
-    so these put the `CANDIDATES` photos in order that have the nearest chunks.
+    so these put the `ORDERED` photos in order that have the nearest chunks.
 
     Args:
         settings: the aggregation: `min`, `mean` or `max`.
@@ -61,7 +61,7 @@ class Ranker:
             max_chunks: how many of a photo's matching chunks to return at most, the nearest first;
                 None for all. The score takes all of them into account.
         """
-        neighbours = await fetch(limit if self._is_nearest_chunk else CANDIDATES)
+        neighbours = await fetch(limit if self._is_nearest_chunk else ORDERED)
         return self._score(neighbours, max_distance, max_chunks)[:limit]
 
     def _score(

@@ -276,7 +276,7 @@ async def get_record(id: Id, inset: Injected) -> Record:
     response_class=Response,
     responses={
         204: {
-            "description": "Removed",
+            "description": "Removed; or it was before, and this repeats the answer",
             "headers": {
                 SEQUENCE_HEADER: {
                     "description": "the store's sequence number of this change",

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 # for photos that take longer than others.
 LOAD = 0.75
 # The chunk index asks the store every two seconds or more often. Some may be lost.
-UNFOLLOWED_S = 10
+SILENT_S = 10
 
 # Inside `Inset`, `list` is a method.
 Records = list[Record]
@@ -330,7 +330,7 @@ class Inset:
                 f"{self.limits.max_image_bytes:,}. Free space on its disk, delete photos, or raise "
                 "store.max_bytes."
             )
-        if unfollowed_s > UNFOLLOWED_S:
+        if unfollowed_s > SILENT_S:
             raise Unavailable(
                 f"The chunk index has not heard from the store for {unfollowed_s:.0f} s, and does "
                 "not find new photos."

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deployments.chunk_index.index import ChunkIndex
 from deployments.query import MAX_LIMIT
-from deployments.ranker import AGGREGATIONS, CANDIDATES, Ranker
+from deployments.ranker import AGGREGATIONS, ORDERED, Ranker
 from deployments.records import Neighbours
 from deployments.settings import ChunkIndexSettings, RankerSettings
 from tests.support.examples import examples
@@ -82,7 +82,7 @@ def test_what_a_search_fetches_is_bounded(aggregation):
     ranker = Ranker(RankerSettings(aggregation=aggregation))
     ranked = asyncio.run(ranker.rank(collection.fetch, 3))
     assert [photo.id for photo in ranked] == ["0000", "0001", "0002"]
-    assert collection.fetched == [3 if aggregation == "min" else CANDIDATES]
+    assert collection.fetched == [3 if aggregation == "min" else ORDERED]
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "max"])
