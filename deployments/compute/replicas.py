@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -40,7 +41,9 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def compute_threads(threads: int | None, passes: int = 1) -> ThreadPoolExecutor:
+def compute_threads(
+    threads: int | None, passes: int = 1, patient: bool = False
+) -> ThreadPoolExecutor:
     """Return the threads that a replica runs its network in.
 
     So the event loop stays free for other requests and for health checks. Torch keeps a team of
@@ -50,9 +53,29 @@ def compute_threads(threads: int | None, passes: int = 1) -> ThreadPoolExecutor:
         threads: CPU threads of all teams together; None for all cores. By itself, Ray would set it
             to the replica's `num_cpus`, which is a share for scheduling and not a limit.
         passes: how many passes of the network run at the same time.
+        patient: let all other work on this machine go first, see `let_others_first`.
     """
     team = (threads or count_cores()) // passes
-    return ThreadPoolExecutor(passes, initializer=torch.set_num_threads, initargs=(team,))
+
+    def begin() -> None:
+        torch.set_num_threads(team)
+        if patient:
+            let_others_first()
+
+    return ThreadPoolExecutor(passes, initializer=begin)
+
+
+def let_others_first() -> None:
+    """Let this thread, and those that it starts, have the cores only while nobody else wants them.
+
+    Networks that work on photos keep all cores busy. A search would wait for each of its steps
+    behind them. Linux has a scheduling policy for such work. Elsewhere only the niceness is raised,
+    which helps less: Ray's workers are nice already.
+    """
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(20)
 
 
 def passes_at_once(threads: int | None, placement: Placement) -> int:
@@ -67,12 +90,13 @@ def passes_at_once(threads: int | None, placement: Placement) -> int:
     return 1
 
 
-def load_with_threads(threads: int | None, load: Callable[[], T]) -> T:
+def load_with_threads(threads: int | None, load: Callable[[], T], patient: bool = False) -> T:
     """Load a network in a thread whose torch has the CPU threads of the replica.
 
-    OpenVINO uses as many threads as torch has in the thread that loads the network.
+    OpenVINO starts its threads from the one that loads the network: as many as torch has in it, and
+    as patient as it is.
     """
-    with compute_threads(threads) as loading:
+    with compute_threads(threads, patient=patient) as loading:
         return loading.submit(load).result()
 
 
@@ -83,12 +107,15 @@ class Passes:
         settings: the network's settings, which limit the size and the waiting time of a batch.
         threads: CPU threads of all passes together; None for all cores.
         at_once: how many passes run at the same time.
+        patient: whether they let all other work on this machine go first.
     """
 
-    def __init__(self, settings: NetworkSection, threads: int | None, at_once: int) -> None:
+    def __init__(
+        self, settings: NetworkSection, threads: int | None, at_once: int, patient: bool
+    ) -> None:
         self._settings = settings
         self._at_once = at_once
-        self._threads = compute_threads(threads, at_once)
+        self._threads = compute_threads(threads, at_once, patient)
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
         """Run a single pass, and wait for it."""

@@ -57,14 +57,16 @@ class EncoderDeployment:
     ) -> None:
         join_the_log()
         self.decoder = Decoder(limits)
-        self.encoder = load_with_threads(settings.threads, lambda: Encoder(settings))
+        self.encoder = load_with_threads(
+            settings.threads, lambda: Encoder(settings), patient=not low_latency
+        )
         self.encoder.files.require_same_as(found)
         threads, at_once = settings.threads, 1
         if not low_latency:
             at_once = passes_at_once(threads, self.encoder.placement)
         elif self.encoder.files.is_small:
             threads = threads or 1
-        self.passes = Passes(settings, threads, at_once)
+        self.passes = Passes(settings, threads, at_once, patient=not low_latency)
         # The first pass is slow (memory, kernels), so no request should wait for it.
         size = self.encoder.files.image_size
         self.passes.run(self.encoder.encode_photos, [np.zeros((1, size, size, 3), np.uint8)])

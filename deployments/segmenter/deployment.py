@@ -44,10 +44,11 @@ class SegmenterDeployment:
             lambda: Segmenter(
                 settings, crop_size=crop_size, squash=squash, limits=limits, facts=facts
             ),
+            patient=True,
         )
         self.segmenter.decoder.start()
         at_once = passes_at_once(settings.threads, self.segmenter.placement)
-        self.passes = Passes(settings, settings.threads, at_once)
+        self.passes = Passes(settings, settings.threads, at_once, patient=True)
         self._segment = self.passes.batched(self._segment_together)
 
     async def segment(self, data: bytes, confidence_threshold: float | None) -> SegmentedPhoto:
