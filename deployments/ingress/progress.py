@@ -1,4 +1,4 @@
-"""How fast photos are indexed, and how many can be done within a time."""
+"""How fast photos are indexed or searches answered, and how many can be done within a time."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Progress:
 
     Photos that come one by one look slower than many at once. So the pace errs on the safe side
     until somebody sends several.
+
+    It is the same for searches: for "photo" read "search", for "indexed" read "answered".
 
     Args:
         clock: returns the time, seconds.

@@ -89,6 +89,7 @@ class Inset:
         self.detector = detector
         self.limits = limits
         self.progress = Progress()
+        self.search_progress = Progress()
         self.counts = Counts()
 
     async def index(
@@ -122,7 +123,7 @@ class Inset:
         place = digest if id is None else _check_digest(check_id(id), digest)
         outcome = "failed"
         try:
-            self._check_load()
+            self._check_load(self.progress, "photos are being indexed")
             with self.progress.working() as indexed:
                 async with self._answering():
                     stored = await self.index_flow.run(
@@ -185,8 +186,11 @@ class Inset:
         options = SearchOptions(
             limit, max_distance, max_chunks, parse_filter(filter), verify, verified, group
         )
-        async with self._answering():
-            answer = await self.search_flow.run(query, options, min_sequence)
+        self._check_load(self.search_progress, "searches are being answered")
+        with self.search_progress.working() as answered:
+            async with self._answering():
+                answer = await self.search_flow.run(query, options, min_sequence)
+            answered()
         self.counts.search(answer)
         return answer
 
@@ -343,18 +347,18 @@ class Inset:
             index_unfollowed_s=unfollowed_s,
         )
 
-    def _check_load(self) -> None:
-        """Refuse a photo that would not be done in time, before any work is done for it.
+    def _check_load(self, progress: Progress, what: str) -> None:
+        """Refuse what would not be done in time, before any work is done for it.
 
         Otherwise the service would work for clients that have given up.
 
         Raises:
             Unavailable
         """
-        wait_s = self.progress.wait_for_room(LOAD * self.limits.timeout_s)
+        wait_s = progress.wait_for_room(LOAD * self.limits.timeout_s)
         if wait_s:
             raise Unavailable(
-                f"So many photos are being indexed that this one would take nearly "
+                f"So many {what} that this one would take nearly "
                 f"{self.limits.timeout_s:g} s or more. Try again in {math.ceil(wait_s)} s, with "
                 "fewer requests at once.",
                 retry_after_s=math.ceil(wait_s),

@@ -124,7 +124,7 @@ def test_a_file_name_is_tidied_whichever_way_it_comes(tmp_path):
 
 
 class Slow:
-    """All deployments of indexing in one. Each call takes until its gate is opened.
+    """All deployments in one. Each call takes until its gate is opened.
 
     Args:
         gates: the calls that wait, by name.
@@ -148,6 +148,9 @@ class Slow:
 
     async def encode_photo(self, photo):
         await self.call("encode")
+
+    async def encode_text(self, text):
+        await self.call("encode_text")
 
     async def put(self, id, data, filename, photo, metadata):
         await self.call("put")
@@ -250,6 +253,32 @@ def test_a_photo_that_would_take_too_long_is_refused_at_once(tmp_path):
         slow.gates["find"].set()
         assert [one.status for one in await asyncio.gather(*admitted)] == ["created"] * 3
         assert (await inset.index(b"x")).status == "created"
+
+    asyncio.run(run())
+
+
+def test_a_search_that_would_take_too_long_is_refused_at_once(tmp_path):
+    """Photos and searches are measured apart: a photo takes many times as long."""
+
+    async def run():
+        slow = Slow("encode_text")
+        inset = ingress(tmp_path, {"limits": {"timeout_s": 40}}, **dict.fromkeys(HANDLES, slow))
+        clock = Clock()
+        inset.search_progress = Progress(clock)
+        for _ in range(FEWEST):  # 10 s for a search
+            with inset.search_progress.working() as answered:
+                clock.now += 10
+                answered()
+        admitted = [asyncio.create_task(inset.search(text="a cat")) for _ in range(3)]
+        while len(slow.begun) < 3:
+            await asyncio.sleep(0.01)
+        with pytest.raises(Unavailable, match="many searches.*Try again in 10 s") as caught:
+            await inset.search(text="a cat")
+        assert caught.value.retry_after_s == 10
+        assert len(slow.begun) == 3  # no work was done for it
+        for task in admitted:
+            task.cancel()
+        await asyncio.wait(admitted)
 
     asyncio.run(run())
 
