@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from common.own_service import OwnService
 
-from benchmarks import machine, networks, service, stages, verification, yardstick
+from benchmarks import machine, networks, overload, service, stages, verification, yardstick
 from benchmarks.options import (
     CLIENTS,
     add_batches,
@@ -24,6 +24,7 @@ from benchmarks.options import (
     add_seconds,
     add_segmenter,
     add_service,
+    add_times,
 )
 from benchmarks.report import COMPARISON_COLUMNS, Section, compare
 from benchmarks.service import Pictures, prepared
@@ -89,6 +90,19 @@ def measure_mixed(arguments: argparse.Namespace, encoder: Path) -> Rows:
     """Search, index, and do both at once."""
     with filled(arguments, encoder) as (running, pictures):
         return service.mixed(running, pictures, arguments.in_flight, arguments.seconds)
+
+
+def measure_overload(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Send many times as many photos as can be stored."""
+    with prepared(encoder, arguments.args) as running:
+        running.start()
+        return overload.overload(
+            running,
+            Pictures(arguments.photos),
+            arguments.in_flight,
+            arguments.times,
+            arguments.seconds,
+        )
 
 
 def measure_startup(arguments: argparse.Namespace, encoder: Path) -> Rows:
@@ -230,6 +244,16 @@ COMMANDS = {
         ),
         (add_photos, add_service, add_seconds),
         measure_mixed,
+    ),
+    "overload": Command(
+        Section(
+            "Overload",
+            "One client searches, while photos are sent at a fixed rate, whatever becomes of them. "
+            "Refused is who got a 503. The memory is of all processes, at the end of the load.",
+            overload.COLUMNS,
+        ),
+        (add_photos, add_service, add_seconds, add_times),
+        measure_overload,
     ),
     "stages": Command(
         Section(

@@ -106,6 +106,16 @@ def add_requests(parser: argparse.ArgumentParser, searches: int, indexings: int)
     )
 
 
+def add_times(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--times",
+        type=float,
+        default=10,
+        metavar="N",
+        help="how many times as many photos a second as it can store (%(default)s)",
+    )
+
+
 def add_dtypes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtypes",

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from benchmarks import overload, verification
 from benchmarks import service as measurements
-from benchmarks import verification
 from benchmarks.service import ALL, Pictures
 from PIL import Image
 
@@ -74,6 +74,17 @@ def test_the_mixed_load_is_held_against_each_load_alone(client, service, picture
     for key, alone in (("p50", searching), ("p99", searching), ("photos_per_second", indexing)):
         assert ratios[key] == pytest.approx(both[key] / alone[key])
     assert [row["errors"] for row in rows[:3]] == [0, 0, 0]
+    assert stored(client)["photos"] - before >= 2 * 4 * 2
+
+
+def test_an_overload_has_rows_before_it_while_it_lasts_and_after_it(client, service, pictures):
+    before = stored(client)["photos"]
+    rows = overload.overload(service, pictures, in_flight=2, times=2, seconds=2)
+    loads = ["searches alone", "photos that fit", "first", "last", "after that"]
+    assert [word in row["load"] for word, row in zip(loads, rows, strict=True)] == [True] * 5
+    assert all(row["errors"] == 0 for row in rows)
+    assert rows[0].keys() | rows[1].keys() == set(overload.COLUMNS)
+    assert rows[1]["stored_per_second"] > 0
     assert stored(client)["photos"] - before >= 2 * 4 * 2
 
 

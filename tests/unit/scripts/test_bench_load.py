@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
 import pytest
+from benchmarks import overload
 from benchmarks.closed_loop import Answer, ClosedLoop, Stretch, complete, percentiles, steady
 
 from tests.support.services import free_port
@@ -105,3 +106,23 @@ def test_figures_of_a_stretch_by_hand():
     assert stretch.latency == pytest.approx({"p50": 51, "p95": 96, "p99": 100})
     assert (stretch.rate, stretch.errors) == (50.5, 1)
     assert percentiles([]) == {}
+
+
+# At a fixed rate
+
+
+def test_bodies_come_at_a_rate_and_what_nobody_took_is_not_made_up_for(monkeypatch):
+    now, slept = 100.0, []
+
+    def sleep(seconds):
+        nonlocal now
+        slept.append(round(seconds, 3))
+        now += seconds
+
+    monkeypatch.setattr(overload.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(overload.time, "sleep", sleep)
+    bodies = overload.at_rate(iter([b"a", b"b", b"c", b"d"]), rate=10)
+    assert [next(bodies), next(bodies)] == [b"a", b"b"]
+    now += 5
+    assert [next(bodies), next(bodies)] == [b"c", b"d"]
+    assert slept == [0.1, 0.1, 0, 0.1]
