@@ -272,7 +272,7 @@ def test_a_search_that_would_take_too_long_is_refused_at_once(tmp_path):
         admitted = [asyncio.create_task(inset.search(text="a cat")) for _ in range(3)]
         while len(slow.begun) < 3:
             await asyncio.sleep(0.01)
-        with pytest.raises(Unavailable, match="many searches.*Try again in 10 s") as caught:
+        with pytest.raises(Unavailable, match=r"many searches.*Try again in 10 s") as caught:
             await inset.search(text="a cat")
         assert caught.value.retry_after_s == 10
         assert len(slow.begun) == 3  # no work was done for it
