@@ -141,6 +141,7 @@ async def index(
     If some of several parts are bad, their answers have `status: failed`, and the others are
     stored. If all are bad, the answer is the error of the first, unless it comes line by line.
     """
+    inset.check_room(inset.progress)  # before the body is read
     images, fields = await read_images(
         request, inset.limits.max_image_bytes, fields=frozenset({"metadata"})
     )
@@ -195,6 +196,7 @@ async def search(
     request: Request, parameters: Annotated[SearchParameters, Query()], inset: Injected
 ) -> SearchAnswer:
     """Find the photos that match a query: an image in the body, `?text=`, or a photo's `?id=`."""
+    inset.check_room(inset.search_progress)  # before the body is read
     query = parameters.model_dump()
     if parameters.box is not None:
         query["box"] = tuple(map(float, parameters.box.split(",")))

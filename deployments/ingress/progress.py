@@ -29,12 +29,18 @@ class Progress:
 
     Args:
         clock: returns the time, seconds.
+        what: is done, for the sentence to those who are refused.
 
     Attributes:
         unfinished: photos that were sent and aren't done; whoever indexes them counts them.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        what: str = "photos are being indexed",
+    ) -> None:
+        self.what = what
         self.unfinished = 0
         self._clock = clock
         self._begun: dict[object, float] = {}  # of the photos in work, oldest first

@@ -89,7 +89,7 @@ class Inset:
         self.detector = detector
         self.limits = limits
         self.progress = Progress()
-        self.search_progress = Progress()
+        self.search_progress = Progress(what="searches are being answered")
         self.counts = Counts()
 
     async def index(
@@ -123,7 +123,7 @@ class Inset:
         place = digest if id is None else _check_digest(check_id(id), digest)
         outcome = "failed"
         try:
-            self._check_load(self.progress, "photos are being indexed")
+            self.check_room(self.progress)
             with self.progress.working() as indexed:
                 async with self._answering():
                     stored = await self.index_flow.run(
@@ -186,13 +186,33 @@ class Inset:
         options = SearchOptions(
             limit, max_distance, max_chunks, parse_filter(filter), verify, verified, group
         )
-        self._check_load(self.search_progress, "searches are being answered")
+        self.check_room(self.search_progress)
         with self.search_progress.working() as answered:
             async with self._answering():
                 answer = await self.search_flow.run(query, options, min_sequence)
             answered()
         self.counts.search(answer)
         return answer
+
+    def check_room(self, progress: Progress) -> None:
+        """Refuse what would not be done in time, before any work is done for it.
+
+        Otherwise the service would work for clients that have given up.
+
+        Args:
+            progress: `progress` for a photo, `search_progress` for a search.
+
+        Raises:
+            Unavailable
+        """
+        wait_s = progress.wait_for_room(LOAD * self.limits.timeout_s)
+        if wait_s:
+            raise Unavailable(
+                f"So many {progress.what} that this one would take nearly "
+                f"{self.limits.timeout_s:g} s or more. Try again in {math.ceil(wait_s)} s, with "
+                "fewer requests at once.",
+                retry_after_s=math.ceil(wait_s),
+            )
 
     async def get(self, id: str) -> tuple[Record, bytes]:
         """Return a photo's record and its original bytes.
@@ -346,23 +366,6 @@ class Inset:
             index_lag=max(0, last - known),
             index_unfollowed_s=unfollowed_s,
         )
-
-    def _check_load(self, progress: Progress, what: str) -> None:
-        """Refuse what would not be done in time, before any work is done for it.
-
-        Otherwise the service would work for clients that have given up.
-
-        Raises:
-            Unavailable
-        """
-        wait_s = progress.wait_for_room(LOAD * self.limits.timeout_s)
-        if wait_s:
-            raise Unavailable(
-                f"So many {what} that this one would take nearly "
-                f"{self.limits.timeout_s:g} s or more. Try again in {math.ceil(wait_s)} s, with "
-                "fewer requests at once.",
-                retry_after_s=math.ceil(wait_s),
-            )
 
     @asynccontextmanager
     async def _answering(self, timed: bool = True) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 import hashlib
 from types import MappingProxyType
 
+from deployments.errors import Unavailable
 from deployments.ingress.progress import Progress
 from deployments.records import (
     Chunk,
@@ -75,12 +76,18 @@ class FakeInset:
         self.content = PICTURE  # of every photo
         self.existing = set()  # images with these bytes are stored already
         self.progress = Progress()
+        self.search_progress = Progress()
+        self.full = None  # the progress that has no room
         self.work = None  # an async function that is awaited with the bytes of each image
 
     def remember(self, *call):
         self.calls.append(call)
         if self.error is not None:
             raise self.error
+
+    def check_room(self, progress):
+        if progress is self.full:
+            raise Unavailable("There is no room.", retry_after_s=7)
 
     async def index(self, data, *, id, filename, confidence_threshold, metadata):
         self.remember("index", data, id, filename, confidence_threshold, metadata)

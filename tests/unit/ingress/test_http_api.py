@@ -48,6 +48,26 @@ def test_every_operation_is_answered(client, service, operation):
     assert [name for name, *_ in service.calls] == [*ASKS.get(operation, []), operation]
 
 
+@pytest.mark.parametrize(
+    ("path", "progress"), [("index", "progress"), ("search", "search_progress")]
+)
+def test_what_finds_no_room_is_refused_before_its_body_is_read(client, service, path, progress):
+    service.full = getattr(service, progress)
+    read = []
+
+    def body():
+        read.append(True)
+        yield PICTURE
+
+    # The client of the tests hands the body over as soon as somebody asks for it.
+    response = client.post(f"/{path}", content=body(), headers={**PNG, "content-length": "9"})
+    assert "no room" in assert_problem(response, 503)
+    assert response.headers["retry-after"] == "7"
+    assert (read, service.calls) == ([], [])
+    service.full = None
+    assert client.post(f"/{path}", content=PICTURE, headers=PNG).is_success
+
+
 @pytest.mark.parametrize("operation", REQUESTS)
 @pytest.mark.parametrize("status", PROBLEMS)
 def test_every_error_becomes_its_problem(client, service, operation, status):

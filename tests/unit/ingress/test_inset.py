@@ -264,7 +264,7 @@ def test_a_search_that_would_take_too_long_is_refused_at_once(tmp_path):
         slow = Slow("encode_text")
         inset = ingress(tmp_path, {"limits": {"timeout_s": 40}}, **dict.fromkeys(HANDLES, slow))
         clock = Clock()
-        inset.search_progress = Progress(clock)
+        inset.search_progress = Progress(clock, inset.search_progress.what)
         for _ in range(FEWEST):  # 10 s for a search
             with inset.search_progress.working() as answered:
                 clock.now += 10
