@@ -70,7 +70,8 @@ def let_others_first() -> None:
 
     Networks that work on photos keep all cores busy. A search would wait for each of its steps
     behind them. Linux has a scheduling policy for such work. Elsewhere only the niceness is raised,
-    which helps less: Ray's workers are nice already.
+    which helps less: Ray's workers are nice already. OpenVINO computes in threads of its own, which
+    it starts while it loads a network, so it is not patient.
     """
     if sys.platform == "linux":
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -90,13 +91,12 @@ def passes_at_once(threads: int | None, placement: Placement) -> int:
     return 1
 
 
-def load_with_threads(threads: int | None, load: Callable[[], T], patient: bool = False) -> T:
+def load_with_threads(threads: int | None, load: Callable[[], T]) -> T:
     """Load a network in a thread whose torch has the CPU threads of the replica.
 
-    OpenVINO starts its threads from the one that loads the network: as many as torch has in it, and
-    as patient as it is.
+    OpenVINO uses as many threads as torch has in the thread that loads the network.
     """
-    with compute_threads(threads, patient=patient) as loading:
+    with compute_threads(threads) as loading:
         return loading.submit(load).result()
 
 

@@ -57,9 +57,7 @@ class EncoderDeployment:
     ) -> None:
         join_the_log()
         self.decoder = Decoder(limits)
-        self.encoder = load_with_threads(
-            settings.threads, lambda: Encoder(settings), patient=not low_latency
-        )
+        self.encoder = load_with_threads(settings.threads, lambda: Encoder(settings))
         self.encoder.files.require_same_as(found)
         threads, at_once = settings.threads, 1
         if not low_latency:

@@ -44,7 +44,6 @@ class SegmenterDeployment:
             lambda: Segmenter(
                 settings, crop_size=crop_size, squash=squash, limits=limits, facts=facts
             ),
-            patient=True,
         )
         self.segmenter.decoder.start()
         at_once = passes_at_once(settings.threads, self.segmenter.placement)

@@ -19,5 +19,5 @@ def policy():
 def test_only_the_threads_of_patient_passes_let_others_go_first(patient, expected):
     passes = Passes(EncoderSettings(), threads=1, at_once=1, patient=patient)
     assert passes.run(policy) == getattr(os, expected)
-    assert load_with_threads(1, policy, patient) == getattr(os, expected)
+    assert load_with_threads(1, policy) == os.SCHED_OTHER  # else it might hardly ever start
     assert policy() == os.SCHED_OTHER
