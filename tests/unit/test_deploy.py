@@ -47,6 +47,11 @@ def test_queries_name_metrics_that_there_are(name: str):
 
 
 @pytest.mark.parametrize("name", sorted(DEFINED))
+def test_somebody_looks_at_each_metric(name: str):
+    assert re.search(rf"ray_{name}(_bucket|_count|_sum)?\b", " ".join(QUERIES.values()))
+
+
+@pytest.mark.parametrize("name", sorted(DEFINED))
 def test_the_documents_explain_each_metric(name: str):
     assert f"| `ray_{name}` |" in OPERATIONS
 
