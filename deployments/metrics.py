@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import ray
-from ray.serve.metrics import Counter, Gauge, Histogram
+from ray.serve.metrics import Counter, Gauge
 
 from deployments.decoding.decoder import Decoder
 
@@ -24,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# From a record that is read to the default time limit of an operation. Ray knows a histogram's sum
-# only by its buckets, so there are three in each power of ten.
-SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60]
 # Ray exports a gauge's value if it was set in the last ten seconds or so. Otherwise it forgets it.
 REFRESH_S = 5
 
@@ -77,31 +74,27 @@ class Gauges:
 class Stage:
     """Measures a kind of work that a replica does: how long items wait for it, and it takes.
 
+    These are counters, because each value of a histogram keeps Ray's agent busy for 0.1 ms, and Ray
+    knows its sum only by its buckets.
+
     Args:
         name: what the work is called; the value of the tag `stage`.
     """
 
     def __init__(self, name: str) -> None:
         self._tags = {"stage": name}
-        tag_keys = tuple(self._tags)
-        self._seconds = Histogram(
-            "inset_stage_seconds",
-            description="Seconds of work, for each batch, or for each item where there are none.",
-            boundaries=SECONDS,
-            tag_keys=tag_keys,  # type: ignore[arg-type]
+        self._seconds = self._counter("inset_stage_seconds_total", "Seconds of work.")
+        self._batches = self._counter(
+            "inset_stage_batches_total", "Batches; single items where there are no batches."
         )
-        self._items = Counter(
+        self._items = self._counter(
             "inset_stage_items_total",
-            description="Items that were worked at: photos, crops, searches, changes or reads.",
-            tag_keys=tag_keys,  # type: ignore[arg-type]
+            "Items that were worked at: photos, crops, searches, changes or reads.",
         )
-        self._waits = Histogram(
-            "inset_wait_seconds",
-            description="Seconds that an item waited until it was worked at.",
-            boundaries=SECONDS,
-            tag_keys=tag_keys,  # type: ignore[arg-type]
+        self._waits = self._counter(
+            "inset_wait_seconds_total", "Seconds that items waited until they were worked at."
         )
-        self._waiting: dict[object, float] = {}  # since when, oldest first
+        self._waiting: dict[object, tuple[float, int]] = {}  # since when how many, oldest first
         Gauges(
             {
                 "inset_waiting_items": "Items that wait to be worked at.",
@@ -112,19 +105,19 @@ class Stage:
         )
 
     @contextmanager
-    def waiting(self) -> Iterator[Callable[[], None]]:
-        """Count an item as one that waits until what this yields is called, or the block ends."""
-        item, since = object(), time.monotonic()
-        self._waiting[item] = since
+    def waiting(self, items: int = 1) -> Iterator[Callable[[], None]]:
+        """Count so many items as waiting until what this yields is called, or the block ends."""
+        who, since = object(), time.monotonic()
+        self._waiting[who] = since, items
 
         def begun() -> None:
-            if self._waiting.pop(item, None) is not None:
-                self._waits.observe(time.monotonic() - since, tags=self._tags)
+            if self._waiting.pop(who, None) is not None:
+                self._waits.inc(items * _since(since), tags=self._tags)
 
         try:
             yield begun
         finally:
-            self._waiting.pop(item, None)
+            self._waiting.pop(who, None)
 
     @contextmanager
     def working(self, items: int = 1) -> Iterator[None]:
@@ -133,7 +126,8 @@ class Stage:
         try:
             yield
         finally:
-            self._seconds.observe(time.monotonic() - begun, tags=self._tags)
+            self._seconds.inc(_since(begun), tags=self._tags)
+            self._batches.inc(tags=self._tags)
             self._items.inc(items, tags=self._tags)
 
     async def run(self, threads: Executor, work: Callable[[], T]) -> T:
@@ -147,12 +141,21 @@ class Stage:
 
             return await asyncio.get_running_loop().run_in_executor(threads, measured)
 
+    def _counter(self, name: str, description: str) -> Counter:
+        tag_keys = tuple(self._tags)
+        return Counter(name, description=description, tag_keys=tag_keys)  # type: ignore[arg-type]
+
     def _measure(self) -> dict[str, float]:
         waiting = list(self._waiting.values())
         return {
-            "inset_waiting_items": len(waiting),
-            "inset_oldest_wait_seconds": time.monotonic() - waiting[0] if waiting else 0,
+            "inset_waiting_items": sum(items for _, items in waiting),
+            "inset_oldest_wait_seconds": time.monotonic() - waiting[0][0] if waiting else 0,
         }
+
+
+def _since(time_s: float) -> float:
+    # A counter takes no zero.
+    return max(time.monotonic() - time_s, 1e-9)
 
 
 def measure_decoder(decoder: Decoder) -> None:

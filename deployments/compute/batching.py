@@ -94,7 +94,7 @@ def batched(
     batch = decorate(counted)
 
     async def one(item: Item) -> Result:
-        with measured.waiting() as begun:
+        with measured.waiting(batch_size_fn([item])) as begun:
             await gate.wait()
             outcome = await batch((item, begun))
         if isinstance(outcome, Exception):

@@ -14,9 +14,11 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.ingress.progress import Progress
-from deployments.metrics import SECONDS, Gauges
+from deployments.metrics import Gauges
 from deployments.records import SearchAnswer
 
+# Seconds: from a thumbnail to the default time limit of an operation.
+SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60]
 # What isn't a route of ours is one row, so that clients can't make new ones.
 NO_ROUTE = "other"
 HUNG_UP = "hung up"

@@ -40,19 +40,20 @@ def gauges(monkeypatch):
     return made
 
 
-def values(seen, *names):
-    return [seen[name].values for name in names]
+def counted(seen, stage):
+    """Return how long items waited, how long they were worked at, batches and items."""
+    names = ("wait_seconds", "stage_seconds", "stage_batches", "stage_items")
+    return tuple(seen[f"inset_{name}_total"].counted[stage,] for name in names)
 
 
 def test_waiting_and_working_are_told_apart(seen, clock):
     stage = metrics.Stage("segment")
-    with stage.waiting() as begun:
+    with stage.waiting(5) as begun:
         clock.now += 3
         begun()
         with stage.working(5):
             clock.now += 2
-    assert values(seen, "inset_wait_seconds", "inset_stage_seconds") == [[3], [2]]
-    assert seen["inset_stage_items_total"].counted == {("segment",): 5}
+    assert counted(seen, "segment") == (5 * 3, 2, 1, 5)
 
 
 def test_who_gave_up_while_waiting_is_not_counted_as_worked_at(seen, clock, gauges):
@@ -60,7 +61,8 @@ def test_who_gave_up_while_waiting_is_not_counted_as_worked_at(seen, clock, gaug
     with pytest.raises(TimeoutError), stage.waiting():
         raise TimeoutError
     gauges[0].refresh()
-    assert values(seen, "inset_wait_seconds", "inset_waiting_items") == [[], [0]]
+    assert seen["inset_waiting_items"].values == [0]
+    assert counted(seen, "segment") == (0, 0, 0, 0)
 
 
 def test_work_that_fails_is_measured_too(seen, clock):
@@ -73,7 +75,7 @@ def test_work_that_fails_is_measured_too(seen, clock):
 
     with pytest.raises(ValueError, match="broken"):
         fail()
-    assert values(seen, "inset_stage_seconds") == [[2]]
+    assert counted(seen, "segment") == (0, 2, 1, 1)
 
 
 def test_the_age_of_the_oldest_that_waits_grows_while_nothing_happens(seen, clock, gauges):
@@ -86,10 +88,8 @@ def test_the_age_of_the_oldest_that_waits_grows_while_nothing_happens(seen, cloc
             gauges[0].refresh()
             begun()
             gauges[0].refresh()
-    assert values(seen, "inset_waiting_items", "inset_oldest_wait_seconds") == [
-        [2, 2, 1],
-        [4, 10, 6],
-    ]
+    assert seen["inset_waiting_items"].values == [2, 2, 1]
+    assert seen["inset_oldest_wait_seconds"].values == [4, 10, 6]
 
 
 def test_a_thread_that_is_waited_for_is_no_work(seen):
@@ -100,13 +100,14 @@ def test_a_thread_that_is_waited_for_is_no_work(seen):
             runs = [asyncio.ensure_future(stage.run(threads, go.wait)) for _ in range(3)]
             while len(stage._waiting) != 2:
                 await asyncio.sleep(0.01)
-            assert seen["inset_stage_items_total"].counted == {}
+            assert counted(seen, "verify")[1:] == (0, 0, 0)
             go.set()
             assert await asyncio.gather(*runs) == [True, True, True]
 
     asyncio.run(main())
-    assert seen["inset_stage_items_total"].counted == {("verify",): 3}
-    assert list(map(len, values(seen, "inset_wait_seconds", "inset_stage_seconds"))) == [3, 3]
+    waited, worked, *counts = counted(seen, "verify")
+    assert waited > 0 < worked
+    assert counts == [3, 3]
 
 
 @pytest.mark.usefixtures("batches_without_replicas")
@@ -119,8 +120,7 @@ def test_a_batch_is_one_piece_of_work_at_all_of_its_items(seen):
         await asyncio.gather(*map(ask, [30, 4, 5]))
 
     asyncio.run(main())
-    assert seen["inset_stage_items_total"].counted == {("encode",): 39}
-    assert list(map(len, values(seen, "inset_wait_seconds", "inset_stage_seconds"))) == [3, 1]
+    assert counted(seen, "encode")[2:] == (1, 39)
 
 
 @pytest.mark.usefixtures("batches_without_replicas")
@@ -132,11 +132,11 @@ def test_items_wait_while_a_batch_is_worked_at(seen, gauges):
         return items
 
     async def main():
-        ask = batched(work, stage="encode", max_batch_size=4)
+        ask = batched(work, stage="encode", max_batch_size=99, batch_size_fn=sum)
         asked = [asyncio.ensure_future(ask(1))]
-        while not seen["inset_wait_seconds"].values:
+        while not seen["inset_wait_seconds_total"].counted:
             await asyncio.sleep(0.01)
-        asked += [asyncio.ensure_future(ask(number)) for number in (2, 3)]
+        asked += [asyncio.ensure_future(ask(number)) for number in (20, 30)]
         await asyncio.sleep(0)
         gauges[0].refresh()
         asked[2].cancel()
@@ -147,7 +147,7 @@ def test_items_wait_while_a_batch_is_worked_at(seen, gauges):
         gauges[0].refresh()
 
     asyncio.run(main())
-    assert seen["inset_waiting_items"].values == [2, 1, 0]
+    assert seen["inset_waiting_items"].values == [50, 20, 0]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
