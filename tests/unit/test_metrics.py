@@ -153,7 +153,7 @@ def test_items_wait_while_a_batch_is_worked_at(seen, gauges):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_gauges_are_set_again_and_again_in_a_replica(seen, monkeypatch):
     monkeypatch.setattr(metrics.ray, "is_initialized", lambda: True)
-    measured, ended = [], threading.Event()
+    measured = []
 
     def measure():
         measured.append(1)
@@ -164,12 +164,12 @@ def test_gauges_are_set_again_and_again_in_a_replica(seen, monkeypatch):
     def sleep(seconds):
         assert seconds <= 10  # else Ray forgets them
         if len(measured) == 3:
-            ended.set()
             raise SystemExit  # ends the thread alone
 
     monkeypatch.setattr(metrics, "time", SimpleNamespace(sleep=sleep))
     metrics.Gauges({"inset_some": "Some things."}, measure)
-    assert ended.wait(20)
+    (thread,) = (one for one in threading.enumerate() if one.name == "gauges")
+    thread.join(20)
     assert seen["inset_some"].values == [1, 3]
 
 
