@@ -12,6 +12,7 @@ from ray import serve
 from deployments.chunk_index.follower import UNFOLLOWED_S, Follower
 from deployments.chunk_index.index import ChunkIndex
 from deployments.chunk_index.maintenance import Maintenance
+from deployments.chunk_index.metrics import measure_index
 from deployments.chunk_index.snapshots import Snapshots
 from deployments.compute.batching import batched
 from deployments.compute.replicas import HUGE_PAGES_REPLICA, compute_threads
@@ -70,8 +71,9 @@ class ChunkIndexDeployment:
         self.follower = Follower(store, make, load)
         await self.follower.start()
         self.maintenance = Maintenance(self.follower, snapshots)
+        measure_index(self.follower, snapshots)
         self._threads = compute_threads(None)
-        self._search = batched(self._search_batch, max_batch_size=MAX_BATCH)
+        self._search = batched(self._search_batch, stage="rank", max_batch_size=MAX_BATCH)
         self._tasks = [
             asyncio.create_task(self.follower.follow()),
             asyncio.create_task(self.maintenance.run()),

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from ray import serve
 
 from deployments.errors import InsetError, Unavailable, first_line
+from deployments.metrics import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # What becomes of an item: its result, or its error.
 Outcome: TypeAlias = Result | Exception
+# An item, and what to call when its batch begins.
+Waiting: TypeAlias = tuple[Item, Callable[[], None]]
 
 # For how many batches the smaller size holds after one for which the memory was not enough.
 CAREFUL_BATCHES = 100
@@ -35,6 +38,7 @@ NO_MEMORY = (
 def batched(
     work: Callable[[list[Item]], Awaitable[Sequence[Outcome[Result]]]],
     *,
+    stage: str,
     at_once: int = 1,
     wait_s: float = 0,
     batch_size_fn: Callable[[list[Item]], int] = len,
@@ -52,6 +56,7 @@ def batched(
     Args:
         work: turns items into as many results. An exception in place of a result is raised for
             that item alone.
+        stage: what the work is called in the metrics, see `Stage`.
         at_once: how many batches are processed at the same time.
         wait_s: how long a batch waits for more items, seconds.
         batch_size_fn: returns the size of a batch of these items.
@@ -61,14 +66,21 @@ def batched(
     gate.set()
     running = 0
     careful = Careful(work, batch_size_fn)
+    measured = Stage(stage)
 
-    async def counted(items: list[Item]) -> list[Outcome[Result]]:
+    def size(waiting: list[Waiting[Item]]) -> int:
+        return batch_size_fn([item for item, _ in waiting])
+
+    async def counted(waiting: list[Waiting[Item]]) -> list[Outcome[Result]]:
         nonlocal running
         running += 1
         if running >= at_once:
             gate.clear()
+        for _, begun in waiting:
+            begun()
         try:
-            return await careful.run(items)
+            with measured.working(size(waiting)):
+                return await careful.run([item for item, _ in waiting])
         finally:
             running -= 1
             gate.set()
@@ -76,14 +88,15 @@ def batched(
     decorate = serve.batch(
         batch_wait_timeout_s=wait_s,
         max_concurrent_batches=at_once,
-        batch_size_fn=None if batch_size_fn is len else batch_size_fn,
+        batch_size_fn=None if batch_size_fn is len else size,
         **options,
     )
     batch = decorate(counted)
 
     async def one(item: Item) -> Result:
-        await gate.wait()
-        outcome = await batch(item)
+        with measured.waiting(batch_size_fn([item])) as begun:
+            await gate.wait()
+            outcome = await batch((item, begun))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

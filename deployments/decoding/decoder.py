@@ -50,11 +50,16 @@ class Decoder:
 
     Args:
         limits: what is refused, and how much memory all processes together may take.
+
+    Attributes:
+        alive: how many processes there are.
+        lost: how many crashed, took too long, or were killed.
     """
 
     def __init__(self, limits: ImageLimits) -> None:
         self.limits = limits
         self.processes = min(MOST_PROCESSES, max(2, os.cpu_count() or 1))
+        self.alive = self.lost = 0
         self._idle: list[_Process] = []
         self._places = threading.Semaphore(self.processes)
         self._budget = _Budget(limits.decoding_bytes)
@@ -87,13 +92,14 @@ class Decoder:
         """End the processes that are idle."""
         with self._lock:
             idle, self._idle = self._idle, []
+            self.alive -= len(idle)
         for process in idle:
             process.end()
 
     @contextlib.contextmanager
     def _lend(self) -> Iterator[_Process]:
         with self._places:
-            process = self._take_idle() or _Process()
+            process = self._take_idle() or self._make()
             try:
                 yield process
             finally:
@@ -102,6 +108,9 @@ class Decoder:
                         self._idle.append(process)
                 else:
                     process.end()
+                    with self._lock:
+                        self.alive -= 1
+                        self.lost += process.is_lost
 
     def _take_idle(self) -> _Process | None:
         with self._lock:
@@ -110,7 +119,15 @@ class Decoder:
                 if process.is_alive:
                     return process
                 process.end()
+                self.alive -= 1
+                self.lost += 1
         return None
+
+    def _make(self) -> _Process:
+        process = _Process()
+        with self._lock:
+            self.alive += 1
+        return process
 
 
 class _Budget:
@@ -141,11 +158,12 @@ class _Process:
 
     Attributes:
         is_ready: it can take the next image. It can't while it decodes, nor when it has ended.
+        is_lost: it ended while it decoded, or had to be ended.
     """
 
     def __init__(self) -> None:
         self._channel, other = socket.socketpair()
-        self.is_ready = True
+        self.is_ready, self.is_lost = True, False
         with other:
             command = [sys.executable, "-P", "-m", WORKER, str(other.fileno())]
             try:
@@ -227,6 +245,7 @@ class _Process:
         return answer
 
     def _failure(self) -> Exception:
+        self.is_lost = True
         if self.end():
             return Unavailable("The process that decoded the image stood still: try again.")
         code = self._process.returncode

@@ -24,6 +24,7 @@ from deployments.encoder.files import EncoderFiles
 from deployments.errors import BadParameter, InsetError
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
+from deployments.metrics import Stage, measure_decoder
 from deployments.records import EncodedPhoto, EncodedQuery, Look, SegmentedPhoto, Sketch
 from deployments.settings import HEALTH_CHECK_S, EncoderSettings
 
@@ -70,9 +71,13 @@ class EncoderDeployment:
         self.passes.run(self.encoder.encode_photos, [np.zeros((1, size, size, 3), np.uint8)])
         if low_latency:
             self.decoder.start()
-        self._encode_texts = self.passes.batched(self._encode_texts_together)
+            measure_decoder(self.decoder)
+        self._decoding = Stage("decode")
+        self._encode_texts = self.passes.batched(self._encode_texts_together, stage="encode text")
         self._encode_images = self.passes.batched(
-            self._encode_images_together, batch_size_fn=lambda photos: sum(map(len, photos))
+            self._encode_images_together,
+            stage="encode",
+            batch_size_fn=lambda photos: sum(map(len, photos)),
         )
 
     async def encode_photo(self, photo: SegmentedPhoto) -> EncodedPhoto:
@@ -139,7 +144,7 @@ class EncoderDeployment:
     def _cut_query(
         self, data: bytes, box: tuple[float, float, float, float] | None, sketched: bool
     ) -> tuple[np.ndarray, Sketch | None]:
-        pixels = self.decoder.decode(data).pixels
+        pixels = self._decode(data)
         height, width = pixels.shape[:2]
         if box is None:
             box = (0, 0, width, height)
@@ -152,8 +157,12 @@ class EncoderDeployment:
         return self._cut(pixels, Look(whole)), sketch
 
     def _cut_looks(self, data: bytes, looks: Sequence[Look]) -> np.ndarray:
-        pixels = self.decoder.decode(data).pixels
+        pixels = self._decode(data)
         return np.stack([self._cut(pixels, look) for look in looks])
+
+    def _decode(self, data: bytes) -> np.ndarray:
+        with self._decoding.working():
+            return self.decoder.decode(data).pixels
 
     def _cut(self, pixels: np.ndarray, look: Look) -> np.ndarray:
         """Return what a look shows, at the size of a crop."""

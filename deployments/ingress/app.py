@@ -27,7 +27,7 @@ from deployments.ingress.indexing import (
     write_line,
 )
 from deployments.ingress.keys import Keys
-from deployments.ingress.metrics import Measured
+from deployments.ingress.metrics import Measured, count_problem
 from deployments.ingress.originals import answer_original, answer_thumbnail
 from deployments.ingress.parameters import StrictRoute
 from deployments.ingress.problems import add_problem_handlers, describe_problems, problem_of
@@ -165,6 +165,7 @@ async def index(
     def entry(number: int, result: Result) -> IndexedImage | FailedImage:
         if isinstance(result, Exception):
             problem = problem_of(request, result)
+            count_problem(problem.title, problem.status)
             return FailedImage(filename=images[number].filename, error=problem)
         return result
 

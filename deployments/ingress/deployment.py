@@ -11,6 +11,7 @@ from ray.serve.context import _get_global_client
 from starlette.types import ASGIApp
 
 from deployments.ingress.app import build_app
+from deployments.ingress.metrics import measure_work
 from deployments.ingress.service import Inset
 from deployments.logs import join_the_log
 from deployments.settings import HEALTH_CHECK_S, HttpSettings
@@ -38,6 +39,7 @@ class IngressDeployment(Inset):
         super().__init__(**options)
         self.http = http
         join_the_log()
+        measure_work(self.progress)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this in each replica (private; seen in 2.60).

@@ -1,18 +1,20 @@
 """What the ingress counts and times, for Prometheus.
 
-Ray exports it at the metrics endpoint of each node, with `ray_` before each name, see
-docs/operations.md.
+`deployments/metrics.py` has what the other deployments measure.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import cache
 
-from ray.serve.metrics import Counter, Gauge, Histogram
+from ray.serve.metrics import Counter, Histogram
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.ingress.progress import Progress
+from deployments.metrics import Gauges
 from deployments.records import SearchAnswer
 
 # Seconds: from a thumbnail to the default time limit of an operation.
@@ -85,9 +87,6 @@ class Counts:
             description="Photos that were sent, by what came of them: created, exists or failed.",
             tag_keys=("outcome",),
         )
-        self._in_work = Gauge(
-            "inset_photos_in_work", description="Photos that are being indexed now."
-        )
         self._searches = Counter(
             "inset_searches_total",
             description="Searches, by whether the query was found: yes, no, or unknown, which is "
@@ -95,16 +94,44 @@ class Counts:
             tag_keys=("found",),
         )
 
-    def photo(self, outcome: str, in_work: int) -> None:
-        """Count a photo that is done.
-
-        Args:
-            in_work: how many others are being indexed.
-        """
+    def photo(self, outcome: str) -> None:
+        """Count a photo that is done."""
         self._photos.inc(tags={"outcome": outcome})
-        self._in_work.set(in_work)
 
     def search(self, answer: SearchAnswer) -> None:
         """Count a search that was answered."""
         found = {True: "yes", False: "no", None: "unknown"}[answer.found]
         self._searches.inc(tags={"found": found})
+
+
+def measure_work(progress: Progress) -> Gauges:
+    """Tell how many photos are being indexed, and for how long."""
+
+    def measure() -> dict[str, float]:
+        return {
+            "inset_photos_in_work": progress.in_work,
+            "inset_oldest_photo_seconds": progress.oldest_s,
+        }
+
+    return Gauges(
+        {
+            "inset_photos_in_work": "Photos that are being indexed.",
+            "inset_oldest_photo_seconds": "How long the oldest of them has been worked at.",
+        },
+        measure,
+    )
+
+
+@cache
+def _problems() -> Counter:
+    return Counter(
+        "inset_problems_total",
+        description="Problems that were answered, of requests and of single photos in them, by "
+        "title and status.",
+        tag_keys=("title", "status"),  # type: ignore[arg-type]
+    )
+
+
+def count_problem(title: str, status: int) -> None:
+    """Count a problem that is answered. Both say what kind it is, of which there are few."""
+    _problems().inc(tags={"title": title, "status": str(status)})

@@ -16,6 +16,7 @@ from starlette.routing import Match
 
 from deployments.errors import BadParameter, InsetError, NoKey, TooSlow, Unavailable
 from deployments.ingress.head import is_head
+from deployments.ingress.metrics import count_problem
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def respond(problem: Problem, error: Exception | None = None) -> Response:
     Args:
         error: what made it, if that says when to try again.
     """
+    count_problem(problem.title, problem.status)
     headers = HEADERS.get(problem.status, {})
     if isinstance(error, Unavailable):
         headers = {"Retry-After": str(error.retry_after_s)}

@@ -73,7 +73,8 @@ class Progress:
     @property
     def oldest_s(self) -> float:
         """How long the oldest of them has been worked at, seconds; 0 if there is none."""
-        return self._clock() - next(iter(self._begun.values()), self._clock())
+        now = self._clock()
+        return now - next(iter(self._begun.values()), now)
 
     @property
     def pace(self) -> float | None:

@@ -141,7 +141,7 @@ class Inset:
             )
             outcome = image.status
         finally:
-            self.counts.photo(outcome, self.progress.in_work)
+            self.counts.photo(outcome)
         self.search_flow.remember(image.sequence)
         return image
 

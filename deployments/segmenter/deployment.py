@@ -15,6 +15,7 @@ from deployments.compute.replicas import (
 )
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
+from deployments.metrics import measure_decoder
 from deployments.records import SegmentedPhoto
 from deployments.segmenter.segmenter import Segmenter
 from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
@@ -46,9 +47,10 @@ class SegmenterDeployment:
             ),
         )
         self.segmenter.decoder.start()
+        measure_decoder(self.segmenter.decoder)
         at_once = passes_at_once(settings.threads, self.segmenter.placement)
         self.passes = Passes(settings, settings.threads, at_once, patient=True)
-        self._segment = self.passes.batched(self._segment_together)
+        self._segment = self.passes.batched(self._segment_together, stage="segment")
 
     async def segment(self, data: bytes, confidence_threshold: float | None) -> SegmentedPhoto:
         """Cut a photo into chunks.

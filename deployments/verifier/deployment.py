@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
-from typing import TypeVar
 
 import cv2
 from ray import serve
@@ -20,13 +19,12 @@ from deployments.errors import InsetError, StoreFull
 from deployments.handles import StoreHandle
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
+from deployments.metrics import Stage, measure_decoder
 from deployments.records import Candidate, Preview, Sighting, Sketch, Verdict
 from deployments.settings import HEALTH_CHECK_S
 from deployments.verifier.verifier import Verifier
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 AT_ONCE = 32  # previews in one answer of the store: about 1 MB
 
@@ -53,14 +51,18 @@ class VerifierDeployment:
         self.store = store
         self.verifier = Verifier()
         self._threads = ThreadPoolExecutor(count_cores(), thread_name_prefix="verify")
+        self._verifying = Stage("verify")
+        self._previewing = Stage("preview")
+        measure_decoder(self.decoder)
 
     async def verify(
         self, sketch: Sketch, candidates: list[Candidate], everything: bool
     ) -> Verdict:
         """See `Verifier.verify`."""
         previews = await self._fetch(candidates)
-        return await self._run(
-            lambda: self.verifier.verify(sketch, candidates, previews, everything=everything)
+        return await self._verifying.run(
+            self._threads,
+            lambda: self.verifier.verify(sketch, candidates, previews, everything=everything),
         )
 
     async def verify_again(
@@ -68,13 +70,12 @@ class VerifierDeployment:
     ) -> dict[str, Sighting]:
         """See `Verifier.verify_again`."""
         previews = await self._fetch(candidates)
-        return await self._run(lambda: self.verifier.verify_again(sketch, candidates, previews))
+        return await self._verifying.run(
+            self._threads, lambda: self.verifier.verify_again(sketch, candidates, previews)
+        )
 
     async def ping(self) -> None:
         """Do nothing; an answer shows that the replica is ready."""
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _fetch(self, candidates: Sequence[Candidate]) -> dict[str, Preview]:
         """Return the previews of candidates by id, without those of photos that have changed."""
@@ -98,7 +99,9 @@ class VerifierDeployment:
             return id, preview
         try:
             original = await self.store.original.remote(id)
-            data = await self._run(lambda: make_preview(self.decoder.decode(original).pixels))
+            data = await self._previewing.run(
+                self._threads, lambda: make_preview(self.decoder.decode(original).pixels)
+            )
         except InsetError as error:
             logger.warning("the photo %r can't be looked at: %s", id, error.detail)
             return id, None

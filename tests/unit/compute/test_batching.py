@@ -25,7 +25,7 @@ async def batches_of_a_crowd(at_once, crowd, **options):
         await end.wait()
         return [-item for item in items]
 
-    ask = batched(work, at_once=at_once, **options)
+    ask = batched(work, stage="test", at_once=at_once, **options)
     asked = []
 
     def come():
@@ -62,7 +62,7 @@ def test_a_batch_that_fails_lets_the_next_one_begin():
         return items
 
     async def main():
-        ask = batched(work, max_batch_size=4)
+        ask = batched(work, stage="test", max_batch_size=4)
         with pytest.raises(ValueError, match="broken"):
             await ask("bad")
         assert await asyncio.wait_for(ask("good"), 5) == "good"
@@ -86,7 +86,7 @@ class Worker:
         """Return what became of each item; a crowd comes when the one before it is answered."""
 
         async def main():
-            ask = batched(self, wait_s=0.05, **options)
+            ask = batched(self, stage="test", wait_s=0.05, **options)
             return [
                 await asyncio.gather(*map(ask, crowd), return_exceptions=True) for crowd in crowds
             ]
@@ -207,7 +207,7 @@ def test_an_item_without_memory_is_unavailable_for_now(caplog, in_place):
         return [MemoryError() if item == "large" else item for item in items]
 
     async def main():
-        ask = batched(work, wait_s=0.05, max_batch_size=4)
+        ask = batched(work, stage="test", wait_s=0.05, max_batch_size=4)
         return await asyncio.gather(*map(ask, ["a", "large", "b"]), return_exceptions=True)
 
     with caplog.at_level(logging.WARNING):
@@ -224,7 +224,7 @@ def test_what_says_that_there_is_no_memory_is_understood(allocate):
         return [allocate(item) for item in items]
 
     async def main():
-        return await batched(work, max_batch_size=4)(2**52)
+        return await batched(work, stage="test", max_batch_size=4)(2**52)
 
     with pytest.raises(Unavailable):
         asyncio.run(main())
@@ -246,7 +246,7 @@ def test_what_filled_the_memory_is_let_go_before_the_halves():
         return items
 
     async def main():
-        ask = batched(work, wait_s=0.05, max_batch_size=4)
+        ask = batched(work, stage="test", wait_s=0.05, max_batch_size=4)
         return await asyncio.gather(*map(ask, range(4)))
 
     assert asyncio.run(main()) == [0, 1, 2, 3]

@@ -111,6 +111,9 @@ def test_a_process_is_used_again(decoder, workers):
         decoder.decode(b"no image")
     decoder.decode(SMALL)
     assert {process.pid for process in workers()} == before
+    assert (decoder.alive, decoder.lost) == (1, 0)
+    decoder.close()
+    assert (decoder.alive, decoder.lost) == (0, 0)
 
 
 def test_what_takes_too_long_is_ended_by_the_kernel_and_replaced(decoder):
@@ -140,7 +143,9 @@ def test_a_crash_costs_its_own_request_an_error(decoder, workers):
 def test_a_process_that_is_killed_is_no_fault_of_the_file(decoder, workers):
     with pytest.raises(Unavailable, match="try again"):
         while_it_decodes(decoder, workers, lambda pid: os.kill(pid, signal.SIGKILL))
+    assert (decoder.alive, decoder.lost) == (0, 1)
     decoder.decode(SMALL)
+    assert (decoder.alive, decoder.lost) == (1, 1)
 
 
 def test_a_process_that_stands_still_is_given_up(decoder, workers, monkeypatch):
@@ -157,6 +162,7 @@ def test_a_process_that_died_while_it_was_idle_is_replaced(decoder, workers):
     process.kill()
     wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE, "it ends")
     decoder.decode(SMALL)
+    assert (decoder.alive, decoder.lost) == (1, 1)
 
 
 def test_small_images_pass_by_slow_ones(decoder):

@@ -1,40 +1,21 @@
 """What is counted of requests, photos and searches."""
 
 import asyncio
-from collections import Counter
 
 import pytest
 
+from deployments.errors import NotAnImage, Unavailable
 from deployments.ingress import metrics
+from deployments.ingress.progress import Progress
 from tests.support.fake_inset import PICTURE, PNG, REQUESTS, STATUSES
-
-
-class Seen:
-    """Stands where a metric of Ray's does, and keeps what was noted."""
-
-    def __init__(self, name, *, description, tag_keys=(), boundaries=()):
-        self.name, self.tag_keys = name, set(tag_keys)
-        self.counted, self.values = Counter(), []
-        self.made[name] = self
-
-    def inc(self, value=1, tags=None):
-        assert set(tags or {}) == self.tag_keys
-        self.counted[tuple((tags or {}).values())] += value
-
-    def observe(self, value, tags=None):
-        assert set(tags or {}) == self.tag_keys
-        self.values.append(value)
-
-    set = observe
+from tests.support.metrics import watch
 
 
 @pytest.fixture(autouse=True)
 def seen(monkeypatch):
     """The metrics by their names. It comes before `client`, whose app makes some of them."""
-    monkeypatch.setattr(Seen, "made", {}, raising=False)
-    for kind in ("Counter", "Gauge", "Histogram"):
-        monkeypatch.setattr(metrics, kind, Seen)
-    return Seen.made
+    yield watch(monkeypatch)
+    metrics._problems.cache_clear()
 
 
 @pytest.mark.parametrize("operation", REQUESTS)
@@ -86,10 +67,71 @@ class Answer:
 
 def test_photos_and_searches_are_counted_by_what_came_of_them(seen):
     counts = metrics.Counts()
-    counts.photo("created", 3)
-    counts.photo("failed", 2)
+    counts.photo("created")
+    counts.photo("failed")
     for found in (True, None, False, True):
         counts.search(Answer(found))
     assert seen["inset_photos_total"].counted == {("created",): 1, ("failed",): 1}
-    assert seen["inset_photos_in_work"].values == [3, 2]
     assert seen["inset_searches_total"].counted == {("yes",): 2, ("unknown",): 1, ("no",): 1}
+
+
+def test_photos_in_work_are_measured_whether_any_gets_done_or_not(seen):
+    now = 100.0
+    progress = Progress(lambda: now)
+    gauges = metrics.measure_work(progress)
+    with progress.working(), progress.working():
+        now = 107.0
+        gauges.refresh()
+    gauges.refresh()
+    assert seen["inset_photos_in_work"].values == [2, 0]
+    assert seen["inset_oldest_photo_seconds"].values == [7, 0]
+
+
+@pytest.mark.parametrize(
+    ("request_", "problem"),
+    [
+        (("GET", "/stats", {}), None),
+        (("GET", "/nothing", {}), ("Not Found", "404")),
+        (("PUT", "/stats", {}), ("Method Not Allowed", "405")),
+        (("GET", "/images?limit=x", {}), ("Bad parameter", "400")),
+        (
+            ("GET", "/", {"headers": {"host": "evil.example"}}),
+            ("Not a name of this service", "421"),
+        ),
+    ],
+)
+def test_a_problem_is_counted_once_by_its_kind(seen, client, request_, problem):
+    method, path, options = request_
+    client.request(method, path, **options)
+    counted = seen["inset_problems_total"].counted if "inset_problems_total" in seen else {}
+    assert counted == ({} if problem is None else {problem: 1})
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (Unavailable("Try again."), ("Temporarily unavailable", "503")),
+        (KeyError("secret"), ("Internal error", "500")),
+    ],
+)
+def test_an_error_of_the_service_is_counted_as_the_problem_it_becomes(
+    seen, client, service, error, problem
+):
+    service.error = error
+    client.post("/search", content=PICTURE, headers=PNG)
+    assert seen["inset_problems_total"].counted == {problem: 1}
+
+
+def test_each_bad_photo_of_several_is_counted(seen, client, service):
+    index = service.index
+
+    async def index_some(data, **options):
+        if data == b"bad":
+            raise NotAnImage("It is none.")
+        return await index(data, **options)
+
+    service.index = index_some
+    files = [("file", ("a.png", data, "image/png")) for data in (b"bad", b"good", b"bad")]
+    answer = client.post("/index", files=files)
+    assert answer.status_code == 201
+    assert seen["inset_problems_total"].counted == {("Not an image we read", "415"): 2}

@@ -138,3 +138,8 @@ def test_a_single_photo_is_always_tried(progress, clock):
     check_time(progress, 1, 60)
     with pytest.raises(TooLarge, match="send at most 1 at once"):
         check_time(progress, 2, 60)
+
+
+def test_nothing_is_older_than_now():
+    times = iter(range(100))
+    assert Progress(lambda: next(times)).oldest_s == 0

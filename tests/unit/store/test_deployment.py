@@ -12,7 +12,9 @@ import pytest
 
 from deployments.settings import StoreSettings
 from deployments.store.deployment import StoreDeployment
-from deployments.store.operations import Operation, Result
+from deployments.store.metrics import measure_store
+from deployments.store.operations import Delete, Operation, Result
+from tests.support.metrics import watch
 from tests.support.stores import ENCODER, photo, put
 
 SHA256 = hashlib.sha256(b"1").hexdigest()
@@ -80,3 +82,19 @@ def test_a_cold_disk_holds_up_no_write(deployment, monkeypatch, name: str) -> No
 
     asyncio.run(scenario())
     assert held_up == []
+
+
+def test_what_it_holds_is_measured(deployment: StoreDeployment, monkeypatch: pytest.MonkeyPatch):
+    seen = watch(monkeypatch)
+    gauges = measure_store(deployment.store)
+    gauges.refresh()
+    deployment.store.apply([put("b", b"22"), Delete("a"), put("c", b"3")])
+    gauges.refresh()
+    assert seen["inset_store_photos"].values == [1, 2]
+    assert seen["inset_store_chunks"].values[1] == deployment.store.stats().chunks > 0
+    assert seen["inset_store_sequence"].values == [1, 4]
+    (used, more), (room, less) = (
+        seen[name].values for name in ("inset_store_used_bytes", "inset_store_room_bytes")
+    )
+    assert used <= more <= seen["inset_store_map_bytes"].values[1]
+    assert room > 0 < less
