@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.http_client import PNG, index, problem, search
 from tests.support.pictures import picture
+from tests.support.raw_http import is_answered
 from tests.support.services import LIMITS, OwnService
 from tests.support.waiting import wait_until
 
@@ -47,17 +48,17 @@ def test_slow_uploads_shut_nobody_out(service, client):
     stored = index(client, query)["id"]
     photos = client.get("/stats").json()["store"]["photos"]
     before = len(service.output())
+    slow = []
     with ExitStack() as uploads:
         for number in range(SLOW):
             path = "/search" if number % 2 else "/index"
             upload = connect(service, head(1000, path) + b"\x89PNG\r\n\x1a\n12")
-            uploads.enter_context(upload)
+            slow.append(uploads.enter_context(upload))
         time.sleep(2)
-        start = time.monotonic()
         assert client.get("/healthz").status_code == 200
         assert search(client, query, limit=1)[0]["id"] == stored
-        assert time.monotonic() - start < 10
-    assert client.get("/healthz", timeout=10).status_code == 200
+        assert not any(map(is_answered, slow))  # nobody had to be sent away before
+    assert client.get("/healthz").status_code == 200
     assert search(client, query, limit=1)[0]["id"] == stored
     assert client.get("/stats").json()["store"]["photos"] == photos
     time.sleep(1)  # Ray collects what the replicas say
@@ -69,18 +70,14 @@ def test_slow_uploads_shut_nobody_out(service, client):
 def test_a_slow_upload_gets_its_answer(service, client):
     """After the grace: a drop each second is too little."""
     with connect(service, head(1000) + b"\x89PNG") as upload:
-        start = time.monotonic()
-        upload.settimeout(1)
-        answer = b""
-        while not answer and time.monotonic() - start < 60:
-            try:
-                answer = upload.recv(65536)
-            except TimeoutError:
-                upload.sendall(b"x")
+        for _ in range(1000):  # the picture's bytes
+            time.sleep(1)
+            if is_answered(upload):
+                break
+            upload.sendall(b"x")
+        answer = upload.recv(65536)
         assert b" 408 " in answer.partition(b"\r\n")[0]
         assert b"application/problem+json" in answer
-        upload.settimeout(10)
-        assert time.monotonic() - start < 40
         while upload.recv(65536):
             pass  # the connection is closed
     assert client.get("/healthz").status_code == 200

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
+
+from tests.support.waiting import wait_until
 
 PNG = {"Content-Type": "image/png"}
 
@@ -35,6 +38,17 @@ def problem(response: httpx.Response, status: int) -> str:
     assert content["title"]
     assert content["detail"]
     return content["detail"]
+
+
+def wait_until_nothing_is_stored(client: httpx.Client) -> None:
+    """Return when nothing has been stored for a second: what was sent is on its way for a while."""
+
+    def at_rest() -> bool:
+        before = client.get("/stats").json()["store"]["sequence"]
+        time.sleep(1)
+        return client.get("/stats").json()["store"]["sequence"] == before
+
+    wait_until(at_rest, "nothing is stored any more")
 
 
 def delete_everything(client: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import time
 from contextlib import suppress
@@ -27,6 +28,11 @@ def exchange(port: int, data: bytes, *, quiet_s: float = 1.5) -> bytes:
                 answer += more
                 connection.settimeout(quiet_s)
     return answer
+
+
+def is_answered(connection: socket.socket) -> bool:
+    """Return whether something came by a connection, or its other side has closed it."""
+    return bool(select.select([connection], [], [], 0)[0])
 
 
 def statuses(answer: bytes) -> list[int]:
