@@ -24,8 +24,9 @@ from deployments.encoder.files import EncoderFiles
 from deployments.errors import BadParameter, InsetError
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
-from deployments.records import EncodedPhoto, EncodedQuery, Look, SegmentedPhoto, Sketch
+from deployments.records import EncodedPhoto, SegmentedPhoto
 from deployments.settings import HEALTH_CHECK_S, EncoderSettings
+from deployments.verification import EncodedQuery, Look, Sketch
 
 
 @serve.deployment(

@@ -14,7 +14,8 @@ from skimage.transform import ProjectiveTransform, warp
 
 from deployments.compute.previews import make_preview
 from deployments.compute.sketches import make_sketch
-from deployments.records import Box, Candidate, Look, Preview, Sketch
+from deployments.records import Box, Preview
+from deployments.verification import Candidate, Look, Sketch
 
 SHA256 = "0" * 64
 

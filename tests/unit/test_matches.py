@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from deployments.matches import SAME_PLACE, Hit, arrange
 from deployments.query import SearchOptions
-from deployments.records import Chunk, RankedPhoto, Record, Sighting
+from deployments.records import Chunk, RankedPhoto, Record
+from deployments.verification import Sighting
 from tests.support.examples import examples
 
 WIDTH, HEIGHT = 200, 100

@@ -25,8 +25,9 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownId, UnknownSequence
 from deployments.ingress.progress import FEWEST, Progress
 from deployments.metadata import Filter
-from deployments.records import Chunk, EncodedPhoto, EncodedQuery, RankedPhoto, Record, Stored
+from deployments.records import Chunk, EncodedPhoto, RankedPhoto, Record, Stored
 from deployments.store.operations import Delete, Put
+from deployments.verification import EncodedQuery
 from tests.support.graph_in_process import HANDLES, OPERATIONS, ingress, make
 from tests.support.paths import ROOT
 from tests.support.thumbnails import PHOTO, forget_thumbnail, thumbnails

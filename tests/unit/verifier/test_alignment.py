@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage.filters import gaussian
 from skimage.transform import ProjectiveTransform
 
-from deployments.records import Look
+from deployments.verification import Look
 from deployments.verifier.alignment import CELLS, MOST_SIDE, align, measure_texture
 from deployments.verifier.regions import Region
 from deployments.verifier.views import View, make_view, resize

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from deployments.records import Look
+from deployments.verification import Look
 from deployments.verifier.correlation import SCALES, SIDE, propose_by_correlation
 from deployments.verifier.regions import Region
 from deployments.verifier.views import make_view

@@ -11,7 +11,8 @@ from skimage import data
 from deployments.compute.previews import make_preview
 from deployments.errors import StoreFull
 from deployments.limits import ImageLimits
-from deployments.records import Candidate, Look, Preview
+from deployments.records import Preview
+from deployments.verification import Candidate, Look
 from deployments.verifier import deployment
 from deployments.verifier.deployment import VerifierDeployment
 from tests.support.cutting import sketch_of

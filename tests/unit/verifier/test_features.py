@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage.measure import ransac
 from skimage.transform import AffineTransform, SimilarityTransform
 
-from deployments.records import Look
+from deployments.verification import Look
 from deployments.verifier import features
 from deployments.verifier.features import (
     TOLERANCE,

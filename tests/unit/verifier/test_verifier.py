@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from skimage.transform import ProjectiveTransform
 
-from deployments.records import Look, Preview, Sketch
+from deployments.records import Preview
+from deployments.verification import Look, Sketch
 from deployments.verifier.alignment import Alignment
 from deployments.verifier.verifier import LEAST_PLACES, STANDARD, Verifier
 from tests.support.cutting import (
