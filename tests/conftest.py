@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.examples import register_profiles
 from tests.support.paths import PHOTOS
-from tests.support.services import LIMITS, QUEUES, Locked, OwnService
-from tests.support.slow import Guard
+from tests.support.running.examples import register_profiles
+from tests.support.running.slow import Guard
+from tests.support.service.services import LIMITS, QUEUES, Locked, OwnService
 
 # They start services of their own, the longest first.
 OWN = (
@@ -141,7 +141,7 @@ def admin(locked: Locked) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def batches_without_replicas() -> Iterator[None]:
     """Let `serve.batch` work where no replica is around it."""
-    from tests.support.batches import batches_without_replicas
+    from tests.support.graph.batches import batches_without_replicas
 
     with batches_without_replicas():
         yield

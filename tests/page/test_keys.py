@@ -10,11 +10,11 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from deployments.ingress.keys import SCOPES, Scope
-from tests.support.http_client import delete_everything, index
-from tests.support.pictures import picture
-from tests.support.services import Locked
-from tests.support.visitor import RESULTS, TOUCHED, drop, names, upload
-from tests.support.waiting import wait_until
+from tests.support.page.visitor import RESULTS, TOUCHED, drop, names, upload
+from tests.support.photos.pictures import picture
+from tests.support.running.waiting import wait_until
+from tests.support.service.http_client import delete_everything, index
+from tests.support.service.services import Locked
 
 STORED = ["lion.png", "tiger.png"]
 NAV = {"search": "Search", "read": "Browse", "write": "Add photos"}

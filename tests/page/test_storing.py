@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.support.http_client import PNG, index, wait_until_nothing_is_stored
-from tests.support.pictures import picture
-from tests.support.visitor import NAMES, drop, upload
-from tests.support.waiting import wait_until
+from tests.support.page.visitor import NAMES, drop, upload
+from tests.support.photos.pictures import picture
+from tests.support.running.waiting import wait_until
+from tests.support.service.http_client import PNG, index, wait_until_nothing_is_stored
 
 
 def test_what_is_stored_already_and_what_failed_is_said(page, library, photos, client):

@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from deployments.ingress.keys import SCOPES
-from tests.support.http_client import PNG, problem
-from tests.support.pictures import picture
-from tests.support.raw_http import connect, drip, exchange, is_answered, statuses
-from tests.support.services import Locked, OwnService, bearer
-from tests.support.waiting import together, wait_until
+from tests.support.photos.pictures import picture
+from tests.support.running.waiting import together, wait_until
+from tests.support.service.http_client import PNG, problem
+from tests.support.service.raw_http import connect, drip, exchange, is_answered, statuses
+from tests.support.service.services import Locked, OwnService, bearer
 
 OPEN = {
     *(("GET", path) for path in ("/healthz", "/livez", "/readyz", "/openapi.json")),

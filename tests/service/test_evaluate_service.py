@@ -14,7 +14,7 @@ import pytest
 from evaluation.kinds import ALL_KINDS, KINDS
 
 from tests.support.paths import ROOT
-from tests.support.waiting import wait_until
+from tests.support.running.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from tests.support.http_client import index, problem, wait_until_nothing_is_stored
-from tests.support.pictures import picture
+from tests.support.photos.pictures import picture
+from tests.support.service.http_client import index, problem, wait_until_nothing_is_stored
 
 LINES = {"Accept": "application/x-ndjson"}
 

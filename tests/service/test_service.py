@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from tests.support.documents import readme_example
-from tests.support.exif import SAID, of_a_phone
-from tests.support.geometry import overlap
-from tests.support.http_client import PNG, index, problem, search
-from tests.support.pictures import encode, picture, pixels
-from tests.support.services import LIMITS, OwnService
-from tests.support.waiting import together
+from tests.support.photos.exif import SAID, of_a_phone
+from tests.support.photos.geometry import overlap
+from tests.support.photos.pictures import encode, picture, pixels
+from tests.support.running.waiting import together
+from tests.support.service.http_client import PNG, index, problem, search
+from tests.support.service.services import LIMITS, OwnService
 
 # Indexing
 

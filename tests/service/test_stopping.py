@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.support.services import OwnService
+from tests.support.service.services import OwnService
 
 PICTURES = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")
 

@@ -11,11 +11,11 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from tests.support.http_client import PNG, index, problem, search
-from tests.support.pictures import picture
-from tests.support.raw_http import is_answered
-from tests.support.services import LIMITS, OwnService
-from tests.support.waiting import wait_until
+from tests.support.photos.pictures import picture
+from tests.support.running.waiting import wait_until
+from tests.support.service.http_client import PNG, index, problem, search
+from tests.support.service.raw_http import is_answered
+from tests.support.service.services import LIMITS, OwnService
 
 SLOW = 260  # more than the requests that Serve gives a replica by default
 

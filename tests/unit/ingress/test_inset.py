@@ -28,9 +28,9 @@ from deployments.metadata import Filter
 from deployments.records import Chunk, EncodedPhoto, RankedPhoto, Record, Stored
 from deployments.store.operations import Delete, Put
 from deployments.verification import EncodedQuery
-from tests.support.graph_in_process import HANDLES, OPERATIONS, ingress, make
+from tests.support.graph.graph_in_process import HANDLES, OPERATIONS, ingress, make
+from tests.support.graph.thumbnails import PHOTO, forget_thumbnail, thumbnails
 from tests.support.paths import ROOT
-from tests.support.thumbnails import PHOTO, forget_thumbnail, thumbnails
 
 
 @pytest.mark.parametrize("name", ["ingress", "store"])

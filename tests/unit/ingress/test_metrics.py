@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from deployments.ingress import metrics
-from tests.support.fake_inset import PICTURE, PNG, REQUESTS, STATUSES
+from tests.support.ingress.fake_inset import PICTURE, PNG, REQUESTS, STATUSES
 
 
 class Seen:

@@ -14,8 +14,8 @@ from common.client import search as ask
 from common.drawing import BEST, MARGIN, OTHER, TILE, draw_matches
 from PIL import Image, ImageColor
 
-from tests.support.pictures import encode, pixels
-from tests.support.verified import answer_of, quad_of, verify
+from tests.support.page.verified import answer_of, quad_of, verify
+from tests.support.photos.pictures import encode, pixels
 
 PHOTO = (300, 200)
 BOX = [100, 50, 200, 150]

@@ -17,7 +17,7 @@ from benchmarks.report import compare, report
 from common.tables import table
 
 from tests.support.paths import ROOT
-from tests.support.pictures import encode, pixels
+from tests.support.photos.pictures import encode, pixels
 
 ENCODER = {"network": "encoder", "height": 112, "width": 112, "backend": "torch"}
 DETECTOR = {"network": "detector", "height": 480, "width": 640, "backend": "torch"}

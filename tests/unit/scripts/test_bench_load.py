@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from benchmarks.closed_loop import Answer, ClosedLoop, Stretch, complete, percentiles, steady
 
-from tests.support.services import free_port
+from tests.support.service.services import free_port
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from benchmarks.memory import MIB, Memory, Peak, growth, measure, measure_roles, role, total
 
-from tests.support.waiting import wait_until
+from tests.support.running.waiting import wait_until
 
 
 @pytest.mark.parametrize(

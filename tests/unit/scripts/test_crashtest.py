@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from deployments.store.operations import Delete, Put
 from deployments.store.store import Store
-from tests.support.stores import ENCODER, put
+from tests.support.stored.stores import ENCODER, put
 
 PROBLEM = {"content-type": "application/problem+json"}
 

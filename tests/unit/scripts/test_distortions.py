@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support.pictures import pixels
+from tests.support.photos.pictures import pixels
 
 BOX = (30, 40, 130, 110)
 

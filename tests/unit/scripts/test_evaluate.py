@@ -45,8 +45,8 @@ from deployments.errors import ModelUnavailable
 from deployments.records import Match, MatchedChunk, SearchAnswer
 from deployments.settings import EncoderSettings
 from tests.support.paths import ROOT
-from tests.support.pictures import encode, pixels
-from tests.support.services import free_port
+from tests.support.photos.pictures import encode, pixels
+from tests.support.service.services import free_port
 
 GROUPS = ["object", "patch", "patch, not turned"]
 

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from deployments.ingress.app import build_app
 from deployments.ingress.static_files import FOLDER
 from deployments.settings import LimitSettings
-from tests.support.fake_inset import FakeInset
+from tests.support.ingress.fake_inset import FakeInset
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 GET = HEAD + b"\r\n"

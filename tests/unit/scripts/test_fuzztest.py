@@ -36,8 +36,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support.examples import examples
-from tests.support.waiting import wait_until
+from tests.support.running.examples import examples
+from tests.support.running.waiting import wait_until
 
 PROBLEM = {"content-type": "application/problem+json"}
 

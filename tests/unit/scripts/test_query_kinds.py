@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from skimage.transform import ProjectiveTransform, warp
 
-from tests.support.pictures import encode
+from tests.support.photos.pictures import encode
 
 PHOTOS = [f"{number}.png" for number in range(5)]
 PER_KIND = 6

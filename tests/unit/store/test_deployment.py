@@ -13,7 +13,7 @@ import pytest
 from deployments.settings import StoreSettings
 from deployments.store.deployment import StoreDeployment
 from deployments.store.operations import Operation, Result
-from tests.support.stores import ENCODER, photo, put
+from tests.support.stored.stores import ENCODER, photo, put
 
 SHA256 = hashlib.sha256(b"1").hexdigest()
 READS = {

@@ -15,9 +15,9 @@ from deployments.records import Preview
 from deployments.verification import Candidate, Look
 from deployments.verifier import deployment
 from deployments.verifier.deployment import VerifierDeployment
-from tests.support.cutting import sketch_of
-from tests.support.graph_in_process import Handle
-from tests.support.pictures import encode
+from tests.support.graph.graph_in_process import Handle
+from tests.support.photos.cutting import sketch_of
+from tests.support.photos.pictures import encode
 
 CUP = (170, 12, 424, 303)
 SMALL = encode(Image.fromarray(data.coffee()))

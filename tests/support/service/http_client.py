@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.waiting import wait_until
+from tests.support.running.waiting import wait_until
 
 PNG = {"Content-Type": "image/png"}
 

@@ -9,7 +9,7 @@ from common.own_service import OwnService, free_port
 from common.serve_run import ServiceFailed
 
 from deployments.ingress.keys import Scope, make_key, revoke_key
-from tests.support.waiting import wait_until
+from tests.support.running.waiting import wait_until
 
 __all__ = ["LIMITS", "QUEUES", "Locked", "OwnService", "ServiceFailed", "free_port"]
 

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 
 from deployments.records import Chunk, EncodedPhoto
-from tests.support.graph_in_process import ingress
+from tests.support.graph.graph_in_process import ingress
 
 WHOLE = Chunk(box=(0, 0, 10, 10), source="whole")
 VECTOR = np.zeros((1, 256), np.float32)

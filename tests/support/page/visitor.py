@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.support.geometry import overlap
-from tests.support.pictures import encode
+from tests.support.photos.geometry import overlap
+from tests.support.photos.pictures import encode
 
 NAMES = ["coffee.png", "chelsea.png", "astronaut.png"]
 PATIENCE_MS = 30_000

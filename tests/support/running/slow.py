@@ -79,7 +79,7 @@ class Guard:
 
     def _refuse(self, deed: str) -> None:
         self.is_on = False  # what follows in the same test says no more
-        pytest.fail(f"Mark this test as slow: it {deed}. See tests/support/slow.py.")
+        pytest.fail(f"Mark this test as slow: it {deed}. See tests/support/running/slow.py.")
 
 
 def _words(command: Any) -> Sequence[Any]:
