@@ -6,6 +6,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
 import httpx
@@ -42,6 +43,24 @@ def head(length: int, path: str = "/index") -> bytes:
     ).encode()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def dripping(service: OwnService) -> Iterator[Future[bytes]]:
+    """Send a picture a drop each second, beside the other tests; gives what is answered."""
+
+    def send() -> bytes:
+        with connect(service, head(1000) + b"\x89PNG") as upload:
+            while not is_answered(upload):
+                upload.sendall(b"x")
+                time.sleep(1)
+            answer = b""
+            while more := upload.recv(65536):
+                answer += more
+            return answer  # the connection is closed
+
+    with ThreadPoolExecutor() as threads:
+        yield threads.submit(send)
+
+
 def test_slow_uploads_shut_nobody_out(service, client):
     """Nor do they when all of them hang up, which is no error in the log."""
     query = picture("beside slow uploads")
@@ -65,22 +84,6 @@ def test_slow_uploads_shut_nobody_out(service, client):
     log = service.output()[before:]
     assert "Traceback" not in log, log[-3000:]
     assert "unexpected error" not in log
-
-
-def test_a_slow_upload_gets_its_answer(service, client):
-    """After the grace: a drop each second is too little."""
-    with connect(service, head(1000) + b"\x89PNG") as upload:
-        for _ in range(1000):  # the picture's bytes
-            time.sleep(1)
-            if is_answered(upload):
-                break
-            upload.sendall(b"x")
-        answer = upload.recv(65536)
-        assert b" 408 " in answer.partition(b"\r\n")[0]
-        assert b"application/problem+json" in answer
-        while upload.recv(65536):
-            pass  # the connection is closed
-    assert client.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/index", "/search"])
@@ -112,3 +115,11 @@ def test_a_search_by_id_with_an_empty_chunked_body(client):
     response = client.post("/search", params={"id": stored}, content=iter([]))
     assert response.request.headers["transfer-encoding"] == "chunked"
     assert response.status_code == 200, response.text
+
+
+def test_a_slow_upload_gets_its_answer(dripping, client):
+    """After the grace: a drop each second is too little."""
+    answer = dripping.result()
+    assert b" 408 " in answer.partition(b"\r\n")[0]
+    assert b"application/problem+json" in answer
+    assert client.get("/healthz").status_code == 200
