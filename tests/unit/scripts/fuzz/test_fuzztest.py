@@ -18,19 +18,12 @@ from fuzz.damage import MOST_BYTES as MOST_BYTES_DAMAGED
 from fuzz.damage import damage, damaged_file, with_right_sums
 from fuzz.good_files import BROKEN, GOOD, MOST_BYTES, good_files
 from fuzz.watch import Watch
-from fuzz.writers import (
-    avif,
-    deflated_zeros,
-    gif,
-    jpeg,
-    jpeg_2000,
-    lzw_zeros,
-    packbits_zeros,
-    png,
-    tiff,
-    tiff_lzw_zeros,
-    webp,
-)
+from fuzz.writers.gif import gif, lzw_zeros
+from fuzz.writers.iso_media import avif, jpeg_2000
+from fuzz.writers.jpeg import jpeg
+from fuzz.writers.png import deflated_zeros, png
+from fuzz.writers.tiff import packbits_zeros, tiff, tiff_lzw_zeros
+from fuzz.writers.webp import webp
 from fuzztest import damaged_jobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
