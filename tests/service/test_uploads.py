@@ -49,7 +49,9 @@ def dripping(service: OwnService) -> Iterator[Future[bytes]]:
 
     def send() -> bytes:
         with connect(service, head(1000) + b"\x89PNG") as upload:
-            while not is_answered(upload):
+            for _ in range(900):  # and no more than the head has announced
+                if is_answered(upload):
+                    break
                 upload.sendall(b"x")
                 time.sleep(1)
             answer = b""
