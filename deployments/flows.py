@@ -26,19 +26,8 @@ from deployments.handles import (
 )
 from deployments.matches import Hit, arrange
 from deployments.query import MAX_LIMIT, Query, SearchOptions
-from deployments.records import (
-    Candidate,
-    EncodedQuery,
-    Look,
-    Match,
-    Metadata,
-    Record,
-    SearchAnswer,
-    Sighting,
-    Sketch,
-    Stored,
-    Verdict,
-)
+from deployments.records import Match, Metadata, Record, SearchAnswer, Stored
+from deployments.verification import Candidate, EncodedQuery, Look, Sighting, Sketch, Verdict
 
 T = TypeVar("T")
 

@@ -14,24 +14,19 @@ import numpy as np
 
 from deployments.query import Corners, SearchOptions
 from deployments.records import (
-    Candidate,
     Changes,
     EncodedPhoto,
-    EncodedQuery,
     IndexState,
-    Look,
     Metadata,
     Position,
     Preview,
     RankedPhoto,
     Record,
     SegmentedPhoto,
-    Sighting,
-    Sketch,
     Stored,
     StoreState,
-    Verdict,
 )
+from deployments.verification import Candidate, EncodedQuery, Look, Sighting, Sketch, Verdict
 
 P = ParamSpec("P")
 T_co = TypeVar("T_co", covariant=True)

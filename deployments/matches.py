@@ -9,7 +9,8 @@ import numpy as np
 
 from deployments.boxes import outer_box
 from deployments.query import SearchOptions
-from deployments.records import Box, Match, MatchedChunk, RankedPhoto, Record, Sighting
+from deployments.records import Box, Match, MatchedChunk, RankedPhoto, Record
+from deployments.verification import Sighting
 
 # Two photos are copies if the same part of the query lies at the same place in both: within this
 # share of the sides of the part, and of the photo.

@@ -312,6 +312,7 @@ def fuzz(
     folder: Path,
     *,
     url: str | None = None,
+    service: OwnService | None = None,
     files: int = 0,
     requests: int = 0,
     seed: int = 0,
@@ -323,8 +324,9 @@ def fuzz(
     """Test a service by hostile files and requests, or by those of an earlier test.
 
     Args:
-        folder: gets `store` and `serve.log` of the service, and `files`.
-        url: of a service that runs; None to start one.
+        folder: gets `files`, and `store` and `serve.log` of a service that is started for this.
+        url: of a service that runs, whose processes aren't looked at.
+        service: one that runs, whose processes are looked at.
         files: number of damaged files; a corpus comes before them, unless there are none.
         requests: number of odd requests.
         seed: another one changes files and requests in other ways.
@@ -342,8 +344,7 @@ def fuzz(
     plan = Plan.repeat(repeat) if repeat else Plan.make(seed, files, requests)
     try:
         with ExitStack() as stack:
-            service = None
-            if url is None:
+            if url is None and service is None:
                 service = stack.enter_context(OwnService(folder))
                 service.start()
             where = url if service is None else service.url

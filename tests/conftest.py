@@ -10,24 +10,23 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.examples import register_profiles
 from tests.support.paths import PHOTOS
-from tests.support.services import LIMITS, QUEUES, OwnService
-from tests.support.slow import Guard
+from tests.support.running.examples import register_profiles
+from tests.support.running.slow import Guard
+from tests.support.service.services import LIMITS, QUEUES, Locked, OwnService
 
-# They start services of their own.
+# They start services of their own, the longest first.
 OWN = (
-    "tests/page/test_keys.py",
     "tests/service/test_crashtest.py",
     "tests/service/test_evaluate_service.py",
-    "tests/service/test_fuzztest.py",
     "tests/service/test_startup.py",
-    "tests/service/test_stopping.py",
 )
+# It stops the shared service, and starts it again.
+LAST = "tests/service/test_stopping.py"
 
 
 def asks_service(nodeid: str) -> bool:
-    """Tell whether a test is in a file that asks the shared service."""
+    """Tell whether a test is in a file that asks the shared services."""
     return nodeid.startswith(("tests/page/", "tests/service/")) and not nodeid.startswith(OWN)
 
 
@@ -47,23 +46,24 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let the files that ask the shared service come last, and of these the page's first.
+    """Let the files that ask the shared services come last, and of these the page's first.
 
-    While the service runs, it takes its share of the machine; the page is tested with a store that
+    While a service runs, it takes its share of the machine; the page is tested with a store that
     has only its own photos. Where several processes test, what lasts longest comes first.
     """
 
-    def turn(item: pytest.Item) -> tuple[int, bool]:
+    def turn(item: pytest.Item) -> tuple[int, bool, bool]:
         last = 2 if asks_service(item.nodeid) else item.nodeid.startswith(OWN)
         place = -last if hasattr(config, "workerinput") else last
-        return place, not item.nodeid.startswith("tests/page/")
+        page = item.nodeid.startswith("tests/page/")
+        return place, item.nodeid.startswith(LAST), not page
 
     items.sort(key=turn)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Test a file in one process, and all files that ask the shared service in the same."""
+    """Test a file in one process, and all files that ask the shared services in the same."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -119,10 +119,29 @@ def client(service: OwnService) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def locked(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
+    """Start the service that takes keys, which tests share, behind HAProxy.
+
+    Ray brings HAProxy for Linux on x86-64.
+    """
+    with Locked(tmp_path_factory.mktemp("locked")) as service:
+        service.launch(RAY_SERVE_ENABLE_HA_PROXY="1")
+        service.wait_until_ready()
+        yield service
+
+
+@pytest.fixture(scope="session")
+def admin(locked: Locked) -> Iterator[httpx.Client]:
+    """Return a client of the service that takes keys, with one that allows everything."""
+    with httpx.Client(base_url=locked.url, headers=locked.admin, timeout=60) as client:
+        yield client
+
+
 @pytest.fixture(scope="module")
 def batches_without_replicas() -> Iterator[None]:
     """Let `serve.batch` work where no replica is around it."""
-    from tests.support.batches import batches_without_replicas
+    from tests.support.graph.batches import batches_without_replicas
 
     with batches_without_replicas():
         yield

@@ -7,7 +7,8 @@ from PIL import Image
 
 from deployments.compute.jpegs import scale_down
 from deployments.limits import SKETCH_SIDE
-from deployments.records import Box, Sketch
+from deployments.records import Box
+from deployments.verification import Sketch
 
 
 def make_sketch(pixels: np.ndarray, box: Box) -> Sketch:

@@ -25,8 +25,9 @@ from deployments.errors import BadParameter, InsetError
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
 from deployments.metrics import Stage, measure_decoder
-from deployments.records import EncodedPhoto, EncodedQuery, Look, SegmentedPhoto, Sketch
+from deployments.records import EncodedPhoto, SegmentedPhoto
 from deployments.settings import HEALTH_CHECK_S, EncoderSettings
+from deployments.verification import EncodedQuery, Look, Sketch
 
 
 @serve.deployment(

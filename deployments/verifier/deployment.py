@@ -20,8 +20,9 @@ from deployments.handles import StoreHandle
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
 from deployments.metrics import Stage, measure_decoder
-from deployments.records import Candidate, Preview, Sighting, Sketch, Verdict
+from deployments.records import Preview
 from deployments.settings import HEALTH_CHECK_S
+from deployments.verification import Candidate, Sighting, Sketch, Verdict
 from deployments.verifier.verifier import Verifier
 
 logger = logging.getLogger(__name__)

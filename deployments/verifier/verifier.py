@@ -11,7 +11,8 @@ from itertools import product
 import numpy as np
 
 from deployments.compute.previews import open_preview
-from deployments.records import Box, Candidate, Look, Preview, Sighting, Sketch, Verdict
+from deployments.records import Box, Preview
+from deployments.verification import Candidate, Look, Sighting, Sketch, Verdict
 from deployments.verifier.alignment import MOST_SIDE, Alignment, align, measure_texture
 from deployments.verifier.borders import find_contents
 from deployments.verifier.correlation import propose_by_correlation

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from deployments.records import Box, Look, Sketch
+from deployments.records import Box
+from deployments.verification import Look, Sketch
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,38 +21,34 @@ from fuzz.good_files import (
     Case,
     rle_rows,
 )
-from fuzz.writers import (
+from fuzz.writers.gif import gif, gif_frame, gif_head
+from fuzz.writers.iso_media import avif, codestream, jpeg_2000
+from fuzz.writers.jpeg import jpeg, progressive_jpeg
+from fuzz.writers.others import bmp
+from fuzz.writers.png import (
     GREY,
     GREY_ALPHA,
-    LONG,
     PALETTE,
     PNG_END,
     PNG_MAGIC,
     RGBA,
+    deflated_zeros,
+    png,
+    png_chunk,
+    png_head,
+)
+from fuzz.writers.tiff import (
+    LONG,
     ROWS_PER_STRIP,
     SHORT,
     STRIP_SIZES,
     STRIPS,
-    avif,
-    bmp,
-    codestream,
-    deflated_zeros,
-    gif,
-    gif_frame,
-    gif_head,
-    jpeg,
-    jpeg_2000,
     packbits_zeros,
-    png,
-    png_chunk,
-    png_head,
-    progressive_jpeg,
     tiff,
     tiff_fields,
     tiff_lzw_zeros,
-    webp,
-    webp_animation,
 )
+from fuzz.writers.webp import webp, webp_animation
 
 
 def bombs() -> Iterator[Case]:

@@ -19,7 +19,7 @@ from fuzz.good_files import GOOD, Case, CorpusFile, Group, good_files
 from fuzz.metadata import metadata, sequences
 from fuzz.others import bmp_oddities, no_pictures, other_formats
 from fuzz.sizes import at_the_limit, cut, wrong_size
-from fuzz.writers import png
+from fuzz.writers.png import png
 
 
 def build_corpus() -> list[CorpusFile]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fuzz.good_files import good_files
-from fuzz.writers import PNG_MAGIC, png_chunk
+from fuzz.writers.png import PNG_MAGIC, png_chunk
 
 MOST_BYTES = 256 * 2**10  # of a damaged file
 MOST_CHANGES = 6

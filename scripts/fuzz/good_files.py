@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fuzz.writers import (
-    ORIENTATION,
-    avif,
-    bmp,
-    deflated_zeros,
-    tiff,
-)
+from fuzz.writers.iso_media import avif
+from fuzz.writers.others import bmp
+from fuzz.writers.png import deflated_zeros
+from fuzz.writers.tiff import ORIENTATION, tiff
 
 MOST_BYTES = 4 * 2**20  # of a file
 GIGABYTE = 2**30

@@ -23,16 +23,18 @@ from fuzz.good_files import (
     good_files,
     picture,
 )
-from fuzz.writers import (
+from fuzz.writers.gif import gif_frame, gif_head
+from fuzz.writers.iso_media import box
+from fuzz.writers.jpeg import mpo, segment
+from fuzz.writers.others import patched
+from fuzz.writers.png import PNG_END, PNG_MAGIC, RGB, deflated_zeros, png, png_chunk, png_head
+from fuzz.writers.tiff import (
     BITS,
     EXIF_IFD,
     GPS_IFD,
     HEIGHT,
     LONG,
     ORIENTATION,
-    PNG_END,
-    PNG_MAGIC,
-    RGB,
     ROWS_PER_STRIP,
     SAMPLES,
     SHORT,
@@ -41,23 +43,11 @@ from fuzz.writers import (
     SUB_IFDS,
     WIDTH,
     Field,
-    box,
-    deflated_zeros,
     directory,
     exif,
-    gif_frame,
-    gif_head,
-    mpo,
-    patched,
-    png,
-    png_chunk,
-    png_head,
-    riff_chunk,
-    segment,
     tiff,
-    webp_animation,
-    webp_canvas,
 )
+from fuzz.writers.webp import riff_chunk, webp_animation, webp_canvas
 
 
 def metadata() -> Iterator[Case]:

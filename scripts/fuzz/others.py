@@ -21,19 +21,9 @@ from fuzz.good_files import (
     good_files,
     picture,
 )
-from fuzz.writers import (
-    GREY,
-    PNG_MAGIC,
-    RGBA,
-    bmp,
-    box,
-    codestream,
-    icns,
-    ico,
-    iptc,
-    png,
-    psd,
-)
+from fuzz.writers.iso_media import box, codestream
+from fuzz.writers.others import bmp, icns, ico, iptc, psd
+from fuzz.writers.png import GREY, PNG_MAGIC, RGBA, png
 
 
 def other_formats() -> Iterator[Case]:

@@ -21,32 +21,13 @@ from fuzz.good_files import (
     good_files,
     rle_rows,
 )
-from fuzz.writers import (
-    GREY,
-    HEIGHT,
-    LONG,
-    PNG_MAGIC,
-    WIDTH,
-    avif,
-    bmp,
-    deflated_zeros,
-    gif,
-    gif_frame,
-    gif_head,
-    jpeg,
-    jpeg_2000,
-    jpeg_frame,
-    patched,
-    png,
-    png_head,
-    riff,
-    riff_chunk,
-    tiff,
-    tiff_fields,
-    webp,
-    webp_canvas,
-    webp_pixels,
-)
+from fuzz.writers.gif import gif, gif_frame, gif_head
+from fuzz.writers.iso_media import avif, jpeg_2000
+from fuzz.writers.jpeg import jpeg, jpeg_frame
+from fuzz.writers.others import bmp, patched
+from fuzz.writers.png import GREY, PNG_MAGIC, deflated_zeros, png, png_head
+from fuzz.writers.tiff import HEIGHT, LONG, WIDTH, tiff, tiff_fields
+from fuzz.writers.webp import riff, riff_chunk, webp, webp_canvas, webp_pixels
 
 
 def cut() -> Iterator[Case]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import batches
-from tests.support.graph_in_process import call, run
+from tests.support.graph import batches
+from tests.support.graph.graph_in_process import call, run
 
 
 @pytest.fixture(scope="package")

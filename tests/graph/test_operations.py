@@ -24,10 +24,10 @@ from deployments.errors import (
 from deployments.limits import ImageLimits
 from deployments.segmenter.thumbnails import make_thumbnail
 from tests.support.documents import readme_example
-from tests.support.graph_in_process import arguments, call
+from tests.support.graph.graph_in_process import arguments, call
+from tests.support.page.verified import quad_of
 from tests.support.paths import ROOT
-from tests.support.pictures import encode
-from tests.support.verified import quad_of
+from tests.support.photos.pictures import encode
 
 
 def labels(photo):

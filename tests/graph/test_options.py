@@ -20,8 +20,7 @@ from deployments.query import SearchOptions
 from deployments.records import Changes, EncoderState, Position
 from deployments.segmenter.files import find_detector
 from deployments.settings import SegmenterSettings
-from tests.support.exif import SAID, of_a_phone
-from tests.support.graph_in_process import (
+from tests.support.graph.graph_in_process import (
     HANDLES,
     OPERATIONS,
     Handle,
@@ -31,7 +30,8 @@ from tests.support.graph_in_process import (
     make,
     run,
 )
-from tests.support.pictures import encode, pixels
+from tests.support.photos.exif import SAID, of_a_phone
+from tests.support.photos.pictures import encode, pixels
 
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")
 

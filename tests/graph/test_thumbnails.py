@@ -3,8 +3,8 @@
 import pytest
 
 from deployments.store.operations import Put
-from tests.support.graph_in_process import make
-from tests.support.thumbnails import PHOTO, forget_thumbnail, thumbnails
+from tests.support.graph.graph_in_process import make
+from tests.support.graph.thumbnails import PHOTO, forget_thumbnail, thumbnails
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import pytest
 from common.chromium import MISSING, chromium, find_chromium
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.http_client import delete_everything
-from tests.support.visitor import NAMES, Visitor
+from tests.support.page.visitor import NAMES, Visitor
+from tests.support.service.http_client import delete_everything
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import httpx
 from playwright.sync_api import expect
 
-from tests.support.http_client import index
-from tests.support.pictures import picture
-from tests.support.visitor import RESULTS, cards, open_photo
-from tests.support.waiting import wait_until
+from tests.support.page.visitor import RESULTS, cards, open_photo
+from tests.support.photos.pictures import picture
+from tests.support.running.waiting import wait_until
+from tests.support.service.http_client import index
 
 
 def add_for_deletion(client: httpx.Client, name: str) -> str:

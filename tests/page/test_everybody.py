@@ -7,10 +7,16 @@ import json
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.support.http_client import index
-from tests.support.pictures import picture
-from tests.support.verified import answering, found_nowhere, looked_nowhere, too_plain, verify_cup
-from tests.support.visitor import NAMES, RESULTS, TOUCHED, the_cup, upload
+from tests.support.page.verified import (
+    answering,
+    found_nowhere,
+    looked_nowhere,
+    too_plain,
+    verify_cup,
+)
+from tests.support.page.visitor import NAMES, RESULTS, TOUCHED, the_cup, upload
+from tests.support.photos.pictures import picture
+from tests.support.service.http_client import index
 
 FIRST_CARD = f":is({RESULTS}) .card:visible"
 

@@ -13,8 +13,7 @@ from common.answers import notice
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.support.pictures import encode
-from tests.support.verified import (
+from tests.support.page.verified import (
     Corners,
     answer_of,
     answering,
@@ -26,7 +25,7 @@ from tests.support.verified import (
     verify,
     verify_cup,
 )
-from tests.support.visitor import (
+from tests.support.page.visitor import (
     PHOTO,
     RESULTS,
     cards,
@@ -37,6 +36,7 @@ from tests.support.visitor import (
     the_cup,
     upload,
 )
+from tests.support.photos.pictures import encode
 
 COLOURS = {
     "red": "#f00000",

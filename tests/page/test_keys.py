@@ -3,83 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from deployments.ingress.keys import SCOPES, Scope, make_key, revoke_key
-from tests.support.http_client import index
-from tests.support.pictures import picture
-from tests.support.services import OwnService
-from tests.support.visitor import RESULTS, TOUCHED, drop, names, upload
-from tests.support.waiting import wait_until
+from deployments.ingress.keys import SCOPES, Scope
+from tests.support.page.visitor import RESULTS, TOUCHED, drop, names, upload
+from tests.support.photos.pictures import picture
+from tests.support.running.waiting import wait_until
+from tests.support.service.http_client import delete_everything, index
+from tests.support.service.services import Locked
 
 STORED = ["lion.png", "tiger.png"]
 NAV = {"search": "Search", "read": "Browse", "write": "Add photos"}
 
 
-class Keyring:
-    """The keys of a service, and how to get in with a new one.
-
-    Attributes:
-        client: has a key that may do everything.
-    """
-
-    def __init__(self, path: Path, client: httpx.Client) -> None:
-        self.path = path
-        self.client = client
-        self.made = 0
-
-    def make(self, *scopes: Scope) -> tuple[str, str]:
-        """Make a key; return its name and itself, when the service knows it."""
-        self.made += 1
-        name = f"key-{self.made}"
-        secret = make_key(self.path, name, scopes)
-        wait_until(lambda: self.lets_in(secret), f"{name} is known")
-        return name, secret
-
-    def revoke(self, name: str, secret: str) -> None:
-        """Revoke a key; return when the service knows it no more."""
-        revoke_key(self.path, name)
-        wait_until(lambda: not self.lets_in(secret), f"{name} is revoked")
-
-    def lets_in(self, secret: str) -> bool:
-        headers = {"Authorization": f"Bearer {secret}"}
-        return self.client.get("/session", headers=headers).status_code == 200
-
-
 @pytest.fixture(scope="module")
-def keys_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("keys") / "keys.json"
-
-
-@pytest.fixture(scope="module")
-def root(keys_path: Path) -> str:
-    """Return a key that may do everything."""
-    return make_key(keys_path, "root", ("admin",))
-
-
-@pytest.fixture(scope="module")
-def service(slow: None, keys_path: Path, root: str, tmp_path_factory) -> Iterator[OwnService]:
-    """Start a service that wants keys."""
-    args = {"http": {"keys_path": str(keys_path)}}
-    with OwnService(tmp_path_factory.mktemp("locked"), args) as service:
-        service.start()
-        yield service
-
-
-@pytest.fixture(scope="module")
-def keyring(service: OwnService, keys_path: Path, root: str) -> Iterator[Keyring]:
-    """Return the keys of the service, in which two pictures are stored."""
-    headers = {"Authorization": f"Bearer {root}"}
-    with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
-        for name in STORED:
-            index(client, picture(name), filename=name)
-        yield Keyring(keys_path, client)
+def service(locked: Locked, admin: httpx.Client) -> Locked:
+    """Return the service that takes keys, in which two pictures are stored."""
+    delete_everything(admin)
+    for name in STORED:
+        index(admin, picture(name), filename=name)
+    return locked
 
 
 def form(page: Page) -> Locator:
@@ -94,17 +41,17 @@ def sign_in(page: Page, secret: str) -> None:
     expect(form(page)).to_be_hidden()
 
 
-def open_with(visit: Any, keyring: Keyring, *scopes: Scope, address: str = "/") -> Any:
+def open_with(visit: Any, service: Locked, *scopes: Scope, address: str = "/") -> Any:
     """Return a visitor who has opened the page, and has signed in with a new key; and its name."""
-    name, secret = keyring.make(*scopes)
+    name, secret = service.make_key(*scopes)
     visitor = visit()
     visitor.page.goto(address)
     sign_in(visitor.page, secret)
     return visitor, name, secret
 
 
-def test_a_key_is_asked_for_once(visit, keyring):
-    name, secret = keyring.make("search", "read")
+def test_a_key_is_asked_for_once(visit, service):
+    name, secret = service.make_key("search", "read")
     visitor = visit()
     page = visitor.page
     page.goto("/?view=browse")
@@ -124,8 +71,8 @@ def test_a_key_is_asked_for_once(visit, keyring):
     ]
 
 
-def test_a_key_is_kept_nowhere_but_in_a_cookie_that_scripts_cannot_read(visit, keyring):
-    visitor, _, secret = open_with(visit, keyring, "search", "read")
+def test_a_key_is_kept_nowhere_but_in_a_cookie_that_scripts_cannot_read(visit, service):
+    visitor, _, secret = open_with(visit, service, "search", "read")
     page = visitor.page
     expect(page.locator("#start-grid .card")).to_have_count(2)
     kept = page.evaluate(
@@ -143,7 +90,7 @@ def test_a_key_is_kept_nowhere_but_in_a_cookie_that_scripts_cannot_read(visit, k
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
 
 
-def test_a_wrong_key_is_refused_with_a_sentence(page, keyring):
+def test_a_wrong_key_is_refused_with_a_sentence(page, service):
     page.goto("/")
     field = page.get_by_label("Key", exact=True)
     for wrong, sentence in [
@@ -165,8 +112,8 @@ def test_a_wrong_key_is_refused_with_a_sentence(page, keyring):
     expect(form(page)).to_be_visible()
 
 
-def test_an_answer_that_was_asked_for_before_the_key_does_not_count(visit, keyring):
-    _, secret = keyring.make("search", "read")
+def test_an_answer_that_was_asked_for_before_the_key_does_not_count(visit, service):
+    _, secret = service.make_key("search", "read")
     page = visit().page
     page.goto("/?view=browse")
     expect(form(page)).to_be_visible()
@@ -185,10 +132,10 @@ def test_an_answer_that_was_asked_for_before_the_key_does_not_count(visit, keyri
     expect(page.locator("#browse-grid .card")).to_have_count(2)
 
 
-def test_who_signs_out_leaves_nothing_behind(visit, keyring):
-    visitor, _, _ = open_with(visit, keyring, "admin", address="/?view=browse")
+def test_who_signs_out_leaves_nothing_behind(visit, service, admin):
+    visitor, _, _ = open_with(visit, service, "admin", address="/?view=browse")
     page = visitor.page
-    doomed = index(keyring.client, picture("doomed"), filename="doomed.png")["id"]
+    doomed = index(admin, picture("doomed"), filename="doomed.png")["id"]
     page.reload()
     page.get_by_role("button", name="Delete doomed.png").click()
     page.get_by_role("link", name="Search", exact=True).click()
@@ -196,7 +143,7 @@ def test_who_signs_out_leaves_nothing_behind(visit, keyring):
     expect(form(page)).to_contain_text("This service wants a key.")
     assert visitor.context.cookies() == []
     assert page.locator(".card").count() == 0
-    assert keyring.client.get(f"/images/{doomed}/record").status_code == 404
+    assert admin.get(f"/images/{doomed}/record").status_code == 404
     page.go_back()
     expect(page).to_have_url(re.compile("view=browse"))
     expect(form(page)).to_be_visible()
@@ -214,8 +161,8 @@ def test_who_signs_out_leaves_nothing_behind(visit, keyring):
         (("admin",), "search"),
     ],
 )
-def test_the_page_offers_what_the_key_allows(visit, keyring, scopes, view):
-    visitor, name, _ = open_with(visit, keyring, *scopes)
+def test_the_page_offers_what_the_key_allows(visit, service, scopes, view):
+    visitor, name, _ = open_with(visit, service, *scopes)
     page = visitor.page
     expect(page.locator(f"#{view}")).to_be_visible()
     expect(page.locator("#refusal")).to_be_hidden()
@@ -244,10 +191,10 @@ def test_the_page_offers_what_the_key_allows(visit, keyring, scopes, view):
             assert [path for path in visitor.requests if re.match(pattern, path)] == []
 
 
-def test_a_key_to_look_makes_a_page_to_look_at(visit, keyring, tmp_path):
+def test_a_key_to_look_makes_a_page_to_look_at(visit, service, tmp_path):
     (tmp_path / "album").mkdir()
     (tmp_path / "album" / "one.png").write_bytes(picture("one to drop"))
-    visitor, name, _ = open_with(visit, keyring, "search", "read", address="/?view=browse")
+    visitor, name, _ = open_with(visit, service, "search", "read", address="/?view=browse")
     page = visitor.page
     expect(page.locator("#browse-grid .card")).to_have_count(2)
     assert page.get_by_role("button", name="Delete").count() == 0
@@ -262,8 +209,8 @@ def test_a_key_to_look_makes_a_page_to_look_at(visit, keyring, tmp_path):
     assert [path for path in visitor.requests if path.startswith(("POST /index", "DELETE"))] == []
 
 
-def test_a_key_without_searches_shows_photos_without_marking(visit, keyring):
-    visitor, _, _ = open_with(visit, keyring, "read", address="/")
+def test_a_key_without_searches_shows_photos_without_marking(visit, service):
+    visitor, _, _ = open_with(visit, service, "read", address="/")
     page = visitor.page
     page.get_by_role("link", name="lion.png").click()
     expect(page.locator("#viewer-name")).to_have_text("lion.png")
@@ -272,8 +219,8 @@ def test_a_key_without_searches_shows_photos_without_marking(visit, keyring):
     expect(page.locator("#stage")).to_have_attribute("data-tool", "move")
 
 
-def test_results_without_photos_are_names_and_similarities(visit, keyring):
-    visitor, name, _ = open_with(visit, keyring, "search")
+def test_results_without_photos_are_names_and_similarities(visit, service, admin):
+    visitor, name, _ = open_with(visit, service, "search")
     page = visitor.page
     expect(page.locator("#start")).to_be_hidden()
     page.set_input_files("#search-file", upload(picture("a little owl"), "owl.png", "image/png"))
@@ -290,15 +237,15 @@ def test_results_without_photos_are_names_and_similarities(visit, keyring):
     expect(page.locator("#viewer")).to_be_hidden()
     assert "photo=" not in page.url
     # A stored photo can be searched with, unseen.
-    id = keyring.client.get("/images").json()["images"][0]["id"]
+    id = admin.get("/images").json()["images"][0]["id"]
     page.goto(f"/?id={id}")
     expect(page.locator("#query-caption")).to_have_text(f"photo {id[:12]}")
     expect(cards.first).to_be_visible()
     assert [path for path in visitor.requests if "/images" in path] == []
 
 
-def test_a_key_to_add_shows_only_that_they_are_stored(visit, keyring):
-    visitor, _, _ = open_with(visit, keyring, "write")
+def test_a_key_to_add_shows_only_that_they_are_stored(visit, service, admin):
+    visitor, _, _ = open_with(visit, service, "write")
     page = visitor.page
     page.set_input_files("#add-files", upload(picture("a gift"), "gift.png", "image/png"))
     expect(page.locator("#add-numbers")).to_have_text("1 stored")
@@ -306,11 +253,11 @@ def test_a_key_to_add_shows_only_that_they_are_stored(visit, keyring):
     assert page.locator("#add-grid").locator("a, img").count() == 0
     expect(page.locator("#add-browse")).to_be_hidden()
     id = page.locator("#add-grid .card").get_attribute("data-id")
-    assert keyring.client.delete(f"/images/{id}").status_code == 204
+    assert admin.delete(f"/images/{id}").status_code == 204
 
 
-def test_a_refusal_in_spite_of_all_is_shown_as_its_sentence(visit, keyring):
-    name, secret = keyring.make("search")
+def test_a_refusal_in_spite_of_all_is_shown_as_its_sentence(visit, service):
+    name, secret = service.make_key("search")
     page = visit().page
     claim = {"name": name, "scopes": list(SCOPES), "keys": True}
     page.goto("/?view=browse")
@@ -325,15 +272,15 @@ def test_a_refusal_in_spite_of_all_is_shown_as_its_sentence(visit, keyring):
     expect(page.locator("#browse-problem")).to_contain_text(f"The key {name} may not do this")
 
 
-def test_a_key_that_is_revoked_is_asked_for_again(visit, keyring):
-    visitor, name, secret = open_with(visit, keyring, "search", "read", address="/?view=browse")
+def test_a_key_that_is_revoked_is_asked_for_again(visit, service):
+    visitor, name, secret = open_with(visit, service, "search", "read", address="/?view=browse")
     page = visitor.page
     page.get_by_role("link", name="lion.png").click()
     expect(page.locator("#viewer-name")).to_have_text("lion.png")
-    keyring.revoke(name, secret)
+    service.revoke_key(name, secret)
     page.get_by_role("button", name="Search with the whole photo").click()
     expect(form(page)).to_contain_text(f"The key “{name}” counts no more")
-    other, another = keyring.make("search", "read")
+    other, another = service.make_key("search", "read")
     sign_in(page, another)
     # The search is made now.
     expect(page.locator(RESULTS).locator(".card").first).to_be_visible()
@@ -341,28 +288,28 @@ def test_a_key_that_is_revoked_is_asked_for_again(visit, keyring):
     expect(page.locator("#who")).to_contain_text(other)
 
 
-def test_storing_waits_for_another_key_and_goes_on(visit, keyring):
-    visitor, name, secret = open_with(visit, keyring, "write")
+def test_storing_waits_for_another_key_and_goes_on(visit, service, admin):
+    visitor, name, secret = open_with(visit, service, "write")
     page = visitor.page
     many = [upload(picture(f"waiting {n}"), f"{n}.png", "image/png") for n in range(40)]
-    keyring.revoke(name, secret)
+    service.revoke_key(name, secret)
     page.set_input_files("#add-files", many)
     expect(form(page)).to_contain_text("storing goes on when you have signed in")
     expect(page.locator("#add-pace")).to_have_text("Waiting for a key.")
-    _, another = keyring.make("write")
+    _, another = service.make_key("write")
     sign_in(page, another)
     expect(page.locator("#add-title")).to_have_text("Done: 40 of 40 photos")
     expect(page.locator("#add-numbers")).to_have_text("40 stored")
-    delete_all_but(keyring.client, STORED)
+    delete_all_but(admin, STORED)
 
 
-def test_storing_ends_with_a_sentence_if_the_next_key_does_not_allow_it(visit, keyring):
-    visitor, name, secret = open_with(visit, keyring, "write")
+def test_storing_ends_with_a_sentence_if_the_next_key_does_not_allow_it(visit, service):
+    visitor, name, secret = open_with(visit, service, "write")
     page = visitor.page
-    keyring.revoke(name, secret)
+    service.revoke_key(name, secret)
     page.set_input_files("#add-files", upload(picture("too late"), "late.png", "image/png"))
     expect(form(page)).to_be_visible()
-    other, another = keyring.make("read")
+    other, another = service.make_key("read")
     sign_in(page, another)
     expect(page.locator("#refusal")).to_have_text(
         f"The key “{other}” may not add photos. 0 of 1 photo were done."
@@ -377,11 +324,11 @@ def delete_all_but(client: httpx.Client, kept: list[str]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nobody_is_kept_out_who_has_a_key(visit, keyring, scheme):
+def test_nobody_is_kept_out_who_has_a_key(visit, service, scheme):
     """As far as axe-core can tell; and on a small screen nothing is cut off."""
     from axe_playwright_python.sync_playwright import Axe
 
-    _, secret = keyring.make("search")
+    _, secret = service.make_key("search")
     # The checker is a script that our policy doesn't let in.
     page = visit(color_scheme=scheme, bypass_csp=True, viewport=TOUCHED).page
     page.goto("/?view=browse")

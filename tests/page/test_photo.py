@@ -8,12 +8,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.support.exif import of_a_phone
-from tests.support.geometry import overlap
-from tests.support.http_client import index
-from tests.support.pictures import encode, pixels
-from tests.support.verified import answering, looked_nowhere
-from tests.support.visitor import (
+from tests.support.page.verified import answering, looked_nowhere
+from tests.support.page.visitor import (
     MEASURE,
     PHOTO,
     RESULTS,
@@ -24,7 +20,11 @@ from tests.support.visitor import (
     the_cup,
     upload,
 )
-from tests.support.waiting import wait_until
+from tests.support.photos.exif import of_a_phone
+from tests.support.photos.geometry import overlap
+from tests.support.photos.pictures import encode, pixels
+from tests.support.running.waiting import wait_until
+from tests.support.service.http_client import index
 
 
 def test_a_photo_shows_its_matches_and_its_parts(page, library):

@@ -11,11 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from tests.support.geometry import overlap
-from tests.support.http_client import PNG, index
-from tests.support.pictures import encode, picture
-from tests.support.verified import answering, looked_nowhere
-from tests.support.visitor import (
+from tests.support.page.verified import answering, looked_nowhere
+from tests.support.page.visitor import (
     PHOTO,
     asked_box,
     cards,
@@ -27,6 +24,9 @@ from tests.support.visitor import (
     the_cup,
     upload,
 )
+from tests.support.photos.geometry import overlap
+from tests.support.photos.pictures import encode, picture
+from tests.support.service.http_client import PNG, index
 
 
 def test_a_crop_finds_its_photo_and_shows_where(page, library, photos):

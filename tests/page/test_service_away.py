@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from playwright.sync_api import Route, expect
 
-from tests.support.pictures import encode, pixels
-from tests.support.visitor import cards, drag, expect_box, the_cup, upload
+from tests.support.page.visitor import cards, drag, expect_box, the_cup, upload
+from tests.support.photos.pictures import encode, pixels
 
 
 def refuse(route: Route) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.support.http_client import PNG, index
-from tests.support.pictures import picture
-from tests.support.visitor import NAMES, drop, upload
-from tests.support.waiting import wait_until
+from tests.support.page.visitor import NAMES, drop, upload
+from tests.support.photos.pictures import picture
+from tests.support.running.waiting import wait_until
+from tests.support.service.http_client import PNG, index, wait_until_nothing_is_stored
 
 
 def test_what_is_stored_already_and_what_failed_is_said(page, library, photos, client):
@@ -94,18 +92,6 @@ def test_a_folder_is_dropped(page, library, client, tmp_path):
         client.delete(f"/images/{card.get_attribute('data-id')}")
 
 
-def wait_until_nothing_is_stored(client: httpx.Client) -> None:
-    """Return when nothing has been stored for a second: what was sent is on its way for a while."""
-    index(client, picture("the last of the queue"))
-
-    def at_rest() -> bool:
-        before = client.get("/stats").json()["store"]["sequence"]
-        time.sleep(1)
-        return client.get("/stats").json()["store"]["sequence"] == before
-
-    wait_until(at_rest, "nothing is stored any more")
-
-
 def test_storing_can_be_cancelled(visit, library, client):
     visitor = visit()
     page = visitor.page
@@ -118,6 +104,7 @@ def test_storing_can_be_cancelled(visit, library, client):
     expect(page.locator("#add-cancel")).to_be_hidden()
     sent = [request for request in visitor.requests if request.startswith("POST /index")]
     assert len(sent) < 60
+    index(client, picture("the last of the queue"))
     wait_until_nothing_is_stored(client)
     stored = client.get("/images?limit=1000").json()["images"]
     for record in stored:

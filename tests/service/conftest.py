@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.http_client import index
-from tests.support.waiting import together
+from tests.support.running.waiting import together
+from tests.support.service.http_client import index
 
 LIBRARY = [
     *("astronaut.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "color.png"),

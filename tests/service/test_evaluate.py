@@ -13,9 +13,9 @@ import pytest
 from evaluation.encoders import Pixels
 from PIL import Image
 
-from tests.support.http_client import delete_everything
 from tests.support.paths import ROOT
-from tests.support.pictures import encode, pixels
+from tests.support.photos.pictures import encode, pixels
+from tests.support.service.http_client import delete_everything
 
 GROUPS = ["object", "patch", "patch, not turned"]
 

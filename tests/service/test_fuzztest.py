@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from fuzz.corpus import build_corpus
 from fuzz.damage import damaged_file
 from fuzztest import fuzz
@@ -15,15 +14,13 @@ HURT = (
 )
 
 
-@pytest.mark.slow
-def test_files_that_hurt_cost_nobody_else_anything(tmp_path):
+def test_files_that_hurt_cost_nobody_else_anything(service, tmp_path):
     files = {file.name: file.data for file in build_corpus() if file.name in HURT}
     files |= {(file := damaged_file(0, number)).name: file.data for number in range(20)}
     for name, data in files.items():
         (tmp_path / name.replace("/", "-")).write_bytes(data)
-    service = tmp_path / "service"
-    service.mkdir()
-    report = fuzz(service, repeat=sorted(path for path in tmp_path.iterdir() if path.is_file()))
+    report = fuzz(tmp_path / "blamed", service=service, repeat=sorted(tmp_path.iterdir()))
     assert report.violations == []
     assert report.answers.total() == 3 * (len(HURT) + 20)
+    assert any("of which 0 were lost" in note for note in report.notes)
     assert str(report).endswith("No file did any harm.")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.http_client import PNG, index, problem, search
-from tests.support.pictures import encode, picture, pixels
-from tests.support.services import LIMITS
-from tests.support.waiting import together
+from tests.support.photos.pictures import encode, picture, pixels
+from tests.support.running.waiting import together
+from tests.support.service.http_client import PNG, index, problem, search
+from tests.support.service.services import LIMITS
 
 
 def multipart(*parts: tuple[str, bytes, bytes]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from schemathesis.core import NOT_SET
 from schemathesis.generation import GenerationMode
 from schemathesis.schemas import BaseSchema
 
-from tests.support.examples import examples
-from tests.support.pictures import encode
+from tests.support.photos.pictures import encode
+from tests.support.running.examples import examples
 
 # The successes that an operation should have among its answers to requests as described.
 OPERATIONS = {

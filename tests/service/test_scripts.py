@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.support.paths import ROOT
-from tests.support.pictures import encode, picture, pixels
-from tests.support.services import free_port
-from tests.support.waiting import wait_until
+from tests.support.photos.pictures import encode, picture, pixels
+from tests.support.running.waiting import wait_until
+from tests.support.service.services import free_port
 
 
 def run(script: str, *arguments: Any) -> subprocess.CompletedProcess:

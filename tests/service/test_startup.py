@@ -7,8 +7,8 @@ import pytest
 
 from deployments.records import EncoderIdentity
 from deployments.store.store import Store
-from tests.support.services import OwnService
-from tests.support.waiting import wait_until
+from tests.support.running.waiting import wait_until
+from tests.support.service.services import OwnService
 
 START_FAILURE_S = 180  # two of them start at the same time
 

@@ -1,31 +1,27 @@
-"""How a service ends that systemd or Docker stops, by the signal that the documents name."""
+"""How a service ends that systemd or Docker stops, by the signal that the documents name.
+
+It is the shared service, when all other tests have asked what they wanted.
+"""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
-from tests.support.services import OwnService
+from tests.support.service.services import OwnService
 
 PICTURES = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")
 
 
-@pytest.fixture
-def service(slow: None, tmp_path: Path) -> Iterator[OwnService]:
-    with OwnService(tmp_path) as service:
-        service.start()
-        yield service
-
-
 def index(service: OwnService, photo: Path) -> httpx.Response:
+    """Store a photo, as one that isn't stored yet."""
     files = {"file": (photo.name, photo.read_bytes())}
-    return httpx.post(f"{service.url}/index", files=files, timeout=60)
+    parameters = {"id": f"stopping-{photo.name}"}
+    return httpx.post(f"{service.url}/index", files=files, params=parameters, timeout=60)
 
 
 def test_it_ends_quietly_and_can_start_again_at_once(service: OwnService, photos: Path) -> None:
@@ -33,9 +29,9 @@ def test_it_ends_quietly_and_can_start_again_at_once(service: OwnService, photos
     assert index(service, first).status_code == 201
     family = service.processes()
     with ThreadPoolExecutor(len(others)) as clients:
-        asked: list[Future[httpx.Response]] = [
-            clients.submit(index, service, photo) for photo in others
-        ]
+        asked: dict[Path, Future[httpx.Response]] = {
+            photo: clients.submit(index, service, photo) for photo in others
+        }
         printed = len(service.output())
         service.launched().send_signal(signal.SIGINT)  # as systemd does it: to the first one only
         _, left = psutil.wait_procs(family, timeout=90)
@@ -44,8 +40,10 @@ def test_it_ends_quietly_and_can_start_again_at_once(service: OwnService, photos
     for word in ("Traceback", "***", "PC: @"):
         assert word not in service.output()[printed:]
     # Ray's proxy may have hung up on some, but what was answered is there.
-    answered = [one.result() for one in asked if one.exception() is None]
-    stored = 1 + sum(answer.status_code == 201 for answer in answered)
+    answered = {photo: one.result() for photo, one in asked.items() if one.exception() is None}
+    stored = [first, *(photo for photo, answer in answered.items() if answer.status_code == 201)]
 
     service.start()
-    assert httpx.get(f"{service.url}/stats").json()["store"]["photos"] >= stored
+    for photo in stored:
+        original = httpx.get(f"{service.url}/images/stopping-{photo.name}", timeout=60)
+        assert original.content == photo.read_bytes()

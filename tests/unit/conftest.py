@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployments.store.store import Store
-from tests.support.stores import ENCODER
+from tests.support.stored.stores import ENCODER
 
 
 @pytest.fixture

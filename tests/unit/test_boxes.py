@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.boxes import outer_box
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 coordinates = st.floats(-1e4, 1e4, allow_nan=False)
 

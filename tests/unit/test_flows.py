@@ -10,17 +10,9 @@ from deployments import flows
 from deployments.errors import BadParameter
 from deployments.flows import LOOKED_AT_AGAIN, PER_LOOK, SearchFlow
 from deployments.query import Query, SearchOptions
-from deployments.records import (
-    Chunk,
-    EncodedQuery,
-    Look,
-    RankedPhoto,
-    Record,
-    Sighting,
-    Sketch,
-    Verdict,
-)
-from tests.support.graph_in_process import Handle
+from deployments.records import Chunk, RankedPhoto, Record
+from deployments.verification import EncodedQuery, Look, Sighting, Sketch, Verdict
+from tests.support.graph.graph_in_process import Handle
 
 BOX = (0, 0, 40, 30)
 SKETCH = Sketch(np.zeros((30, 40), np.uint8), BOX)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from deployments.matches import SAME_PLACE, Hit, arrange
 from deployments.query import SearchOptions
-from deployments.records import Chunk, RankedPhoto, Record, Sighting
-from tests.support.examples import examples
+from deployments.records import Chunk, RankedPhoto, Record
+from deployments.verification import Sighting
+from tests.support.running.examples import examples
 
 WIDTH, HEIGHT = 200, 100
 SQUARE = ((10.0, 20.0), (60.0, 20.0), (60.0, 70.0), (10.0, 70.0))

@@ -29,7 +29,7 @@ from deployments.metadata import (
     normalised,
     parse_metadata,
 )
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 keys = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", fullmatch=True)
 values = (

@@ -12,7 +12,7 @@ from deployments.query import MAX_LIMIT
 from deployments.ranker import AGGREGATIONS, ORDERED, Ranker
 from deployments.records import Neighbours
 from deployments.settings import ChunkIndexSettings, RankerSettings
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 # Distances come from a few values, so ties between photos are common.
 collections = st.dictionaries(

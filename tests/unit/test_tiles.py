@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.tiles import LEAST_SIDE, fewest_tiles, tile_boxes
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 sides = st.integers(1, 3000)
 spare = st.integers(0, 200)

@@ -25,8 +25,8 @@ from deployments.records import Chunk, EncodedPhoto, EncoderIdentity
 from deployments.settings import ChunkIndexSettings
 from deployments.store.operations import Delete, Put
 from deployments.store.store import Store
-from tests.support.examples import examples
-from tests.support.vectors import (
+from tests.support.running.examples import examples
+from tests.support.stored.vectors import (
     DIMENSION,
     assert_found,
     direction,

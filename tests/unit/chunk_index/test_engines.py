@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from deployments.chunk_index import approximate
 from deployments.chunk_index.approximate import ApproximateEngine
 from deployments.chunk_index.exact import ExactEngine
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 from tests.unit.chunk_index.photos import (
     DIMENSION,
     assert_nearest,

@@ -9,9 +9,9 @@ from deployments.chunk_index.index import ChunkIndex
 from deployments.errors import Unavailable
 from deployments.records import content_hash
 from deployments.settings import ChunkIndexSettings
-from tests.support.faults import memory_ends_at
 from tests.support.paths import ROOT
-from tests.support.vectors import DIMENSION, assert_found, parse, unit
+from tests.support.running.faults import memory_ends_at
+from tests.support.stored.vectors import DIMENSION, assert_found, parse, unit
 
 CODE = ROOT / "deployments" / "chunk_index"
 RNG = np.random.default_rng(18)

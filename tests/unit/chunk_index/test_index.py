@@ -10,8 +10,8 @@ from deployments.chunk_index import index as module
 from deployments.chunk_index.index import ChunkIndex
 from deployments.records import content_hash
 from deployments.settings import ChunkIndexSettings
-from tests.support.examples import examples
-from tests.support.vectors import (
+from tests.support.running.examples import examples
+from tests.support.stored.vectors import (
     DIMENSION,
     assert_found,
     direction,

@@ -9,7 +9,7 @@ from deployments.chunk_index.index import ChunkIndex
 from deployments.chunk_index.metrics import measure_index
 from deployments.chunk_index.snapshots import Snapshots
 from tests.support.metrics import watch
-from tests.support.vectors import DIMENSION, unit
+from tests.support.stored.vectors import DIMENSION, unit
 
 
 def test_what_the_index_holds_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

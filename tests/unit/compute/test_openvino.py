@@ -26,9 +26,9 @@ from deployments.segmenter.files import find_detector
 from deployments.segmenter.segmenter import Segmenter
 from deployments.segmenter.yolov5 import load_network
 from deployments.settings import EncoderSettings, SegmenterSettings
-from tests.support.checkpoints import save_checkpoint, tiny_network
-from tests.support.detections import assert_same, check, some_photos
-from tests.support.graph_in_process import arguments
+from tests.support.graph.graph_in_process import arguments
+from tests.support.networks.checkpoints import save_checkpoint, tiny_network
+from tests.support.networks.detections import assert_same, check, some_photos
 from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from deployments.compute import previews
 from deployments.compute.jpegs import scale_down
 from deployments.compute.previews import make_preview
 from deployments.limits import PREVIEW_BYTES, PREVIEW_SIDE
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 
 def opened(preview):

@@ -14,8 +14,8 @@ from deployments.boxes import outer_box
 from deployments.compute import crops, resample
 from deployments.compute.crops import scale_crops
 from deployments.tiles import tile_boxes
-from tests.support.examples import examples
-from tests.support.operations import CountOperations
+from tests.support.networks.operations import CountOperations
+from tests.support.running.examples import examples
 
 
 def by_matrices(photos, boxes, size, squash=False):

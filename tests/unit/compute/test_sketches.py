@@ -9,7 +9,7 @@ from skimage import data
 
 from deployments.compute.sketches import make_sketch
 from deployments.limits import SKETCH_SIDE
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 
 def test_a_sketch_is_the_part_in_grey():

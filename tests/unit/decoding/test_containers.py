@@ -15,7 +15,7 @@ from deployments.decoding.containers import directories, jpeg
 from deployments.decoding.image import decode, open_image
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 from tests.unit.decoding.files import (
     LIMITS,
     TURNED,

@@ -22,8 +22,8 @@ from deployments.decoding.decoder import Decoder, _Budget
 from deployments.decoding.image import decode
 from deployments.errors import BrokenImage, InsetError, NotAnImage, TooLarge, Unavailable
 from deployments.limits import ImageLimits
-from tests.support.examples import examples
-from tests.support.waiting import wait_until
+from tests.support.running.examples import examples
+from tests.support.running.waiting import wait_until
 
 LIMITS = ImageLimits()
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deployments.decoding.depth import scale_of
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 from tests.unit.decoding.files import encoded, read, texture
 
 GREY = np.asarray(texture(3).convert("L"), np.uint16)

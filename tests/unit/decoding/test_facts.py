@@ -16,9 +16,9 @@ from PIL.ExifTags import GPS, Base
 from deployments.decoding.facts import FACTS, MAX_EXIF_BYTES, MAX_TEXT, read_facts
 from deployments.decoding.image import decode
 from deployments.limits import ImageLimits
-from tests.support.examples import examples
-from tests.support.exif import SAID, exif_of, of_a_phone, reread
-from tests.support.pictures import encode, pixels
+from tests.support.photos.exif import SAID, exif_of, of_a_phone, reread
+from tests.support.photos.pictures import encode, pixels
+from tests.support.running.examples import examples
 
 FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "MPO"]
 

@@ -15,7 +15,7 @@ from skimage import data
 from deployments.decoding.image import decode
 from deployments.errors import BrokenImage, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 LIMITS = ImageLimits()
 

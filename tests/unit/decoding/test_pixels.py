@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from deployments.decoding import pixels
 from deployments.decoding.pixels import DARK, LIGHT, TURNS, upright_rgb
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 from tests.unit.decoding.files import encoded, read, texture
 
 

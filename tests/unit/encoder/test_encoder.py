@@ -30,8 +30,9 @@ from deployments.encoder.encoder import Encoder
 from deployments.encoder.files import CLIP_MEAN, CLIP_STD, find_encoder
 from deployments.errors import BadParameter, EncoderMismatch, InsetError, ModelUnavailable
 from deployments.limits import ImageLimits
-from deployments.records import Look, SegmentedPhoto
+from deployments.records import SegmentedPhoto
 from deployments.settings import EncoderSettings
+from deployments.verification import Look
 
 SIZE = 48
 

@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from deployments.ingress.app import build_app
-from tests.support.fake_inset import FakeInset
+from tests.support.ingress.fake_inset import FakeInset
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ from deployments.ingress.bodies import (
     has_body,
     read_images,
 )
-from tests.support.bodies import FIELD, FILE, drip, multipart, part
-from tests.support.examples import examples
-from tests.support.fake_inset import LIMITS, PICTURE, PNG
-from tests.support.http_client import problem
+from tests.support.ingress.bodies import FIELD, FILE, drip, multipart, part
+from tests.support.ingress.fake_inset import LIMITS, PICTURE, PNG
+from tests.support.running.examples import examples
+from tests.support.service.http_client import problem
 
 STRANGER = b'Content-Disposition: form-data; name="photo"; filename="a.png"\r\n\r\nx'
 NAMELESS = b'Content-Disposition: form-data; filename="a.png"\r\n\r\nx'

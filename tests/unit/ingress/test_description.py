@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from deployments.ingress.app import build_app
-from tests.support.fake_inset import REQUESTS, STATUSES, FakeInset
+from tests.support.ingress.fake_inset import REQUESTS, STATUSES, FakeInset
 
 # What the docstrings of `Inset` say each of them raises.
 RAISES = {

@@ -14,7 +14,7 @@ from deployments.ingress.app import build_app
 from deployments.ingress.door import Door, is_everywhere, is_this_machine_alone
 from deployments.ingress.keys import make_key
 from deployments.settings import HttpSettings
-from tests.support.fake_inset import PICTURE, PNG, REQUESTS, FakeInset
+from tests.support.ingress.fake_inset import PICTURE, PNG, REQUESTS, FakeInset
 
 HERE = "http://localhost:8000"
 

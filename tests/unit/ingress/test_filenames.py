@@ -14,7 +14,7 @@ from starlette.requests import Request
 from deployments.errors import BadParameter
 from deployments.ingress.bodies import read_images
 from deployments.ingress.filenames import MAX_FILENAME, MAX_PIECES, read_filename, tidy
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 NAME = "写真 é.png"
 PERCENT = "%E5%86%99%E7%9C%9F%20%C3%A9.png"

@@ -6,8 +6,8 @@ import pytest
 
 from deployments import errors
 from deployments.errors import InsetError
-from tests.support.bodies import FILE, multipart, part
-from tests.support.fake_inset import (
+from tests.support.ingress.bodies import FILE, multipart, part
+from tests.support.ingress.fake_inset import (
     ASKS,
     BOX,
     PICTURE,

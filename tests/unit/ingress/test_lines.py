@@ -13,7 +13,7 @@ from deployments.ingress.bodies import SentImage
 from deployments.ingress.indexing import PARTS_IN_FLIGHT, index_each, wants_lines
 from deployments.ingress.progress import FEWEST, Progress
 from deployments.records import IndexedImage
-from tests.support.fake_inset import LIMITS, PICTURE, PNG, known
+from tests.support.ingress.fake_inset import LIMITS, PICTURE, PNG, known
 
 LINES = {"accept": "application/x-ndjson"}
 

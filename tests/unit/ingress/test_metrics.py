@@ -7,7 +7,7 @@ import pytest
 from deployments.errors import NotAnImage, Unavailable
 from deployments.ingress import metrics
 from deployments.ingress.progress import Progress
-from tests.support.fake_inset import PICTURE, PNG, REQUESTS, STATUSES
+from tests.support.ingress.fake_inset import PICTURE, PNG, REQUESTS, STATUSES
 from tests.support.metrics import watch
 
 

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from deployments.errors import UnknownId
 from deployments.ingress.app import build_app
-from tests.support.fake_inset import (
+from tests.support.ingress.fake_inset import (
     DIGEST,
     ETAG,
     PICTURE,

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from deployments.ingress.app import build_app
 from deployments.ingress.static_files import FOLDER
-from tests.support.fake_inset import FakeInset
+from tests.support.ingress.fake_inset import FakeInset
 
 NAMES = sorted(file.name for file in FOLDER.iterdir())
 PATHS = ["/", *(f"/page/{name}" for name in NAMES if name != "index.html")]

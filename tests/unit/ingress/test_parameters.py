@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.fake_inset import PICTURE, PNG, REQUESTS
+from tests.support.ingress.fake_inset import PICTURE, PNG, REQUESTS
 
 CALLS = [(method, path) for method, path, _ in REQUESTS.values()]
 CALLS += [(method, "/session") for method in ("GET", "POST", "DELETE")]

@@ -13,7 +13,7 @@ from deployments.ingress.app import build_app
 from deployments.ingress.keys import SCOPES, make_key, revoke_key
 from deployments.ingress.sessions import COOKIE, Failures
 from deployments.settings import HttpSettings
-from tests.support.fake_inset import REQUESTS
+from tests.support.ingress.fake_inset import REQUESTS
 
 HERE = "http://localhost:8000"
 # The scope that each operation needs; "" for any key, None for none.

@@ -18,12 +18,12 @@ from deployments.errors import InsetError, TooLarge, TooSlow, Unavailable
 from deployments.ingress.app import build_app
 from deployments.ingress.uploads import Uploads
 from deployments.settings import LimitSettings
-from tests.support.bodies import FILE, multipart
-from tests.support.examples import examples
-from tests.support.fake_inset import LIMITS, PNG, FakeInset
-from tests.support.http_client import problem
-from tests.support.skipping import run_skipping
-from tests.support.waiting import wait_until
+from tests.support.ingress.bodies import FILE, multipart
+from tests.support.ingress.fake_inset import LIMITS, PNG, FakeInset
+from tests.support.running.examples import examples
+from tests.support.running.skipping import run_skipping
+from tests.support.running.waiting import wait_until
+from tests.support.service.http_client import problem
 
 SMALL = LimitSettings(max_request_bytes=100, max_bodies_bytes=250)
 HANGS_UP = "hangs up"

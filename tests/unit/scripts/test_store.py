@@ -32,11 +32,12 @@ from deployments.store.format import PUT, sequence_key
 from deployments.store.operations import Delete, Put
 from deployments.store.reader import StoreReader
 from deployments.store.store import Store
-from tests.support.exif import SAID, of_a_phone
 from tests.support.paths import ROOT
-from tests.support.pictures import encode, picture, pixels
-from tests.support.services import free_port
-from tests.support.stores import (
+from tests.support.photos.exif import SAID, of_a_phone
+from tests.support.photos.pictures import encode, picture, pixels
+from tests.support.running.waiting import wait_until
+from tests.support.service.services import free_port
+from tests.support.stored.stores import (
     DIMENSION,
     ENCODER,
     OLD,
@@ -48,7 +49,6 @@ from tests.support.stores import (
     put,
     vectors_of,
 )
-from tests.support.waiting import wait_until
 
 PHOTOS = {"a": b"one", "b.1": b"2" * 5000, "c~": b"", "d": os.urandom(300_000)}
 
@@ -376,7 +376,7 @@ def test_a_full_disk_leaves_nothing_behind(run, folder: Path, tmp_path: Path) ->
 OWNER = """
 import sys
 from deployments.store.store import Store
-from tests.support.stores import ENCODER, put
+from tests.support.stored.stores import ENCODER, put
 
 store = Store(sys.argv[1], ENCODER)
 print("open", flush=True)

@@ -12,7 +12,7 @@ import torch
 
 from deployments.errors import ModelUnavailable
 from deployments.segmenter.checkpoint import CheckpointRefused, read_checkpoint
-from tests.support.checkpoints import save_checkpoint, tiny_network
+from tests.support.networks.checkpoints import save_checkpoint, tiny_network
 
 
 @pytest.mark.parametrize("half", [True, False])

@@ -29,8 +29,8 @@ from deployments.segmenter.files import find_detector, is_torchscript
 from deployments.segmenter.transformers_detector import TransformersDetector
 from deployments.segmenter.yolov5 import load_network
 from deployments.settings import SegmenterSettings
-from tests.support.checkpoints import save_checkpoint, tiny_network
-from tests.support.detections import assert_same, check, photo, some_photos
+from tests.support.networks.checkpoints import save_checkpoint, tiny_network
+from tests.support.networks.detections import assert_same, check, photo, some_photos
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from deployments.segmenter.suppression import (
     select,
     suppress,
 )
-from tests.support.examples import examples
-from tests.support.operations import CountOperations
+from tests.support.networks.operations import CountOperations
+from tests.support.running.examples import examples
 
 
 def overlap(a, b):

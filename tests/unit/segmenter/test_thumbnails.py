@@ -12,7 +12,7 @@ from skimage import data
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.segmenter import thumbnails
 from deployments.segmenter.thumbnails import make_thumbnail
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 
 def opened(thumbnail):

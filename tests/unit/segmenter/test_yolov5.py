@@ -18,8 +18,8 @@ from deployments.segmenter.letterbox import (
     square_letterbox,
 )
 from deployments.segmenter.yolov5 import Conv, YoloV5, decode_head, fuse, load_network
-from tests.support.checkpoints import save_checkpoint, tiny_architecture, tiny_network
-from tests.support.examples import examples
+from tests.support.networks.checkpoints import save_checkpoint, tiny_architecture, tiny_network
+from tests.support.running.examples import examples
 
 CPU = torch.device("cpu")
 

@@ -22,8 +22,8 @@ from deployments.store.check import StoreCheck
 from deployments.store.operations import Delete, Put, SetFacts
 from deployments.store.reindexing import Originals
 from deployments.store.store import Store
-from tests.support.examples import examples
-from tests.support.stores import (
+from tests.support.running.examples import examples
+from tests.support.stored.stores import (
     ENCODER,
     OLD,
     Replica,

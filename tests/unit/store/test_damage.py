@@ -13,7 +13,7 @@ from deployments.errors import CorruptRecord
 from deployments.records import Stored
 from deployments.store.operations import Delete
 from deployments.store.store import Store
-from tests.support.stores import (
+from tests.support.stored.stores import (
     ENCODER,
     assert_counts,
     assert_same_content,

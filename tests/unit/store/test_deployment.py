@@ -15,7 +15,7 @@ from deployments.store.deployment import StoreDeployment
 from deployments.store.metrics import measure_store
 from deployments.store.operations import Delete, Operation, Result
 from tests.support.metrics import watch
-from tests.support.stores import ENCODER, photo, put
+from tests.support.stored.stores import ENCODER, photo, put
 
 SHA256 = hashlib.sha256(b"1").hexdigest()
 READS = {

@@ -18,7 +18,7 @@ from deployments.store.operations import Delete
 from deployments.store.reader import StoreReader
 from deployments.store.store import Store
 from tests.support.paths import ROOT
-from tests.support.stores import (
+from tests.support.stored.stores import (
     ENCODER,
     OLD,
     Replica,
@@ -138,7 +138,7 @@ def test_a_full_old_store_is_upgraded(folder: Path, format: int) -> None:
 KILLED = """
 import os, signal, sys
 import deployments.store.store as store
-from tests.support.stores import ENCODER
+from tests.support.stored.stores import ENCODER
 
 upgrade = store.upgrade_store
 def killed(*args):

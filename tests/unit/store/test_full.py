@@ -24,7 +24,7 @@ from deployments.store.deployment import StoreDeployment
 from deployments.store.operations import Delete, KeepPreview, KeepThumbnail
 from deployments.store.store import Store
 from tests.support.paths import ROOT
-from tests.support.stores import ENCODER, assert_counts, assert_whole, at, put
+from tests.support.stored.stores import ENCODER, assert_counts, assert_whole, at, put
 
 
 def test_the_room_is_what_can_be_stored(folder: Path) -> None:
@@ -295,7 +295,7 @@ from deployments.errors import StoreFull
 from deployments.store.store import Store
 from deployments.store.operations import Delete
 from deployments.records import Stored
-from tests.support.stores import ENCODER, assert_counts, assert_whole, put
+from tests.support.stored.stores import ENCODER, assert_counts, assert_whole, put
 
 store = Store(sys.argv[1], ENCODER)
 held = {}

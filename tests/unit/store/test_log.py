@@ -17,7 +17,7 @@ from deployments.store.deployment import StoreDeployment
 from deployments.store.followers import CUT_EVERY_S, FORGET_S, Followers
 from deployments.store.operations import Delete
 from deployments.store.store import Store
-from tests.support.stores import ENCODER, Replica, assert_same_content, at, put
+from tests.support.stored.stores import ENCODER, Replica, assert_same_content, at, put
 
 
 def with_deletions(store: Store, count: int) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from deployments.errors import CorruptRecord, UnknownId
 from deployments.store.operations import Delete
 from deployments.store.store import Store
-from tests.support.stores import ENCODER, put
+from tests.support.stored.stores import ENCODER, put
 
 
 def sha256(data: bytes) -> str:

@@ -16,7 +16,7 @@ from deployments.store.operations import Delete
 from deployments.store.reader import StoreReader
 from deployments.store.store import Store
 from tests.support.paths import ROOT
-from tests.support.stores import DIMENSION, ENCODER, put, vectors_of
+from tests.support.stored.stores import DIMENSION, ENCODER, put, vectors_of
 
 READER = """
 import sys

@@ -29,7 +29,7 @@ from deployments.store.reader import StoreReader
 from deployments.store.reindexing import Reindexing, Replaced, StoreInUse, needs_reindexing
 from deployments.store.store import Store
 from tests.support.paths import ROOT
-from tests.support.stores import (
+from tests.support.stored.stores import (
     ENCODER,
     OLD,
     assert_whole,
@@ -243,7 +243,7 @@ OWNER = """
 import json, sys
 from deployments.store.operations import Delete
 from deployments.store.store import Store
-from tests.support.stores import ENCODER, put
+from tests.support.stored.stores import ENCODER, put
 
 store = Store(sys.argv[1], ENCODER)
 print("open", flush=True)

@@ -27,9 +27,9 @@ from deployments.records import Chunk, EncodedPhoto, EncoderIdentity, Record, St
 from deployments.store.copies import backup, restore
 from deployments.store.operations import Delete, Keep, KeepPreview, KeepThumbnail, Put
 from deployments.store.store import Store
-from tests.support.examples import examples
 from tests.support.paths import ROOT
-from tests.support.stores import (
+from tests.support.running.examples import examples
+from tests.support.stored.stores import (
     DIMENSION,
     ENCODER,
     Replica,
@@ -490,7 +490,7 @@ CHILD = """
 import os, random, sys
 from deployments.store.store import Store
 from deployments.store.operations import Put
-from tests.support.stores import ENCODER, put
+from tests.support.stored.stores import ENCODER, put
 
 folder, prefix = sys.argv[1:]
 store = Store(folder, ENCODER, initial_bytes=2**18)

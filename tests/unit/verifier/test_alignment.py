@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from skimage.filters import gaussian
 from skimage.transform import ProjectiveTransform
 
-from deployments.records import Look
+from deployments.verification import Look
 from deployments.verifier.alignment import CELLS, MOST_SIDE, align, measure_texture
 from deployments.verifier.regions import Region
 from deployments.verifier.views import View, make_view, resize
-from tests.support.cutting import apply, corners_of, cut, placed, sketch_of
-from tests.support.examples import examples
+from tests.support.photos.cutting import apply, corners_of, cut, placed, sketch_of
+from tests.support.running.examples import examples
 
 
 def region_of(photo):

@@ -13,8 +13,8 @@ from deployments.verifier.borders import (
     LEAST_SIDE,
     find_contents,
 )
-from tests.support.examples import examples
-from tests.support.pictures import pixels
+from tests.support.photos.pictures import pixels
+from tests.support.running.examples import examples
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from deployments.records import Look
+from deployments.verification import Look
 from deployments.verifier.correlation import SCALES, SIDE, propose_by_correlation
 from deployments.verifier.regions import Region
 from deployments.verifier.views import make_view
-from tests.support.cutting import apply, corners_of, cut, placed, sketch_of
+from tests.support.photos.cutting import apply, corners_of, cut, placed, sketch_of
 
 
 def region_of(photo, box):

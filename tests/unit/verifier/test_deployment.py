@@ -11,12 +11,13 @@ from skimage import data
 from deployments.compute.previews import make_preview
 from deployments.errors import StoreFull
 from deployments.limits import ImageLimits
-from deployments.records import Candidate, Look, Preview
+from deployments.records import Preview
+from deployments.verification import Candidate, Look
 from deployments.verifier import deployment
 from deployments.verifier.deployment import VerifierDeployment
-from tests.support.cutting import sketch_of
-from tests.support.graph_in_process import Handle
-from tests.support.pictures import encode
+from tests.support.graph.graph_in_process import Handle
+from tests.support.photos.cutting import sketch_of
+from tests.support.photos.pictures import encode
 
 CUP = (170, 12, 424, 303)
 SMALL = encode(Image.fromarray(data.coffee()))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage.measure import ransac
 from skimage.transform import AffineTransform, SimilarityTransform
 
-from deployments.records import Look
+from deployments.verification import Look
 from deployments.verifier import features
 from deployments.verifier.features import (
     TOLERANCE,
@@ -18,8 +18,8 @@ from deployments.verifier.features import (
 )
 from deployments.verifier.regions import Region
 from deployments.verifier.views import make_view
-from tests.support.cutting import apply, corners_of, cut, placed, sketch_of
-from tests.support.examples import examples
+from tests.support.photos.cutting import apply, corners_of, cut, placed, sketch_of
+from tests.support.running.examples import examples
 
 
 def region_of(photo):

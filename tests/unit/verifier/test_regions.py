@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from deployments.verifier.regions import GROWTH, Region
 from deployments.verifier.views import transform
-from tests.support.cutting import corners_of
-from tests.support.examples import examples
+from tests.support.photos.cutting import corners_of
+from tests.support.running.examples import examples
 
 sides = st.integers(1, 3000)
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from skimage.transform import ProjectiveTransform
 
-from deployments.records import Look, Preview, Sketch
+from deployments.records import Preview
+from deployments.verification import Look, Sketch
 from deployments.verifier.alignment import Alignment
 from deployments.verifier.verifier import LEAST_PLACES, STANDARD, Verifier
-from tests.support.cutting import (
+from tests.support.photos.cutting import (
     SHA256,
     apply,
     candidate,
@@ -23,7 +24,7 @@ from tests.support.cutting import (
     preview_of,
     sketch_of,
 )
-from tests.support.examples import examples
+from tests.support.running.examples import examples
 
 verifier = Verifier()
 CUP = (170, 12, 424, 303)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.records import Look, Sketch
+from deployments.verification import Look, Sketch
 from deployments.verifier.views import (
     View,
     make_view,

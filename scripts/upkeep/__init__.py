@@ -1,0 +1,1 @@
+"""What scripts/store.py consists of."""
