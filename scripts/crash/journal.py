@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 TIMEOUT_S, SETTLING_S = 20, 25
 # A stored photo's vectors are rounded to float16, and batches round differently.
 SAME_DISTANCE = 0.001
+PROBLEM = "application/problem+json"  # the type of an answer that is an error
 
 Kind = Literal["index", "broken", "delete", "search"]
 Outcome = Literal["unknown", "acknowledged", "refused"]
@@ -71,6 +72,7 @@ class Journal:
 
     Args:
         file: gets the journal, as JSON lines.
+        may_be_full: whether the disk may be full, so that changes are answered with 507.
 
     Attributes:
         possible: for each id the numbers of the pictures that may be stored under it; None among
@@ -80,18 +82,21 @@ class Journal:
         deletions: for each id the sequence number of its latest acknowledged deletion.
         violations: answers that contradict earlier ones, and answers that must not occur.
         outcomes: number of requests by kind and outcome.
+        statuses: number of answers by kind and status; 0 where there was none.
         settled_at: when no request without an answer can take effect any more; seconds of
             `time.monotonic`.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, may_be_full: bool = False) -> None:
         self.possible: dict[str, set[int | None]] = defaultdict(lambda: {None})
         self.latest: dict[str, int] = {}
         self.sequences: dict[str, int] = {}
         self.deletions: dict[str, int] = {}
         self.violations: list[str] = []
         self.outcomes: Counter[tuple[Kind, Outcome]] = Counter()
+        self.statuses: Counter[tuple[Kind, int]] = Counter()
         self.settled_at = 0.0
+        self._may_be_full = may_be_full
         self._file = file.open("w")
         self._lock = threading.Lock()
         self._count = 0
@@ -120,6 +125,7 @@ class Journal:
     def end(self, request: Request, response: httpx.Response | None) -> Outcome:
         """Record the answer (None: the connection was lost); return the outcome."""
         with self._lock:
+            self.statuses[request.kind, 0 if response is None else response.status_code] += 1
             if response is not None:
                 self._judge(request, response)
             if request.outcome != "acknowledged":
@@ -185,9 +191,11 @@ class Journal:
                     self._violation(request, f"is not found by its own bytes, but {found[:2]} is")
             case "broken", 415 | 422:
                 request.outcome = "refused"
-            case _, 503 if media_type == "application/problem+json":
+            case "index" | "delete", 507 if self._may_be_full and media_type == PROBLEM:
+                request.outcome = "refused"
+            case _, 503 if media_type == PROBLEM:
                 pass  # the request may have taken effect before something died
-            case _, 500 | 503 if media_type != "application/problem+json":
+            case _, 500 | 503 if media_type != PROBLEM:
                 pass  # Ray's proxy answers in text/plain when the ingress dies during a request
             case _:
                 refused = 400 <= status < 500 or status == 507
