@@ -111,7 +111,7 @@ def check_photo(id: str, possible: set[int | None], listed: bool, seen: Seen) ->
     assert seen.original is not None
     assert seen.record is not None
     wrong = []
-    if seen.original not in [picture(number) for number in possible if number is not None]:
+    if sha256(seen.original) not in {digest(number) for number in possible if number is not None}:
         wrong.append(f"{id} {_contradiction(possible, True)}")
     if seen.record["sha256"] != sha256(seen.original) or not seen.record["chunks"]:
         wrong.append(f"{id} has a record that isn't its own: {seen.record}")

@@ -27,6 +27,7 @@ VICTIMS = {
     "Segmenter": "ServeReplica:inset:Segmenter",
     "IndexEncoder": "ServeReplica:inset:IndexEncoder",
     "QueryEncoder": "ServeReplica:inset:QueryEncoder",
+    "Verifier": "ServeReplica:inset:Verifier",
     "Ingress": "ServeReplica:inset:Ingress",
     "HTTP proxy": "ProxyActor",
     "Serve controller": "ServeController",
@@ -66,7 +67,8 @@ class Killer:
     Attributes:
         shim: what lets the Store's replica fail; None if the plan has no faults.
         recovery_s: by kind, the seconds from each kill until the service was ready again, and
-            from the end of each fault until it acknowledged requests; several kills in quick succession end at the same moment.
+            from the end of each fault until it acknowledged requests; several kills in
+            quick succession end at the same moment.
         violations: what was wrong after each restart and each fault.
     """
 
