@@ -18,7 +18,7 @@ from unittest.mock import Mock
 import lmdb
 import pytest
 
-from deployments.errors import StoreFull, StoreUnusable, Unavailable
+from deployments.errors import StoreDiskFailed, StoreFull, StoreUnusable, Unavailable
 from deployments.records import Stored
 from deployments.settings import StoreSettings
 from deployments.store.deployment import StoreDeployment
@@ -285,7 +285,7 @@ def test_opening_makes_sure_of_what_is_on_the_disk(folder: Path, monkeypatch, me
 
     with monkeypatch.context() as patch:
         patch.setattr(lmdb, "open", open_broken)
-        with pytest.raises(StoreUnusable, match="Input/output error"):
+        with pytest.raises(StoreDiskFailed, match="Input/output error"):
             Store(folder, ENCODER)
     Store(folder, ENCODER).close()
 
