@@ -38,7 +38,9 @@ KILLS_PER_RESTART = 20
 # What fails in the Store's replica: kinds of `faults.c`, and one in how many calls begins a fault.
 FAULTS = {"full disk": ("full", 1), "failed sync": ("sync", 2), "clock": ("clock", 1000)}
 LONGEST_FAULT_S = 8  # after the first call that failed
-KILLED_IN_A_FAULT = 0.3  # in so many faults the Store is killed as well
+# In so many faults one of these is killed as well: the one that writes, or the one that would replace
+# it.
+KILLED_IN_A_FAULT, KILLED_THEN = 0.3, ("Store", "Serve controller")
 
 
 def plan_kills(kills: int, rng: random.Random) -> list[str]:
@@ -116,7 +118,7 @@ class Killer:
                 time.sleep(0.05)
             time.sleep(self.rng.uniform(0, LONGEST_FAULT_S))
             if self.rng.random() < KILLED_IN_A_FAULT:
-                kill(self.rng.choice(self._wait_for_victims("Store")))
+                kill(self.rng.choice(self._wait_for_victims(self.rng.choice(KILLED_THEN))))
                 time.sleep(self.rng.uniform(0, LONGEST_FAULT_S))
         ended = time.monotonic()
         self.wait_for_recovery()
