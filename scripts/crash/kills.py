@@ -38,8 +38,7 @@ KILLS_PER_RESTART = 20
 # What fails in the Store's replica: kinds of `faults.c`, and one in how many calls begins a fault.
 FAULTS = {"full disk": ("full", 1), "failed sync": ("sync", 2), "clock": ("clock", 1000)}
 LONGEST_FAULT_S = 8  # after the first call that failed
-# In so many faults one of these is killed as well: the one that writes, or the one that would replace
-# it.
+# In so many faults one of these is killed as well: who writes, or who would replace it.
 KILLED_IN_A_FAULT, KILLED_THEN = 0.3, ("Store", "Serve controller")
 
 
