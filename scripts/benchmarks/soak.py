@@ -14,17 +14,23 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from signal import SIG_IGN, SIGINT
 from typing import Any
 
 import httpx
+import psutil
 from common.beside import repeated
 from common.ending import end_on_signals, exit_status
 from common.own_service import OwnService
@@ -141,8 +147,12 @@ class Soak:
         began = time.monotonic()
         next_mishap = began + self._until_next()
         with (
+            # A process of its own: it needn't wait for the threads of the clients.
+            ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), signal.signal, (SIGINT, SIG_IGN)
+            ) as sampler,
             self._clients.working(),
-            repeated(self._sample, SAMPLE_S),
+            repeated(lambda: self._sample(sampler), SAMPLE_S),
             tqdm(total=round(self._seconds), unit="s") as bar,
         ):
             try:
@@ -166,8 +176,10 @@ class Soak:
     def _until_next(self) -> float:
         return self._rng.uniform(0.5, 1.5) * MISHAP_S
 
-    def _sample(self) -> None:
-        self.samples.append(take_sample(self.service))
+    def _sample(self, sampler: Executor) -> None:
+        process = self.service.launched().pid
+        with suppress(psutil.Error):  # it ends
+            self.samples.append(sampler.submit(take_sample, process, self.service.store).result())
 
     def _add_rows(self, bar: tqdm[Any], began: float, *, at_once: bool = False) -> None:
         """Add a row to the table if it is time, and print the table."""

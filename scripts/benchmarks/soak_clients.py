@@ -27,6 +27,7 @@ PIECES = 20  # in which slow clients send and read
 LONGEST_PAUSE_S = 0.5  # between two pieces
 READ_AHEAD = 4096  # bytes that the system takes in for a slow reader
 QUERIES = 6
+FETCHED = 3  # thumbnails of a list
 CLIENT = -1  # the number of these clients in the journal
 
 
@@ -185,7 +186,8 @@ class Others:
     def _list(self) -> None:
         parameters = {"limit": 50, "chunks": self._rng.random() < 0.5}
         listing = self._ask("list", "GET", "/images", params=parameters)
-        for photo in self._rng.sample(listing.get("images", []), min(3, len(listing))):
+        photos = listing.get("images", [])
+        for photo in self._rng.sample(photos, min(FETCHED, len(photos))):
             self._ask("thumbnail", "GET", f"/images/{photo['id']}/thumbnail")
 
     def _ask(self, kind: str, method: str, path: str, **request: Any) -> Mapping[str, Any]:

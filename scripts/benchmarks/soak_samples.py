@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -13,13 +14,15 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import psutil
-from common.own_service import OwnService, command
+from common.own_service import command
 
 from benchmarks.closed_loop import percentiles
 from benchmarks.memory import MIB, measure, role
 
 ALL = "all together"
 SHARED_MEMORY = Path("/dev/shm")
+# What is asked for, and what its columns are called.
+KINDS = {"index": "photos", "search": "searches", "bare search": "bare"}
 
 
 class Usage(NamedTuple):
@@ -55,10 +58,16 @@ class Sample(NamedTuple):
     places: Mapping[str, int]
 
 
-def take_sample(service: OwnService) -> Sample:
-    """Return what a service takes now."""
-    processes = service.processes()
-    places = {"the store": size_of(service.store)}
+def take_sample(serve_run: int, store: Path) -> Sample:
+    """Return what a service takes now.
+
+    Args:
+        serve_run: the id of its first process.
+        store: its folder.
+    """
+    first = psutil.Process(serve_run)
+    processes = [first, *first.children(recursive=True)]
+    places = {"the store": size_of(store)}
     session = _session(processes)
     if session is not None:
         places["Ray's session"] = size_of(session)
@@ -82,9 +91,10 @@ def usage_by_role(processes: Iterable[psutil.Process]) -> dict[str, Usage]:
 def size_of(folder: Path) -> int:
     """Return the bytes that the files in a folder take on the disk."""
     size = 0
-    for file in folder.rglob("*"):
-        with suppress(OSError):  # it was removed
-            size += 512 * file.lstat().st_blocks
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # it was removed
+                size += 512 * Path(path, name).lstat().st_blocks
     return size
 
 
@@ -111,7 +121,7 @@ class Tally:
         with self._lock:
             answers = [one[1:] for one in self._answers if began <= one[0] < ended]
         row: dict[str, Any] = {}
-        for kind, name in (("index", "photos"), ("search", "searches")):
+        for kind, name in KINDS.items():
             good = [1000 * s for of, status, s in answers if of == kind and status < 300 and status]
             row[name] = len(good) / max(ended - began, 1e-9)
             row |= {f"{name}_{key}": value for key, value in percentiles(good).items()}
@@ -130,6 +140,9 @@ TIME_COLUMNS = {
     "searches": ("searches/s", "{:.1f}"),
     "searches_p50": ("p50, ms", "{:,.0f}"),
     "searches_p99": ("p99, ms", "{:,.0f}"),
+    "bare": ("without verification/s", "{:.1f}"),
+    "bare_p50": ("p50, ms", "{:,.0f}"),
+    "bare_p99": ("p99, ms", "{:,.0f}"),
     "errors": ("other answers", "{}"),
     "mishaps": ("kills and faults", "{}"),
     "memory": ("memory, MiB", "{:,.0f}"),
