@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from signal import SIG_IGN, SIGINT
 from typing import Any
 
 import httpx
@@ -149,7 +148,10 @@ class Soak:
         with (
             # A process of its own: it needn't wait for the threads of the clients.
             ProcessPoolExecutor(
-                1, multiprocessing.get_context("spawn"), signal.signal, (SIGINT, SIG_IGN)
+                1,
+                multiprocessing.get_context("spawn"),
+                signal.signal,
+                (signal.SIGINT, signal.SIG_IGN),
             ) as sampler,
             self._clients.working(),
             repeated(lambda: self._sample(sampler), SAMPLE_S),
