@@ -194,7 +194,7 @@ class Soak:
             {
                 "until": (now - began) / 60,
                 **self._tally.row(start, now),
-                **time_row(self.samples, start, now),
+                **time_row(self.samples, now),
                 "mishaps": ", ".join(f"{n} x {kind}" for kind, n in new.items()),
             }
         )

@@ -152,9 +152,9 @@ TIME_COLUMNS = {
 }
 
 
-def time_row(samples: Sequence[Sample], began: float, ended: float) -> dict[str, Any]:
-    """Return what the last sample of a stretch of time has; nothing if there is none."""
-    those = [sample for sample in samples if began <= sample.at < ended]
+def time_row(samples: Sequence[Sample], ended: float) -> dict[str, Any]:
+    """Return what the last sample before a moment has; nothing if there is none."""
+    those = [sample for sample in samples if sample.at < ended]
     if not those:
         return {}
     last = those[-1]
