@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,13 @@ class Soak:
         return list(dict.fromkeys([*sentences, *self._checked]))
 
     def run(self) -> None:
-        """Let the service work, then hold what is stored against what was answered."""
+        """Let the service work, print the tables, and hold what is stored against the answers."""
         try:
             self.service.start()
-            self._work()
+            try:
+                self._work()
+            finally:
+                print(f"\n{self.growth()}\n", flush=True)
             time.sleep(max(0, self._journal.settled_at - time.monotonic()))
             self._checked += Inspector(self.service.url, self._journal).check_all()
             self.service.stop()
@@ -146,13 +149,7 @@ class Soak:
         began = time.monotonic()
         next_mishap = began + self._until_next()
         with (
-            # A process of its own: it needn't wait for the threads of the clients.
-            ProcessPoolExecutor(
-                1,
-                multiprocessing.get_context("spawn"),
-                signal.signal,
-                (signal.SIGINT, signal.SIG_IGN),
-            ) as sampler,
+            self._sampling() as sampler,
             self._clients.working(),
             repeated(lambda: self._sample(sampler), SAMPLE_S),
             tqdm(total=round(self._seconds), unit="s") as bar,
@@ -174,6 +171,21 @@ class Soak:
                 raise
             finally:
                 self._add_rows(bar, began, at_once=True)
+
+    @contextmanager
+    def _sampling(self) -> Iterator[Executor]:
+        """Yield a process that takes samples, which needn't wait for the clients' threads.
+
+        It is a copy of this one, which has no other threads yet, and it has taken the first sample.
+        """
+        with ProcessPoolExecutor(
+            1,
+            multiprocessing.get_context("fork"),
+            signal.signal,
+            (signal.SIGINT, signal.SIG_IGN),
+        ) as sampler:
+            self._sample(sampler)
+            yield sampler
 
     def _until_next(self) -> float:
         return self._rng.uniform(0.5, 1.5) * MISHAP_S
@@ -220,7 +232,6 @@ def run(arguments: argparse.Namespace) -> None:
     except KeyboardInterrupt as interrupt:
         print("\nInterrupted: what was stored at the end was not looked at.", file=sys.stderr)
         status = exit_status(interrupt)
-    print(f"\n{soak.growth()}\n")
     if soak.violations:
         print(*soak.violations, f"\nThe files are in {folder}", sep="\n")
         status = status or 1

@@ -158,11 +158,14 @@ class Inspector:
         listed = {record["id"] for record in self._records()}
         sequence = self._stats()["store"]["sequence"]
         ids = sorted(self._journal.possible)
-        with ThreadPoolExecutor(CLIENTS) as threads:
+        threads = ThreadPoolExecutor(CLIENTS)
+        try:
             for id, seen in zip(
                 ids, threads.map(lambda id: self._look_at(id, sequence), ids), strict=True
             ):
                 wrong += check_photo(id, self._journal.possible[id], id in listed, seen)
+        finally:
+            threads.shutdown(cancel_futures=True)  # Ctrl-C doesn't wait for the others
         return list(dict.fromkeys(wrong))
 
     def _records(self) -> Iterator[dict[str, Any]]:
