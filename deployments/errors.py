@@ -117,6 +117,10 @@ class StoreUnusable(StartupError):
     """The store can't be opened: it is locked, of another format, or not a store."""
 
 
+class StoreDiskFailed(StoreUnusable):
+    """The store can't be opened because its disk fails or is full, which may pass."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without its full stop, for use in a sentence."""
     lines = str(error).strip().splitlines()

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import bench_gpu
-from benchmarks import chunks, networks
+from benchmarks import chunks, networks, soak
 from benchmarks.commands import COMMANDS, SECTIONS, Rows, everything
 from benchmarks.machine import describe_machine, pace, pace_rows
 from benchmarks.options import (
@@ -71,6 +71,9 @@ def make_parser() -> argparse.ArgumentParser:
     engines = commands.add_parser("chunks", help="engines for the chunk index, side by side")
     add_chunks(engines)
     engines.set_defaults(run=chunks.run)
+    long = commands.add_parser("soak", help="an hour of mixed load, with kills and full disks")
+    soak.add_arguments(long)
+    long.set_defaults(run=soak.run)
     return parser
 
 

@@ -8,12 +8,12 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lmdb
 
-from deployments.errors import StoreFull, StoreUnusable, Unavailable
+from deployments.errors import StoreDiskFailed, StoreFull, StoreUnusable, Unavailable
 
 DATA = "data.mdb"  # LMDB's name for the file
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -66,15 +66,29 @@ def opening(path: Path) -> Iterator[None]:
     """Turn the errors of opening a store into one that says what to do.
 
     Raises:
-        StoreUnusable
+        StoreDiskFailed: its disk fails or is full.
+        StoreUnusable: anything else.
     """
     try:
         yield
     except (lmdb.Error, OSError, StoreFull, Unavailable) as error:
-        raise StoreUnusable(
+        kind = StoreDiskFailed if _is_of_the_disk(error) else StoreUnusable
+        raise kind(
             f"The store in {path} can't be opened ({error}). Check that the folder is a store, "
             "readable and writable, and that its disk is neither full nor damaged."
         ) from error
+
+
+def _is_of_the_disk(error: BaseException | None) -> bool:
+    match error:
+        case lmdb.Error():
+            return error.code in DISK_FULL | {errno.EIO}
+        case OSError():
+            return error.errno in DISK_FULL | {errno.EIO}
+        case StoreFull() | Unavailable():  # StoreFull may be of `max_bytes`
+            return _is_of_the_disk(error.__cause__)
+        case _:
+            return False
 
 
 def require_store(path: Path) -> None:
@@ -110,7 +124,8 @@ def take_ownership(path: Path, timeout_s: float) -> int:
     try:
         _wait_for_lock(descriptor, path, timeout_s)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # on a full disk, where photos can be found all the same
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     except BaseException:
         os.close(descriptor)
         raise

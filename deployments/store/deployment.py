@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from ray import serve
 
 from deployments.compute.batching import batched
-from deployments.errors import EncoderMismatch
+from deployments.errors import EncoderMismatch, StoreDiskFailed
 from deployments.logs import join_the_log
 from deployments.metrics import Stage
 from deployments.records import (
@@ -50,6 +51,8 @@ Arguments = TypeVarTuple("Arguments")
 GROUP_SIZE = 16
 # Most reads at once. While a cold disk holds them up, others wait; the writer has its own thread.
 READING_THREADS = 16
+# How long a store waits for a disk that fails before it tries again to open.
+OPEN_AGAIN_S = 5
 # Size of the vectors in one answer to a follower, bytes.
 CHANGES_BYTES = 16 * 2**20
 
@@ -70,7 +73,7 @@ class StoreDeployment:
     def __init__(self, settings: StoreSettings, encoder: EncoderIdentity) -> None:
         join_the_log()
         with ending_serve_run(EncoderMismatch):
-            self.store = Store(settings.path, encoder, max_bytes=settings.max_bytes)
+            self.store = _open(settings, encoder)
         self._sequence = self.store.sequence
         # Who reads the memory map stands still until the disk answers. A thread costs 0.04 ms.
         self._reading = ThreadPoolExecutor(READING_THREADS, "reading")
@@ -234,3 +237,20 @@ class StoreDeployment:
                 logger.info("%d deletions were cut from the log", removed)
         except Exception:  # nothing is lost, the log is only longer than necessary
             logger.warning("the log can't be cut, trying again later", exc_info=True)
+
+
+def _open(settings: StoreSettings, encoder: EncoderIdentity) -> Store:
+    """Open the store as soon as its disk works.
+
+    A replica that doesn't start would be replaced, but not for ever: a controller that was itself
+    restarted since the store's last replica died gives up after three.
+
+    Raises:
+        StoreUnusable, EncoderMismatch
+    """
+    while True:
+        try:
+            return Store(settings.path, encoder, max_bytes=settings.max_bytes)
+        except StoreDiskFailed as error:
+            logger.error("%s Trying again.", error)
+            time.sleep(OPEN_AGAIN_S)

@@ -111,7 +111,7 @@ def check_photo(id: str, possible: set[int | None], listed: bool, seen: Seen) ->
     assert seen.original is not None
     assert seen.record is not None
     wrong = []
-    if seen.original not in [picture(number) for number in possible if number is not None]:
+    if sha256(seen.original) not in {digest(number) for number in possible if number is not None}:
         wrong.append(f"{id} {_contradiction(possible, True)}")
     if seen.record["sha256"] != sha256(seen.original) or not seen.record["chunks"]:
         wrong.append(f"{id} has a record that isn't its own: {seen.record}")
@@ -158,11 +158,14 @@ class Inspector:
         listed = {record["id"] for record in self._records()}
         sequence = self._stats()["store"]["sequence"]
         ids = sorted(self._journal.possible)
-        with ThreadPoolExecutor(CLIENTS) as threads:
+        threads = ThreadPoolExecutor(CLIENTS)
+        try:
             for id, seen in zip(
                 ids, threads.map(lambda id: self._look_at(id, sequence), ids), strict=True
             ):
                 wrong += check_photo(id, self._journal.possible[id], id in listed, seen)
+        finally:
+            threads.shutdown(cancel_futures=True)  # Ctrl-C doesn't wait for the others
         return list(dict.fromkeys(wrong))
 
     def _records(self) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from common.client import IMAGE, open_client
 
-from crash.journal import SETTLING_S, TIMEOUT_S, Journal, Kind, Outcome, picture
+from crash.journal import SETTLING_S, SMALL, TIMEOUT_S, Journal, Kind, Outcome, picture
 
 CLIENTS = 4
 RETRY_S = 0.3
@@ -25,21 +25,39 @@ class Clients:
     Args:
         ids: number of ids of all clients together.
         seed: of all that is random.
+        pictures: numbers of the pictures that they send.
     """
 
-    def __init__(self, url: str, journal: Journal, ids: int, seed: int) -> None:
+    def __init__(
+        self, url: str, journal: Journal, ids: int, seed: int, pictures: range = SMALL
+    ) -> None:
         self.journal = journal
         self._url = url
         self._ids = ids
         self._seed = seed
+        self._pictures = pictures
+        self._others: list[Callable[[], object]] = []
         self._stopped = threading.Event()
         self._turns = [threading.Lock() for _ in range(CLIENTS)]
+
+    def join(self, act: Callable[[], object]) -> None:
+        """Let another client take part, which was not asked to work yet.
+
+        Args:
+            act: called again and again. When it returns, no answer is outstanding.
+        """
+        self._others.append(act)
+        self._turns.append(threading.Lock())
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Send requests while the block runs."""
-        with ThreadPoolExecutor(CLIENTS) as threads:
+        with ThreadPoolExecutor(len(self._turns)) as threads:
             workers = [threads.submit(self._work, number) for number in range(CLIENTS)]
+            workers += [
+                threads.submit(self._repeat, act, turn)
+                for act, turn in zip(self._others, self._turns[CLIENTS:], strict=True)
+            ]
             try:
                 yield
             finally:
@@ -54,6 +72,11 @@ class Clients:
             for turn in self._turns:
                 stack.enter_context(turn)
             yield
+
+    def _repeat(self, act: Callable[[], object], turn: threading.Lock) -> None:
+        while not self._stopped.wait(0.01):
+            with turn:
+                act()
 
     def _work(self, number: int) -> None:
         rng = random.Random(f"{self._seed} {number}")
@@ -77,7 +100,7 @@ class Clients:
         possible = self.journal.possible[id]
         if possible == {None}:
             kinds: list[Kind] = ["index", "broken"]
-            return rng.choices(kinds, [12, 1])[0], rng.randrange(2**32)
+            return rng.choices(kinds, [12, 1])[0], rng.choice(self._pictures)
         if None in possible:
             return "delete", None
         kinds = ["delete", "search", "index"]

@@ -2,15 +2,18 @@
  *
  * The environment says what fails, and how often:
  *
- *   FAULTS_FILE    the file whose writes and syncs fail, an absolute path
- *   FAULTS_KINDS   some of "full", "sync", "clock"
- *   FAULTS_ONE_IN  about one call in so many begins a fault
- *   FAULTS_SEED    of all that is random
+ *   FAULTS_FILE     the file whose writes and syncs fail, an absolute path
+ *   FAULTS_SEED     of all that is random
+ *   FAULTS_KINDS    some of "full", "sync", "clock", "pause"
+ *   FAULTS_ONE_IN   about one call in so many begins a fault
+ *   FAULTS_CONTROL  instead of these two: a file that says it at each moment, see `struct control`
  *
  * full   The disk is full for some calls: ENOSPC, after a part was written or nothing.
  * sync   A sync fails with EIO. What was written since the last one is partly lost, as the system
  *        may drop it from its memory. Writes to a file that was opened with O_DSYNC are syncs, too.
- * clock  The time of day jumps, back as well; the clock that counts from the start jumps ahead.
+ * clock  The time of day jumps, back as well.
+ * pause  The clock that counts from the start jumps ahead, as if the process had been stopped. Who
+ *        waits for this clock waits longer.
  */
 
 #define _GNU_SOURCE
@@ -44,8 +47,15 @@ struct unsynced {
     char *before;
 };
 
+/* What is in the control file. */
+struct control {
+    char now[56];      /* kinds, a space, one in so many calls; empty: no faults */
+    uint64_t happened; /* faults so far */
+};
+
 static const char *file;
-static int may_fill, may_fail, may_jump;
+static struct control *control;
+static char kinds[56];
 static unsigned one_in = 100;
 static uint64_t state;
 static int was_full, full_for; /* the last call; and so many of the next ones */
@@ -59,11 +69,12 @@ static ssize_t (*real_writev)(int, const struct iovec *, int);
 static int (*real_fdatasync)(int), (*real_fsync)(int), (*real_ftruncate)(int, off_t);
 static int (*real_msync)(void *, size_t, int);
 static int (*real_statvfs)(const char *, struct statvfs *);
+static int (*real_clock_gettime)(clockid_t, struct timespec *);
 
 __attribute__((constructor)) static void begin(void)
 {
-    const char *kinds = getenv("FAULTS_KINDS"), *rate = getenv("FAULTS_ONE_IN");
-    const char *seed = getenv("FAULTS_SEED");
+    const char *some = getenv("FAULTS_KINDS"), *rate = getenv("FAULTS_ONE_IN");
+    const char *seed = getenv("FAULTS_SEED"), *path = getenv("FAULTS_CONTROL");
     real_pwrite = dlsym(RTLD_NEXT, "pwrite");
     real_writev = dlsym(RTLD_NEXT, "writev");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
@@ -71,15 +82,38 @@ __attribute__((constructor)) static void begin(void)
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate");
     real_msync = dlsym(RTLD_NEXT, "msync");
     real_statvfs = dlsym(RTLD_NEXT, "statvfs");
+    real_clock_gettime = dlsym(RTLD_NEXT, "clock_gettime");
     file = getenv("FAULTS_FILE");
-    if (!file || !kinds)
-        return;
+    state = 0x9e3779b97f4a7c15u ^ (seed ? strtoull(seed, NULL, 10) : 0);
+    if (some)
+        snprintf(kinds, sizeof kinds, "%s", some);
     if (rate && atoi(rate) > 0)
         one_in = atoi(rate);
-    state = 0x9e3779b97f4a7c15u ^ (seed ? strtoull(seed, NULL, 10) : 0);
-    may_fill = strstr(kinds, "full") != NULL;
-    may_fail = strstr(kinds, "sync") != NULL;
-    may_jump = strstr(kinds, "clock") != NULL;
+    if (path) {
+        int fd = open(path, O_RDWR);
+        control = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (fd < 0 || control == MAP_FAILED)
+            abort(); /* else a test would take it for granted that faults happen */
+        close(fd);
+    }
+}
+
+/* Whether faults of a kind happen at the moment. */
+static int may(const char *kind)
+{
+    char now[sizeof control->now];
+    if (!control)
+        return strstr(kinds, kind) != NULL;
+    if (!control->now[0] || sscanf(control->now, "%55s %u", now, &one_in) < 2)
+        return 0;
+    return strstr(now, kind) != NULL;
+}
+
+static int happens(void)
+{
+    if (control)
+        control->happened++;
+    return 1;
 }
 
 /* A number below `below`; xorshift. */
@@ -107,18 +141,21 @@ static int is_ours(int fd)
 
 static int is_full(void)
 {
+    was_full = 0;
+    if (!may("full"))
+        return 0;
     if (full_for > 0)
         full_for--;
-    else if (may_fill && pick(one_in) == 0)
+    else if (pick(one_in) == 0)
         full_for = pick(LONGEST_FULL);
     else
-        return was_full = 0;
-    return was_full = 1;
+        return 0;
+    return was_full = happens();
 }
 
 static int sync_fails(void)
 {
-    return may_fail && pick(one_in) == 0;
+    return may("sync") && pick(one_in) == 0 && happens();
 }
 
 static void keep(int fd, off_t at, size_t size)
@@ -277,7 +314,7 @@ int msync(void *start, size_t size, int flags)
 int statvfs(const char *path, struct statvfs *disk)
 {
     int result = real_statvfs(path, disk);
-    if (result == 0 && was_full)
+    if (result == 0 && was_full && may("full"))
         disk->f_bavail = disk->f_bfree = 0;
     return result;
 }
@@ -289,18 +326,21 @@ int statvfs64(const char *path, struct statvfs64 *disk)
 
 int clock_gettime(clockid_t clock, struct timespec *now)
 {
-    int result = syscall(SYS_clock_gettime, clock, now);
-    if (result == 0 && may_jump) {
+    int result = real_clock_gettime ? real_clock_gettime(clock, now)
+                                    : (int)syscall(SYS_clock_gettime, clock, now);
+    if (result != 0)
+        return result;
+    if (clock == CLOCK_REALTIME && may("clock")) {
         pthread_mutex_lock(&lock);
-        if (clock == CLOCK_REALTIME) {
-            if (pick(one_in) == 0)
-                realtime_off = 86400L * ((long)pick(2 * MOST_DAYS) - MOST_DAYS);
-            now->tv_sec += realtime_off;
-        } else if (clock == CLOCK_MONOTONIC) {
-            if (pick(one_in) == 0)
-                monotonic_off += pick(MOST_AHEAD_S);
-            now->tv_sec += monotonic_off;
-        }
+        if (pick(one_in) == 0 && happens())
+            realtime_off = 86400L * ((long)pick(2 * MOST_DAYS) - MOST_DAYS);
+        now->tv_sec += realtime_off;
+        pthread_mutex_unlock(&lock);
+    } else if (clock == CLOCK_MONOTONIC && (monotonic_off || may("pause"))) {
+        pthread_mutex_lock(&lock);
+        if (may("pause") && pick(one_in) == 0 && happens())
+            monotonic_off += pick(MOST_AHEAD_S);
+        now->tv_sec += monotonic_off; /* it never goes back */
         pthread_mutex_unlock(&lock);
     }
     return result;

@@ -7,8 +7,8 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,16 +21,31 @@ from PIL import Image, ImageDraw
 TIMEOUT_S, SETTLING_S = 20, 25
 # A stored photo's vectors are rounded to float16, and batches round differently.
 SAME_DISTANCE = 0.001
+PROBLEM = "application/problem+json"  # the type of an answer that is an error
 
 Kind = Literal["index", "broken", "delete", "search"]
 Outcome = Literal["unknown", "acknowledged", "refused"]
 
 
+# Numbers of pictures: small ones, JPEG and PNG; and some of many sizes and kinds.
+SMALL, VARIED = range(2**32), range(2**32, 2**33)
+# Of these: the longest side, and how many of ten have it. The large ones are all JPEG.
+SIDES = {100: 4, 400: 4, 1200: 1, 3000: 1}
+LARGE = 400
+KINDS = ("JPEG", "JPEG", "PNG", "WEBP", "GIF", "TIFF")
+
+
 def picture(number: int) -> bytes:
-    """Return the picture of a number, always the same bytes: noise and shapes, as JPEG or PNG."""
+    """Return the picture of a number, always the same bytes: noise and shapes."""
     rng = np.random.default_rng(number)
     noise = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
-    width, height = (int(size) for size in rng.integers(64, 161, 2))
+    if number in SMALL:
+        width, height = (int(size) for size in rng.integers(64, 161, 2))
+        kind = ("JPEG", "PNG")[number % 2]
+    else:
+        side = int(rng.choice(list(SIDES), p=[share / 10 for share in SIDES.values()]))
+        width, height = (side, int(rng.integers(60, side)))[:: 1 if number % 3 else -1]
+        kind = "JPEG" if side > LARGE else str(rng.choice(KINDS))
     image = noise.resize((width, height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for shape in (draw.ellipse, draw.rectangle):
@@ -38,7 +53,7 @@ def picture(number: int) -> bytes:
         corner = (x + rng.integers(8, width // 2), y + rng.integers(8, height // 2))
         shape(((x, y), corner), fill=tuple(map(int, rng.integers(0, 256, 3))))
     encoded = io.BytesIO()
-    image.save(encoded, ("JPEG", "PNG")[number % 2])
+    image.save(encoded, kind)
     return encoded.getvalue()
 
 
@@ -52,6 +67,7 @@ class Request:
         picture: number of the picture that was sent; None for a deletion.
         outcome: `unknown` until there is an answer, and for good if the answer doesn't tell.
         answer: the status and the text of an answer that is not a success.
+        began: when it was sent, seconds of `time.monotonic`.
     """
 
     number: int
@@ -61,6 +77,7 @@ class Request:
     picture: int | None
     outcome: Outcome = "unknown"
     answer: str = ""
+    began: float = field(default_factory=time.monotonic)
 
 
 class Journal:
@@ -71,6 +88,9 @@ class Journal:
 
     Args:
         file: gets the journal, as JSON lines.
+        may_be_full: whether the disk may be full, so that changes are answered with 507.
+        heard: called after each answer with the kind of the request, the status (0: there was
+            none), and the seconds.
 
     Attributes:
         possible: for each id the numbers of the pictures that may be stored under it; None among
@@ -80,18 +100,28 @@ class Journal:
         deletions: for each id the sequence number of its latest acknowledged deletion.
         violations: answers that contradict earlier ones, and answers that must not occur.
         outcomes: number of requests by kind and outcome.
+        statuses: number of answers by kind and status; 0 where there was none.
         settled_at: when no request without an answer can take effect any more; seconds of
             `time.monotonic`.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        may_be_full: bool = False,
+        heard: Callable[[Kind, int, float], object] | None = None,
+    ) -> None:
         self.possible: dict[str, set[int | None]] = defaultdict(lambda: {None})
         self.latest: dict[str, int] = {}
         self.sequences: dict[str, int] = {}
         self.deletions: dict[str, int] = {}
         self.violations: list[str] = []
         self.outcomes: Counter[tuple[Kind, Outcome]] = Counter()
+        self.statuses: Counter[tuple[Kind, int]] = Counter()
         self.settled_at = 0.0
+        self._may_be_full = may_be_full
+        self._heard = heard
         self._file = file.open("w")
         self._lock = threading.Lock()
         self._count = 0
@@ -119,7 +149,11 @@ class Journal:
 
     def end(self, request: Request, response: httpx.Response | None) -> Outcome:
         """Record the answer (None: the connection was lost); return the outcome."""
+        status = 0 if response is None else response.status_code
+        if self._heard is not None:
+            self._heard(request.kind, status, time.monotonic() - request.began)
         with self._lock:
+            self.statuses[request.kind, status] += 1
             if response is not None:
                 self._judge(request, response)
             if request.outcome != "acknowledged":
@@ -185,9 +219,11 @@ class Journal:
                     self._violation(request, f"is not found by its own bytes, but {found[:2]} is")
             case "broken", 415 | 422:
                 request.outcome = "refused"
-            case _, 503 if media_type == "application/problem+json":
+            case "index" | "delete", 507 if self._may_be_full and media_type == PROBLEM:
+                request.outcome = "refused"
+            case _, 503 if media_type == PROBLEM:
                 pass  # the request may have taken effect before something died
-            case _, 500 | 503 if media_type != "application/problem+json":
+            case _, 500 | 503 if media_type != PROBLEM:
                 pass  # Ray's proxy answers in text/plain when the ingress dies during a request
             case _:
                 refused = 400 <= status < 500 or status == 507

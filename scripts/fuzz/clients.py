@@ -14,9 +14,9 @@ from statistics import median
 from typing import Literal, Protocol
 
 import httpx
+from common.beside import repeated
 from common.client import IMAGE, explain, open_client
 
-from fuzz.beside import repeated
 from fuzz.good_files import BROKEN, GOOD, LARGE, OTHER, Expected
 
 # How a file is sent: a search without and with verification, or a photo that is deleted again.

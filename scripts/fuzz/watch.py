@@ -8,9 +8,8 @@ from contextlib import contextmanager, suppress
 
 import psutil
 from benchmarks.memory import measure, measure_roles
+from common.beside import repeated
 from common.own_service import OwnService, command
-
-from fuzz.beside import repeated
 
 # Processes that must live on. Those that decode may be replaced: that is what they are for.
 ACTORS = ("ray::ServeReplica:", "ray::ProxyActor", "ray::ServeController")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 
+from deployments.errors import StoreUnusable
 from deployments.settings import StoreSettings
+from deployments.store import deployment as module
 from deployments.store.deployment import StoreDeployment
 from deployments.store.metrics import measure_store
 from deployments.store.operations import Delete, Operation, Result
@@ -98,3 +102,30 @@ def test_what_it_holds_is_measured(deployment: StoreDeployment, monkeypatch: pyt
     )
     assert used <= more <= seen["inset_store_map_bytes"].values[1]
     assert room > 0 < less
+
+
+def test_while_its_disk_fails_it_waits_for_it(folder: Path, monkeypatch, caplog) -> None:
+    """Serve, if it was restarted meanwhile, would give up after three replicas that don't start."""
+    failure = lmdb.Error("msync: Input/output error")
+    failure.code = errno.EIO
+    failures = [failure] * 5
+    real = lmdb.open
+
+    def open_later(*arguments: object, **options: object) -> object:
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(lmdb, "open", open_later)
+    monkeypatch.setattr(module, "OPEN_AGAIN_S", 0)
+    deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)
+    deployment.store.close()
+    assert failures == []
+    assert caplog.text.count("can't be opened (msync: Input/output error)") == 5
+
+
+def test_for_what_is_no_store_it_does_not_wait(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "data.mdb").write_bytes(b"no store" * 1000)
+    with pytest.raises(StoreUnusable):
+        StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)

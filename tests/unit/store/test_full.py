@@ -13,11 +13,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import lmdb
 import pytest
 
-from deployments.errors import StoreFull, StoreUnusable, Unavailable
+from deployments.errors import StoreDiskFailed, StoreFull, StoreUnusable, Unavailable
 from deployments.records import Stored
 from deployments.settings import StoreSettings
 from deployments.store.deployment import StoreDeployment
@@ -284,9 +285,25 @@ def test_opening_makes_sure_of_what_is_on_the_disk(folder: Path, monkeypatch, me
 
     with monkeypatch.context() as patch:
         patch.setattr(lmdb, "open", open_broken)
-        with pytest.raises(StoreUnusable, match="Input/output error"):
+        with pytest.raises(StoreDiskFailed, match="Input/output error"):
             Store(folder, ENCODER)
     Store(folder, ENCODER).close()
+
+
+def test_a_store_is_opened_though_its_owner_can_not_be_written_down(
+    folder: Path, monkeypatch
+) -> None:
+    """On a full disk another program may take the block that the old process id had."""
+    store = Store(folder, ENCODER)
+    store.apply([put("a", b"1")])
+    store.close()
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "pwrite", Mock(side_effect=full))
+    store = Store(folder, ENCODER)
+    assert_whole(store, "a", b"1")
+    with pytest.raises(StoreUnusable, match="in use by process unknown"):
+        Store(folder, ENCODER, lock_timeout_s=0)
+    store.close()
 
 
 FULL_DISK = """
@@ -324,11 +341,42 @@ assert_counts(store, held)
 """
 
 
-def test_full_disk(tmp_path: Path) -> None:
+OPENED_ON_A_FULL_DISK = """
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+from deployments.errors import StoreFull
+from deployments.store.store import Store
+from deployments.records import Stored
+from tests.support.stores import ENCODER, assert_whole, put
+
+folder = Path(sys.argv[1]) / "store"
+store = Store(folder, ENCODER)
+store.apply([put("a", b"a" * 90_000)])
+store.close()
+others = folder.parent / "others"
+try:
+    with others.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError as error:
+    assert "space" in str(error), error
+store = Store(folder, ENCODER)
+assert_whole(store, "a", b"a" * 90_000)
+(result,) = store.apply([put("b", b"b" * 400_000)])
+assert isinstance(result, StoreFull), result
+others.unlink()
+(result,) = store.apply([put("b", b"b" * 400_000)])
+assert isinstance(result, Stored), result
+"""
+
+
+@pytest.mark.parametrize("program", [FULL_DISK, OPENED_ON_A_FULL_DISK], ids=["fills", "was full"])
+def test_full_disk(tmp_path: Path, program: str) -> None:
     """A real ENOSPC, on a file system of 3 MiB in a mount namespace of its own."""
     script = 'mount -t tmpfs -o size=3m none "$0" || exit 77; exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
-    command = [*unshare, str(tmp_path), sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    command = [*unshare, str(tmp_path), sys.executable, "-c", program, str(tmp_path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     except FileNotFoundError:

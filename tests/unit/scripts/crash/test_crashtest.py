@@ -13,7 +13,7 @@ import httpx
 import pytest
 from crash.checks import Seen, check_listing, check_photo, sha256, verify
 from crash.journal import Journal, picture
-from crash.kills import ALL, KILLS_PER_RESTART, ROUND, VICTIMS, plan_kills
+from crash.kills import ALL, FAULTS, KILLS_PER_RESTART, ROUND, VICTIMS, add_faults, plan_kills
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +32,18 @@ def test_a_plan_kills_everything_in_its_turn(kills, seed):
     assert set(plan) <= {ALL, *VICTIMS}
     if kills >= 3 * len(ROUND):
         assert set(plan) == {ALL, *VICTIMS}
+
+
+@given(kills=st.integers(1, 100), faults=st.integers(0, 20), seed=st.integers(0, 2**32))
+def test_faults_are_put_between_the_kills(kills, faults, seed):
+    plan = plan_kills(kills, random.Random(seed))
+    mixed = add_faults(plan, faults, random.Random(seed))
+    assert [kind for kind in mixed if kind not in FAULTS] == plan
+    counts = Counter(kind for kind in mixed if kind in FAULTS)
+    assert counts.total() == faults
+    assert all(
+        faults // len(FAULTS) <= counts[kind] <= -(-faults // len(FAULTS)) for kind in FAULTS
+    )
 
 
 def test_a_picture_is_always_the_same_and_there_are_no_two_alike():
@@ -98,6 +110,17 @@ def test_a_deletion_that_is_repeated_is_answered_as_before(journal):
     assert (journal.violations, journal.possible["a"]) == ([], {None})
 
 
+def test_if_the_disk_may_be_full_changes_may_be_refused_and_are_not_there(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl", may_be_full=True)
+    for kind, answer in (("index", problem(507)), ("index", indexed()), ("delete", problem(507))):
+        tell(journal, kind, answer)
+    assert (journal.violations, journal.possible["a"]) == ([], {1})
+    assert journal.statuses == Counter({("index", 507): 1, ("index", 201): 1, ("delete", 507): 1})
+    tell(journal, "search", problem(507))
+    tell(journal, "index", httpx.Response(507, text="no sentence"))
+    assert len(journal.violations) == 2
+
+
 def test_a_request_that_was_not_sent_changes_nothing(journal):
     journal.withdraw(journal.begin(0, "index", "a", 1))
     assert journal.possible["a"] == {None}
@@ -123,6 +146,7 @@ def found(*matches: tuple[str, float]) -> httpx.Response:
         ([("index", indexed()), ("search", problem(400))], "answered 400"),
         ([("broken", indexed())], "answered 201"),
         ([("index", problem(415))], "answered 415"),
+        ([("index", problem(507))], "answered 507"),
         ([("index", problem(500))], "answered 500"),
         ([("index", httpx.Response(408, text="too slow"))], "answered 408"),
     ],
@@ -269,7 +293,9 @@ def test_the_exit_status_tells_and_what_went_wrong_is_kept(
 
     def crash(where: Path, *_: object) -> crashtest.Report:
         assert where == folder
-        return crashtest.Report(Counter(Store=1), {"Store": [3.0]}, Counter(), violations)
+        return crashtest.Report(
+            Counter(Store=1), {"Store": [3.0]}, Counter(), Counter(), violations
+        )
 
     monkeypatch.setattr(crashtest, "crash", crash)
     monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: folder.mkdir() or str(folder))

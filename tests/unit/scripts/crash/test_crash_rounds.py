@@ -1,4 +1,4 @@
-"""Faults in the middle of writes: nothing is lost, and the test would notice if it were."""
+"""Rounds of faults: nothing is lost, and the test would notice if it were."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from crash import faults
-from crash.faults import Holdings, NoCompiler, compile_faults, run_rounds
+from crash import rounds
+from crash.rounds import Holdings, run_rounds
+from crash.shim import NoCompiler
 from crash.writer import ENCODER, content, photo
 
 from deployments.store.operations import Delete, Put
@@ -15,22 +16,16 @@ from deployments.store.store import Store
 
 
 def test_nothing_is_lost(tmp_path: Path, monkeypatch) -> None:
-    """One round of each kind; `scripts/crashtest.py --faults` does more."""
-    monkeypatch.setattr(faults, "MOST_S", 1)
+    """One round of each kind; `scripts/crashtest.py --rounds` does more."""
+    monkeypatch.setattr(rounds, "MOST_S", 1)
     try:
-        report = run_rounds(tmp_path, len(faults.KINDS), seed=5)
+        report = run_rounds(tmp_path, len(rounds.KINDS), seed=5)
     except NoCompiler as error:
         pytest.skip(str(error))
     assert report.violations == []
-    assert report.endings.total() == len(faults.KINDS)
+    assert report.endings.total() == len(rounds.KINDS)
     assert report.outcomes["stored"] > 20
     assert "Nothing was lost." in str(report)
-
-
-def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NoCompiler, match="install gcc or clang"):
-        compile_faults(tmp_path)
 
 
 def put(id: str, number: int) -> Put:

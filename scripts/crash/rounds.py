@@ -1,4 +1,4 @@
-"""Faults in the middle of writes: a disk that fills up, a sync that fails, a clock that jumps.
+"""Rounds of faults in the middle of writes, in a process that has only a store.
 
 A store is written into by a process of its own, whose calls to the system fail at random
 (`faults.c`) until the store gives up or the process is killed. Then the store is opened without
@@ -21,51 +21,18 @@ from pathlib import Path
 
 from common.paths import IMPORT_PATH, ROOT
 
+from crash.shim import compile_faults
 from crash.writer import FAILED, NOT_OPENED, content
 from deployments.store.access import DATA
 from deployments.store.check import StoreCheck
 from deployments.store.reader import StoreReader
 
-SOURCE = Path(__file__).with_name("faults.c")
-KINDS = ("full", "sync", "clock", "full,sync", "full,sync,clock", "")
+KINDS = ("full", "sync", "clock,pause", "full,sync", "full,sync,clock,pause", "")
 RATES = (20, 100, 1000, 5000)  # one call in so many begins a fault
 MOST_S = 3.0  # of a round, after which the process is killed
 ENDINGS = {FAILED: "the disk failed", NOT_OPENED: "it could not be opened"}
 
 Group = Sequence[tuple[str, int | None]]
-
-
-class NoCompiler(Exception):
-    """Faults can't be had here; the message says what is missing."""
-
-
-def compile_faults(folder: Path) -> Path:
-    """Compile what makes calls to the system fail, and return the library.
-
-    Raises:
-        NoCompiler
-    """
-    library = folder / "faults.so"
-    command = [
-        "cc",
-        "-shared",
-        "-fPIC",
-        "-O1",
-        "-o",
-        str(library),
-        str(SOURCE),
-        "-ldl",
-        "-lpthread",
-    ]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise NoCompiler(
-            "There is no C compiler (cc) here, and the faults need one: install gcc or clang."
-        ) from None
-    except subprocess.CalledProcessError as error:
-        raise NoCompiler(f"{SOURCE} can't be compiled here:\n{error.stderr}") from None
-    return library
 
 
 @dataclass(slots=True)
@@ -129,7 +96,7 @@ class Holdings:
 
 
 @dataclass(frozen=True, slots=True)
-class FaultReport:
+class RoundsReport:
     """What rounds with faults have done and found.
 
     Attributes:
@@ -151,7 +118,7 @@ class FaultReport:
         return "\n".join(lines)
 
 
-def run_rounds(folder: Path, rounds: int, seed: int) -> FaultReport:
+def run_rounds(folder: Path, rounds: int, seed: int) -> RoundsReport:
     """Write into one store again and again while faults happen, and check it after each round.
 
     Args:
@@ -182,7 +149,7 @@ def run_rounds(folder: Path, rounds: int, seed: int) -> FaultReport:
         if wrong:
             violations += [f"round {number}, faults {kinds or 'none'}: {one}" for one in wrong]
             break
-    return FaultReport(endings, holdings.outcomes, violations)
+    return RoundsReport(endings, holdings.outcomes, violations)
 
 
 def run_round(
