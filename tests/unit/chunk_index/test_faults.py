@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deployments.chunk_index import index as index_module
+from deployments.chunk_index import segments
 from deployments.chunk_index.index import ChunkIndex
 from deployments.errors import Unavailable
 from deployments.records import content_hash
@@ -32,18 +33,22 @@ CHANGES = {
     "a photo in the place of another": lambda index: index.put("photo3", *NEW["new"]),
     "a removal": lambda index: index.remove("photo3"),
     "linking": lambda index: index.build(),
+    "a renewal": lambda index: index.renew(),
 }
 AFTER = {
     "a new photo": FIRST | NEW,
     "a photo in the place of another": FIRST | {"photo3": NEW["new"]},
     "a removal": {id: photo for id, photo in FIRST.items() if id != "photo3"},
     "linking": FIRST,
+    "a renewal": FIRST,
 }
 
 
 def make(engine: str) -> ChunkIndex:
-    """An index where the next photo, and the next removal, need more room of every kind."""
+    """An index where the next photo needs more room of every kind, and a third was removed."""
     index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
+    index.put("gone", np.eye(4, dtype=np.float16).repeat(3, 0), {"year": 2000})
+    index.remove("gone")
     for id, (vectors, metadata) in FIRST.items():
         index.put(id, vectors, metadata)
     return index
@@ -75,6 +80,7 @@ def assert_answers(index: ChunkIndex, content: dict) -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_happens_completely_or_not_at_all_or_is_told(engine, name, monkeypatch):
     monkeypatch.setattr(index_module, "GRAPH_CHUNKS", 0)
+    monkeypatch.setattr(segments, "WASTED_CHUNKS", 0)
     broken = 0
     for step in count():
         index = make(engine)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,6 +68,19 @@ def test_one_of_another_kind_is_not_read(tmp_path, caplog):
     assert read(other) == (None, None)
     assert other.write(parts("approximate"), position(2))
     assert read(other) == (position(2), "approximate")
+
+
+def test_one_of_an_older_format_is_not_read_and_goes_with_the_next(tmp_path):
+    snapshots = Snapshots(tmp_path, KIND)
+    older = tmp_path / f"{7:020}-history"
+    older.mkdir()
+    kind = {"format": 2, **KIND}
+    header = {"kind": kind, "position": asdict(position(7))}
+    (older / "header.json").write_text(json.dumps(header))
+    assert read(snapshots) == (None, None)
+    assert snapshots.write(parts("new"), position(8))
+    assert not older.exists()
+    assert read(snapshots) == (position(8), "new")
 
 
 def test_what_can_not_be_written_leaves_the_one_before(tmp_path):
