@@ -64,6 +64,9 @@ def test_what_is_linked_takes_its_blocks_with_it(monkeypatch):
         engine.append(photo)
     assert engine.build()
     assert len(engine._waiting._blocks) <= engine.waiting // 7 + 2
+    while engine.build():
+        pass
+    assert not engine._waiting._blocks
 
 
 def test_what_the_products_take_is_bounded(monkeypatch):

@@ -80,6 +80,7 @@ def assert_answers(index: ChunkIndex, content: dict) -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_happens_completely_or_not_at_all_or_is_told(engine, name, monkeypatch):
     monkeypatch.setattr(index_module, "GRAPH_CHUNKS", 0)
+    monkeypatch.setattr(index_module, "MOVED_PHOTOS", 1)
     monkeypatch.setattr(segments, "WASTED_CHUNKS", 0)
     broken = 0
     for step in count():
