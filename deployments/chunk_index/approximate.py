@@ -13,12 +13,14 @@ import torch
 from deployments.chunk_index.blocks import PRODUCT_ERROR, Blocks
 from deployments.chunk_index.engines import Found
 from deployments.chunk_index.nearest import Nearest
-from deployments.chunk_index.owners import Owners, Starts
+from deployments.chunk_index.owners import Owners
 
 # The graph: the links of each vector (M; the lowest level has twice as many), the candidates among
 # which the links of a new vector are chosen (efConstruction), and the candidates that a search
 # keeps (efSearch). The denser the vectors lie, the more candidates are needed to find the nearest.
-# So beyond a million chunks the last two grow with the square root of their number.
+# So beyond a million chunks the last two grow with the square root of their number. If the nearest
+# are spread over several graphs, fewer are needed in each: in proportion to the square root of its
+# share of all chunks.
 LINKS = 32
 CONSTRUCTION = 64
 EXPANSION = 160
@@ -27,6 +29,7 @@ GROWTH_CHUNKS = 1_000_000
 # on two cores). But a step has a fixed cost, so it is larger when many vectors wait.
 LINK_ROWS = 64
 MOST_LINK_ROWS = 1024
+LINK_BYTES = 300  # what the links of a vector take in a saved graph
 # Vectors that are converted to float32 and compared at a time.
 COMPARED_ROWS = 32_768
 # Vectors that are hashed at a time while a snapshot is loaded.
@@ -51,18 +54,13 @@ class ApproximateEngine:
         dimension: length of a vector.
         expansion: how many candidates a search keeps (efSearch). More candidates find more photos,
             but take longer. None: 160 for up to a million vectors, 506 for ten million.
-        begin_at: with fewer vectors no graph is built: comparing all of them is exact, and fast
-            enough.
     """
 
     name = "ApproximateEngine"
 
-    def __init__(
-        self, dimension: int, *, expansion: int | None = None, begin_at: int = 50_000
-    ) -> None:
+    def __init__(self, dimension: int, *, expansion: int | None = None) -> None:
         self.dimension = dimension
         self.expansion = expansion
-        self.begin_at = begin_at
         self._graph = faiss.IndexHNSWSQ(
             dimension, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT
         )
@@ -71,14 +69,14 @@ class ApproximateEngine:
         self.owners = Owners(dimension, self._kept)
 
     @property
-    def starts(self) -> Starts:
-        """See `Engine.starts`."""
-        return self.owners.chunks
-
-    @property
     def waiting(self) -> int:
         """See `Engine.waiting`."""
         return self._waiting.end - self._waiting.first
+
+    @property
+    def saved_bytes(self) -> int:
+        """See `Engine.saved_bytes`."""
+        return self.owners.vectors.rows * (2 * self.dimension + LINK_BYTES)
 
     def append(self, vectors: np.ndarray, id: str = "") -> None:
         """See `Engine.append`."""
@@ -86,7 +84,7 @@ class ApproximateEngine:
 
     def build(self) -> bool:
         """Link some vectors into the graph."""
-        if self.waiting == 0 or self._waiting.end < self.begin_at:
+        if self.waiting == 0:
             return False
         rows = min(max(LINK_ROWS, self.waiting // 64), MOST_LINK_ROWS, self.waiting)
         numbers = np.arange(self._waiting.first, self._waiting.first + rows)
@@ -120,7 +118,11 @@ class ApproximateEngine:
         return faiss.rev_swig_ptr(codes.data(), size).view(np.float16).reshape(-1, self.dimension)
 
     def search(
-        self, queries: np.ndarray, counts: int | Sequence[int], allowed: np.ndarray | None
+        self,
+        queries: np.ndarray,
+        counts: int | Sequence[int],
+        allowed: np.ndarray | None,
+        share: float = 1,
     ) -> list[Found]:
         """See `Engine.search`."""
         # Only vectors that wait are compared in half precision.
@@ -133,8 +135,9 @@ class ApproximateEngine:
         with torch.inference_mode():
             self._waiting.search(queries, searches, permitted)
         if self._graph.ntotal:
-            share = 1 if allowed is None else np.count_nonzero(allowed) / len(allowed)
-            self._search_graph(queries, searches, permitted, float(share))
+            thorough = self.expansion or EXPANSION * self._growth() * share**0.5
+            of_photos = 1 if allowed is None else np.count_nonzero(allowed) / len(allowed)
+            self._search_graph(queries, searches, permitted, thorough, float(of_photos))
         return [search.found(self._kept) for search in searches]
 
     def _search_graph(
@@ -142,12 +145,14 @@ class ApproximateEngine:
         queries: np.ndarray,
         searches: Sequence[Nearest],
         permitted: np.ndarray | None,
+        thorough: float,
         share: float,
     ) -> None:
         """Search the vectors in the graph; those not allowed are walked through, but not found.
 
         Args:
             permitted: see `Owners.permitted`; FAISS gets it as a selector.
+            thorough: how many candidates a walk keeps if all photos are allowed.
             share: of the photos that are allowed.
         """
         selector: dict[str, faiss.IDSelector] = {}
@@ -162,7 +167,6 @@ class ApproximateEngine:
                 return
         # The fewer vectors are allowed, the more candidates a walk passes until it found enough.
         # How many this search needs says its own count, not that of others in its batch.
-        thorough = self.expansion or EXPANSION * self._growth()
         counts = np.array([search.count for search in searches])
         expansions = np.maximum(thorough, 4 * counts) / share
         unfinished = np.arange(len(searches))
@@ -205,6 +209,10 @@ class ApproximateEngine:
                 near = similarities > search.reach
                 search.add(numbers[near], similarities[near])
 
+    def seal(self) -> None:
+        """See `Engine.seal`."""
+        self.owners.seal()
+
     def saver(self) -> Callable[[Path], None]:
         """See `Engine.saver`."""
         save_owners, save_waiting = self.owners.saver(), self._waiting.saver()
@@ -218,7 +226,7 @@ class ApproximateEngine:
 
         return save
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, *, sealed: bool = False) -> None:
         """See `Engine.load`."""
         self._graph = faiss.read_index(str(folder / "graph.faiss"))
         # Arrays from a file have no spare room. The links are small enough to be copied to one.
@@ -239,7 +247,9 @@ class ApproximateEngine:
         self._waiting.begin_at(len(linked))
         self._waiting.load(folder / "vectors.npy")
         parts = np.split(self._linked(), range(LOADED_ROWS, len(linked), LOADED_ROWS))
-        self.owners.load(folder, chain(parts, self._waiting.parts()))
+        self.owners.load(folder, None if sealed else chain(parts, self._waiting.parts()))
+        if self.owners.vectors.rows != self._waiting.end:
+            raise ValueError("its files don't belong together")
 
 
 def _resize_with_room(array: faiss.MaybeOwnedVectorUInt8, size: int) -> None:

@@ -62,6 +62,10 @@ class Blocks:
 
     def drop_before(self, number: int) -> None:
         """Drop the vectors before this one."""
+        if number == self.end:
+            self._blocks.clear()
+            self.begin_at(number)
+            return
         self.first = number
         dropped = (number - self._base) // BLOCK_ROWS
         del self._blocks[:dropped]

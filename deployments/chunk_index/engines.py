@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from deployments.chunk_index.owners import Starts
+from deployments.chunk_index.owners import Owners
 
 DIGITS = 6  # of a distance; two photos whose distances are equal so far tie
 
@@ -35,14 +35,15 @@ class Engine(Protocol):
     """Photos to search. Only what `saver` returns may run at the same time as another method."""
 
     name: str  # stands in the header of snapshots, so it must never change
-
-    @property
-    def starts(self) -> Starts:
-        """Where the chunks of each photo begin."""
+    owners: Owners  # the photos, their chunks, and the vectors of these
 
     @property
     def waiting(self) -> int:
         """Number of vectors that wait for `build`."""
+
+    @property
+    def saved_bytes(self) -> int:
+        """How many bytes `saver` writes, about; rather more than less."""
 
     def append(self, vectors: np.ndarray, id: str = "") -> None:
         """Add a photo.
@@ -53,7 +54,11 @@ class Engine(Protocol):
         """
 
     def search(
-        self, queries: np.ndarray, counts: int | Sequence[int], allowed: np.ndarray | None
+        self,
+        queries: np.ndarray,
+        counts: int | Sequence[int],
+        allowed: np.ndarray | None,
+        share: float = 1,
     ) -> list[Found]:
         """Find the nearest photos of each query.
 
@@ -61,6 +66,8 @@ class Engine(Protocol):
             queries: float32 `[q, d]`, L2-normalised.
             counts: how many photos to find, for all queries or for each; at least 1.
             allowed: bool `[photos]`: which photos may be found; None for all.
+            share: of all chunks that are searched, those in this engine. The smaller it is, the
+                fewer of the nearest are here.
         """
 
     def vectors(self, photos: np.ndarray) -> np.ndarray:
@@ -69,14 +76,21 @@ class Engine(Protocol):
     def build(self) -> bool:
         """Do a part of the work that makes searches faster; return whether there is more."""
 
+    def seal(self) -> None:
+        """Forget what only `append` needs."""
+
     def saver(self) -> Callable[[Path], None]:
         """Return a function that writes the engine as it is now into a folder.
 
         It may run while photos are appended and searched, but not during `build`.
         """
 
-    def load(self, folder: Path) -> None:
-        """Load what was saved into an empty engine."""
+    def load(self, folder: Path, *, sealed: bool = False) -> None:
+        """Load what was saved into an empty engine.
+
+        Args:
+            sealed: whether no photo will be added; see `seal`.
+        """
 
 
 def measure(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -93,3 +107,18 @@ def measure(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
 def distances_of(similarities: np.ndarray) -> np.ndarray:
     """Return cosine distances, rounded so that equal images tie."""
     return np.clip(1 - similarities.astype(np.float64), 0, 2).round(DIGITS)
+
+
+def places_of_nearest(distances: np.ndarray, count: int, id_of: Callable[[int], str]) -> list[int]:
+    """Return where the smallest distances are, in ascending order; those that tie by id.
+
+    Args:
+        distances: `[n]`.
+        count: how many to find.
+        id_of: returns the id of the photo at a place.
+    """
+    places = np.arange(len(distances))
+    if len(distances) > count:
+        last = np.partition(distances, count - 1)[count - 1]
+        places = np.flatnonzero(distances <= last)
+    return sorted(places.tolist(), key=lambda place: (distances[place], id_of(place)))[:count]

@@ -11,7 +11,7 @@ import torch
 from deployments.chunk_index.blocks import PRODUCT_ERROR, Blocks
 from deployments.chunk_index.engines import Found
 from deployments.chunk_index.nearest import Nearest
-from deployments.chunk_index.owners import Owners, Starts
+from deployments.chunk_index.owners import Owners
 from deployments.compute.device import DTYPES, resolve_device
 
 
@@ -42,9 +42,9 @@ class ExactEngine:
         self.owners = Owners(dimension, self._kept)
 
     @property
-    def starts(self) -> Starts:
-        """See `Engine.starts`."""
-        return self.owners.chunks
+    def saved_bytes(self) -> int:
+        """See `Engine.saved_bytes`."""
+        return self.owners.vectors.rows * 2 * self._blocks.dimension
 
     def append(self, vectors: np.ndarray, id: str = "") -> None:
         """See `Engine.append`."""
@@ -62,7 +62,11 @@ class ExactEngine:
 
     @torch.inference_mode()
     def search(
-        self, queries: np.ndarray, counts: int | Sequence[int], allowed: np.ndarray | None
+        self,
+        queries: np.ndarray,
+        counts: int | Sequence[int],
+        allowed: np.ndarray | None,
+        share: float = 1,
     ) -> list[Found]:
         """See `Engine.search`."""
         error = PRODUCT_ERROR[self._blocks.dtype]
@@ -77,6 +81,10 @@ class ExactEngine:
         """Return False: there is nothing to build."""
         return False
 
+    def seal(self) -> None:
+        """See `Engine.seal`."""
+        self.owners.seal()
+
     def saver(self) -> Callable[[Path], None]:
         """See `Engine.saver`."""
         save_owners, save_vectors = self.owners.saver(), self._blocks.saver()
@@ -87,7 +95,9 @@ class ExactEngine:
 
         return save
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, *, sealed: bool = False) -> None:
         """See `Engine.load`."""
         self._blocks.load(folder / "vectors.npy")
-        self.owners.load(folder, self._blocks.parts())
+        self.owners.load(folder, None if sealed else self._blocks.parts())
+        if self.owners.vectors.rows != self._blocks.end:
+            raise ValueError("its files don't belong together")

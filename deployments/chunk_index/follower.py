@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ class Follower:
         index: the index to search.
         position: how far it has followed the log; None before `start`.
         snapshot: the position of the latest snapshot; None if there is none.
-        unsaved: number of chunks that were added, removed or linked since the snapshot.
+        unsaved: number of chunks that were added, removed, linked or moved since the snapshot.
         changed_at: time of the last change, seconds on the monotonic clock.
     """
 
@@ -147,21 +147,6 @@ class Follower:
                 logger.warning("can't follow the store's log; trying again", exc_info=True)
                 await asyncio.sleep(RETRY_S)
 
-    async def reload(self, build: Callable[[ChunkIndex], Awaitable[bool]]) -> None:
-        """Load everything into a new index, without removed photos, and replace the old one by it.
-
-        Args:
-            build: does a part of the work that makes searches faster, and returns whether there is
-                more. All of it is done before the new index is searched.
-        """
-        index, position = await self._catch_up(self._make(), None)
-        while await build(index):
-            pass
-        while position.sequence < self.sequence:
-            index, position = await self._catch_up(index, position)
-        self.unsaved = index.chunks
-        await self._publish(index, position)
-
     async def _catch_up(
         self, index: ChunkIndex, position: Position | None
     ) -> tuple[ChunkIndex, Position]:
@@ -184,10 +169,10 @@ class Follower:
 
     async def _advance(self) -> None:
         """Apply the store's next changes, or find out that there are none."""
-        index, asked = self.index, self.position
+        index = self.index
         self._polls += 1
         poll = self._polls
-        changes = await self._ask(asked, POLL_S)
+        changes = await self._ask(self.position, POLL_S)
         if changes.anew:
             with self._loading_anew():
                 index, position = await self._catch_up(self._make(), None)
@@ -196,7 +181,7 @@ class Follower:
             try:
                 await asyncio.to_thread(_apply, index, changes.changes)
             except CannotApply as error:
-                if self.position is asked and not index.broken:  # the changes before it are applied
+                if not index.broken:  # the changes before it are applied
                     reached = replace(changes.position, sequence=error.change.sequence - 1)
                     await self._publish(index, reached)
                 raise
@@ -207,9 +192,8 @@ class Follower:
             self.unsaved += sum(
                 1 if change.vectors is None else len(change.vectors) for change in changes.changes
             )
-        if self.position is asked:  # otherwise `reload` replaced the index: ask again for that
-            self._last_poll = poll, changes.last
-            await self._publish(index, position)
+        self._last_poll = poll, changes.last
+        await self._publish(index, position)
 
     async def _publish(self, index: ChunkIndex, position: Position) -> None:
         async with self._moved:

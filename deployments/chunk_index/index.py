@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from bisect import bisect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from deployments.chunk_index.approximate import ApproximateEngine
-from deployments.chunk_index.columns import MetadataColumns, grown
-from deployments.chunk_index.engines import Engine, Found, distances_of, measure
+from deployments.chunk_index.engines import (
+    Engine,
+    Found,
+    distances_of,
+    places_of_nearest,
+)
 from deployments.chunk_index.exact import ExactEngine
+from deployments.chunk_index.segments import Segment
+from deployments.chunk_index.snapshots import Part
 from deployments.compute.device import resolve_device
 from deployments.errors import Unavailable
 from deployments.metadata import Filter
@@ -31,14 +38,20 @@ from deployments.settings import ChunkIndexSettings
 # 64 photos of 35 chunks take about 2 ms.
 SAMPLE_PHOTOS = 256
 PIECE_PHOTOS = 64
-# What a chunk takes in a saved graph, beside its vector, and a photo with its id and metadata.
-LINK_BYTES = 300
-PHOTO_BYTES = 500
+# With fewer chunks no graph is built: comparing all of them is exact, and fast enough.
+GRAPH_CHUNKS = 50_000
+# Photos that are moved in one step of a renewal. Searches wait for a step: 8 photos of 35 chunks
+# take about 2 ms.
+MOVED_PHOTOS = 8
+PRESENT = "present.npy"  # in a snapshot, which photos are present: that changes in all segments
 MEASURED_PHOTOS = 128  # photos whose chunks are measured at a time, in float64
 
 
 class ChunkIndex:
     """Photos by id, which are found by their nearest chunks. It is thread-safe.
+
+    Photos are numbered in the order of arrival, and lie in segments. They are added to the last
+    one, which is sealed when it is full. A search looks into each.
 
     Args:
         dimension: length of a vector.
@@ -72,25 +85,20 @@ class ChunkIndex:
         self._empty()
 
     def _empty(self) -> None:
-        self._engine: Engine
-        if self.engine == "exact":
-            self._engine = ExactEngine(
-                self.dimension, device=self._settings.device, dtype=self._settings.dtype
-            )
-        else:
-            self._engine = ApproximateEngine(self.dimension, expansion=self._settings.expansion)
+        self._segments = [Segment(self._make_engine(), first=0)]
         self._numbers: dict[str, int] = {}  # of the photos that are present
-        self._ids: list[str | None] = []  # by number; None: removed
-        self._present = np.zeros(0, bool)  # by number, with spare room
-        self._hashes = np.zeros(0, np.uint64)  # content hashes, by number, with spare room
         self._digest = 0
-        self._columns = MetadataColumns()
-        self._removed = 0  # chunks whose photo was removed
+
+    def _make_engine(self) -> Engine:
+        settings = self._settings
+        if self.engine == "exact":
+            return ExactEngine(self.dimension, device=settings.device, dtype=settings.dtype)
+        return ApproximateEngine(self.dimension, expansion=settings.expansion)
 
     @property
     def kind(self) -> dict[str, object]:
         """What a snapshot and an index must have in common, so that the index can load it."""
-        return {"engine": self._engine.name, "dimension": self.dimension}
+        return {"engine": self._segments[-1].engine.name, "dimension": self.dimension}
 
     @property
     def photos(self) -> int:
@@ -100,24 +108,17 @@ class ChunkIndex:
     @property
     def chunks(self) -> int:
         """Number of chunks."""
-        return self._engine.starts.rows - self._removed
+        return sum(segment.rows - segment.removed for segment in self._segments)
 
     @property
     def removed(self) -> int:
         """Number of chunks that are no longer found, but still take memory."""
-        return self._removed
+        return sum(segment.removed for segment in self._segments)
 
     @property
     def waiting(self) -> int:
-        """Number of vectors that wait for `build`; equal ones count once."""
-        return self._engine.waiting
-
-    @property
-    def saved_bytes(self) -> int:
-        """How many bytes `saver` writes, about; rather more than less."""
-        links = 0 if self.engine == "exact" else LINK_BYTES
-        of_chunks = self._engine.starts.rows * (2 * self.dimension + links)
-        return of_chunks + len(self._ids) * PHOTO_BYTES
+        """Number of vectors that wait for `build`; equal ones in a segment count once."""
+        return sum(segment.engine.waiting for segment in self._segments)
 
     @property
     def digest(self) -> str:
@@ -125,7 +126,7 @@ class ChunkIndex:
 
         It adds up what each photo had when it was put. For some photos, and always for the newest,
         this is corrected by what the engine has now. So it shows when rows and photos are out of
-        step: from the first such photo on, all are.
+        step: from the first such photo of a segment on, all are.
         """
         with self._lock:
             photos = self._sample()
@@ -136,24 +137,33 @@ class ChunkIndex:
         return f"{(self._digest + drift) % 2**64:016x}"
 
     def _sample(self) -> np.ndarray:
-        """Return the numbers of some photos in ascending order, the newest among them."""
-        present = self._present[: len(self._ids)].nonzero()[0]
+        """Return the numbers of some photos in ascending order, the newest of each segment."""
+        left = [segment.first + segment.left() for segment in self._segments]
+        present = np.concatenate(left)
         if len(present) <= SAMPLE_PHOTOS:
             return present
-        drawn = np.random.default_rng().integers(len(present), size=SAMPLE_PHOTOS - 1)
-        return present[np.unique([*drawn, len(present) - 1])]
+        drawn = np.random.default_rng().integers(len(present), size=SAMPLE_PHOTOS)
+        return np.unique([*present[drawn], *(photos[-1] for photos in left if len(photos))])
 
-    def _drift(self, photos: np.ndarray) -> int:
-        """Return how the hashes of what the engine has differ from those of what was put."""
-        photos = photos[self._present[photos]]
-        if self._rounds or not len(photos):
+    def _drift(self, numbers: np.ndarray) -> int:
+        """Return how the hashes of what the engines have differ from those of what was put."""
+        if self._rounds:
             return 0
-        vectors = self._engine.vectors(photos)
-        ends = np.cumsum(self._engine.starts.of(photos)[1]).tolist()
         return sum(
-            content_hash(str(self._ids[number]), vectors[start:end]) - int(self._hashes[number])
-            for number, (start, end) in zip(photos.tolist(), pairwise([0, *ends]), strict=True)
+            segment.drift(photos[segment.present[photos]])
+            for segment, photos in self._by_segment(numbers)
         )
+
+    def _by_segment(self, numbers: np.ndarray) -> Iterator[tuple[Segment, np.ndarray]]:
+        """Yield the segments of some photos, with the ascending numbers that they have there.
+
+        Args:
+            numbers: ascending; those of segments that were dropped are left out.
+        """
+        for segment in self._segments:
+            start, end = np.searchsorted(numbers, [segment.first, segment.first + segment.photos])
+            if start < end:
+                yield segment, numbers[start:end] - segment.first
 
     def put(self, id: str, vectors: np.ndarray, metadata: Metadata | None = None) -> None:
         """Add a photo, or replace it.
@@ -171,24 +181,23 @@ class ChunkIndex:
         content = content_hash(id, vectors)
         with self._lock:
             self._refuse_if_broken()
-            number = len(self._ids)
-            self._make_room(number + 1)
-            write_metadata = self._columns.prepare(number, metadata or {})
-            with self._changing():
-                self._engine.append(vectors, id)
-                write_metadata()
-                self._ids.append(id)
-                self._hashes[number] = content
-                self._remove(id)
-                self._present[number] = True
-                self._numbers[id] = number
-                self._digest = (self._digest + content) % 2**64
+            self._put(id, vectors, metadata or {}, content)
 
-    def _make_room(self, photos: int) -> None:
-        if photos > len(self._present):
-            size = max(2 * photos, 1024)
-            present, hashes = grown(self._present, size), grown(self._hashes, size)
-            self._present, self._hashes = present, hashes
+    def _put(self, id: str, vectors: np.ndarray, metadata: Metadata, content: int) -> None:
+        if self._segments[-1].is_full:
+            self._begin_segment()
+        segment = self._segments[-1]
+        add = segment.prepare(metadata)
+        with self._changing():
+            photo = add(id, vectors, content)
+            self._remove(id)
+            self._numbers[id] = segment.first + photo
+            self._digest = (self._digest + content) % 2**64
+
+    def _begin_segment(self) -> None:
+        last = self._segments[-1]
+        self._segments.append(Segment(self._make_engine(), last.first + last.photos))
+        last.seal()
 
     def remove(self, id: str) -> None:
         """Remove a photo, if it is there.
@@ -204,11 +213,10 @@ class ChunkIndex:
     def _remove(self, id: str) -> None:
         number = self._numbers.pop(id, None)
         if number is not None:
-            self._ids[number] = None
-            self._present[number] = False
-            self._columns.remove(number)
-            self._removed += self._engine.starts[number + 1] - self._engine.starts[number]
-            self._digest = (self._digest - int(self._hashes[number])) % 2**64
+            place = bisect(self._segments, number, key=attrgetter("first")) - 1
+            segment = self._segments[place]
+            content = segment.remove(number - segment.first)
+            self._digest = (self._digest - content) % 2**64
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -247,87 +255,134 @@ class ChunkIndex:
         Raises:
             Unavailable: the index is broken.
         """
+        wanted = np.broadcast_to(counts, len(queries)).tolist()
         with self._lock:
             self._refuse_if_broken()
-            found = self._engine.search(queries, counts, self._allowed(filter))
-            return [self._measure(*pair) for pair in zip(queries, found, strict=True)]
+            rows = max(1, sum(segment.rows for segment in self._segments))
+            found = [
+                segment.search(queries, wanted, filter, segment.rows / rows)
+                for segment in self._segments
+            ]
+            return [
+                self._measure(query, self._nearest(of_query, count))
+                for query, count, *of_query in zip(queries, wanted, *found, strict=True)
+            ]
 
-    def _allowed(self, filter: Filter | None) -> np.ndarray | None:
-        if filter is None and not self._removed:
-            return None
-        present = self._present[: len(self._ids)]
-        return present if filter is None else present & self._columns.select(filter, len(self._ids))
+    def _nearest(self, found: Sequence[Found], count: int) -> np.ndarray:
+        """Return the ascending numbers of the nearest of the photos found in each segment."""
+        pairs = [*zip(self._segments, found, strict=True)]
+        numbers = np.concatenate([segment.first + each.photos for segment, each in pairs])
+        ids = [id for segment, each in pairs for id in segment.ids(each.photos)]
+        distances = distances_of(np.concatenate([each.similarities for each in found]))
+        return np.sort(numbers[places_of_nearest(distances, count, ids.__getitem__)])
 
-    def _measure(self, query: np.ndarray, found: Found) -> Neighbours:
-        """Compute the distances from the query to all chunks of the photos found."""
+    def _measure(self, query: np.ndarray, numbers: np.ndarray) -> Neighbours:
+        """Compute the distances from the query to all chunks of some photos."""
         ids: list[str] = []
         distances: list[np.ndarray] = []
-        for start in range(0, len(found.photos), MEASURED_PHOTOS):
-            numbers = np.sort(found.photos[start : start + MEASURED_PHOTOS])
-            of_chunks = distances_of(measure(self._engine.vectors(numbers), query))
-            ends = np.cumsum(self._engine.starts.of(numbers)[1]).tolist()
-            ids += [self._ids[number] for number in numbers.tolist()]
-            distances += [of_chunks[start:end] for start, end in pairwise([0, *ends])]
+        for start in range(0, len(numbers), MEASURED_PHOTOS):
+            for segment, photos in self._by_segment(numbers[start : start + MEASURED_PHOTOS]):
+                ids += segment.ids(photos)
+                distances += segment.measure(photos, query)
         return Neighbours(ids, distances)
 
     def build(self) -> bool:
         """Do a part of the work that makes searches faster; return whether there is more.
 
-        Only one thread may build and save.
+        Only one thread may build, renew and save.
 
         Raises:
             Unavailable: the index is broken.
         """
         with self._lock:
             self._refuse_if_broken()
+            if self.chunks < GRAPH_CHUNKS:
+                return False
             with self._changing():
-                more = self._engine.build()
-        # Python's lock isn't fair: a search that waits for it needs a moment to take it.
-        time.sleep(0.0005)
+                more = any(segment.engine.build() for segment in self._segments)
+        pause()
         return more
 
-    def saver(self) -> Callable[[Path], None]:
-        """Return a function that writes the index as it is now into an empty folder.
+    def renew(self) -> int:
+        """Do a part of the work that frees what removed photos take.
 
-        It may run during `put`, `remove` and `search`, but not during `build`.
+        The segment with the largest share of removed chunks is emptied: the photos that are left in
+        it are put anew, some at a time, and then it is dropped. So what a renewal takes is memory
+        for these photos.
+
+        Returns:
+            How many chunks were put anew.
 
         Raises:
             Unavailable: the index is broken.
         """
         with self._lock:
             self._refuse_if_broken()
-            save_engine = self._engine.saver()
-            ids = list(self._ids)
-            hashes = self._hashes[: len(ids)]  # which never change
-            save_columns = self._columns.saver()
+            wasteful = [segment for segment in self._segments if segment.is_wasteful]
+            if not wasteful:
+                return 0
+            segment = max(wasteful, key=lambda segment: segment.removed / segment.rows)
+            if segment is self._segments[-1]:
+                self._begin_segment()
+            removed = segment.removed
+            for content in segment.contents(segment.left()[:MOVED_PHOTOS]):
+                self._put(*content)
+            if segment.removed == segment.rows:
+                self._segments.remove(segment)
+        pause()
+        return segment.removed - removed
 
-        def save(folder: Path) -> None:
-            save_engine(folder)
-            with (folder / "ids.json").open("w") as file:
-                json.dump(ids, file)  # in pieces, so that searches go on meanwhile
-            np.save(folder / "hashes.npy", hashes)
-            save_columns(folder / "metadata.npz")
+    def parts(self) -> list[Part]:
+        """Return the parts of a snapshot of the index as it is now; `load` loads them.
 
-        return save
+        They may be saved during `put`, `remove` and `search`, but not during `build` and `renew`.
 
-    def load(self, folder: Path) -> None:
+        Raises:
+            Unavailable: the index is broken.
+        """
+        with self._lock:
+            self._refuse_if_broken()
+            parts = [segment.part() for segment in self._segments]
+            present = np.concatenate(
+                [segment.present[: segment.photos] for segment in self._segments]
+            )
+
+        def save_present(folder: Path) -> None:
+            np.save(folder / PRESENT, present)
+
+        return [*parts, Part(uuid.uuid4().hex, len(present), save_present)]
+
+    def load(self, folders: Sequence[Path]) -> None:
         """Load what was saved into an empty index.
+
+        Args:
+            folders: of the parts, in their order.
 
         Raises:
             OSError, ValueError, KeyError, RuntimeError: files are missing or damaged. The index is
                 broken then.
         """
         with self._lock, self._changing():
-            self._engine.load(folder)
-            self._ids = json.loads((folder / "ids.json").read_text())
-            self._hashes = np.load(folder / "hashes.npy")
-            self._columns = MetadataColumns.load(folder / "metadata.npz")
-            self._numbers = {id: n for n, id in enumerate(self._ids) if id is not None}
-            if not len(self._ids) == len(self._hashes) == self._engine.starts.photos:
-                raise ValueError("its files don't belong together")
-            self._present = np.array([id is not None for id in self._ids], bool)
-            present = self._present.nonzero()[0]
-            self._removed = self._engine.starts.rows - int(self._engine.starts.of(present)[1].sum())
-            self._digest = sum(self._hashes[present].tolist()) % 2**64
+            *of_segments, last = folders
+            present = np.load(last / PRESENT)
+            self._segments, first = [], 0
+            for folder in of_segments:
+                segment = Segment(self._make_engine(), first)
+                segment.load(folder, present[first:], sealed=folder != of_segments[-1])
+                self._segments.append(segment)
+                first += segment.photos
+            if first != len(present):
+                raise ValueError("its parts don't belong together")
+            for segment in self._segments:
+                photos = segment.left()
+                numbers = (segment.first + photos).tolist()
+                self._numbers.update(zip(segment.ids(photos), numbers, strict=True))
+                self._digest += segment.digest()
+            self._digest %= 2**64
             if self._drift(self._sample()):
                 raise ValueError("its rows and photos don't belong together")
+
+
+def pause() -> None:
+    """Give a search that waits a moment to take the lock, because Python's lock isn't fair."""
+    time.sleep(0.0005)

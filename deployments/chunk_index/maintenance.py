@@ -28,8 +28,6 @@ SNAPSHOT_CHUNKS = 10_000
 SNAPSHOT_SHARE = 0.02
 SNAPSHOT_QUIET_S = 60
 SNAPSHOT_EVERY = 20
-# A new index is made when more chunks are removed than present, and more than this.
-RENEWAL_CHUNKS = 10_000
 # A renewal that failed, perhaps because memory ran out, is not tried again for this long.
 RENEWAL_AGAIN_S = 600
 
@@ -67,9 +65,7 @@ class Maintenance:
             # The position was taken first. Changes that are applied from here on may be in the
             # snapshot or not; after a restart they are read from the log again.
             index = follower.index
-            written = await self._in_thread(
-                self._snapshots.write, index.saver(), position, index.saved_bytes
-            )
+            written = await self._in_thread(self._snapshots.write, index.parts(), position)
         except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError
             logger.warning("can't write a snapshot of the index; trying again later: %s", error)
             self._save_after = time.monotonic() + SNAPSHOT_QUIET_S
@@ -80,13 +76,19 @@ class Maintenance:
         now = time.monotonic()
         self._save_after = now + SNAPSHOT_EVERY * (now - begun)
 
-    async def renew(self) -> None:
-        """Replace the index by a new one without removed photos."""
-        logger.info("most chunks of the index were removed: loading a new index")
-        self._renew_after = time.monotonic() + RENEWAL_AGAIN_S
-        await self.follower.reload(self._build)
-        self._renew_after = time.monotonic()
-        await self._in_thread(give_back)
+    async def renew(self) -> bool:
+        """Free some of what removed photos take; return whether there may be more to do."""
+        index = self.follower.index
+        removed = index.removed
+        try:
+            moved = await self._in_thread(index.renew)
+        except BaseException:
+            self._renew_after = time.monotonic() + RENEWAL_AGAIN_S
+            raise
+        self.follower.unsaved += moved
+        if index.removed < removed:  # a segment was dropped
+            await self._in_thread(give_back)
+        return bool(moved)
 
     def must_save(self, quiet_s: float) -> bool:
         """Return whether it is time for a snapshot.
@@ -102,25 +104,17 @@ class Maintenance:
         many = max(SNAPSHOT_CHUNKS, SNAPSHOT_SHARE * index.chunks)
         return unsaved >= many or quiet_s >= SNAPSHOT_QUIET_S
 
-    def must_renew(self) -> bool:
-        """Return whether it is time for a new index."""
-        index = self.follower.index
-        many = index.removed > max(index.chunks, RENEWAL_CHUNKS)
-        return many and time.monotonic() >= self._renew_after
-
     async def _work(self) -> bool:
-        """Build, save or renew the index if it is time; return whether there may be more to do."""
+        """Save, build or renew the index if it is time; return whether there may be more to do."""
         index = self.follower.index
         quiet_s = time.monotonic() - self.follower.changed_at
         if self.must_save(quiet_s):
             await self.save()
-        elif self.must_renew():
-            await self.renew()
-        elif index.waiting >= BUILD_CHUNKS or (index.waiting and quiet_s >= QUIET_S):
-            return await self._build(index)
-        else:
-            return False
-        return True
+            return True
+        many = index.waiting >= BUILD_CHUNKS or (index.waiting and quiet_s >= QUIET_S)
+        if many and await self._build(index):
+            return True
+        return time.monotonic() >= self._renew_after and await self.renew()
 
     async def _build(self, index: ChunkIndex) -> bool:
         waiting = index.waiting

@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from deployments.chunk_index.engines import DIGITS, Found, distances_of, measure
+from deployments.chunk_index.engines import (
+    DIGITS,
+    Found,
+    distances_of,
+    measure,
+    places_of_nearest,
+)
 from deployments.chunk_index.owners import Owners
 
 # Products whose maximum is looked at first: few of these are within reach.
@@ -93,11 +99,9 @@ class Nearest:
         if len(self._numbers) > 2 * self.count:
             self._drop()
         similarities = measure(kept(self._numbers), self._query)
-        photos, places, distances, last = self._nearest(self._numbers, distances_of(similarities))
+        photos, places, distances, _ = self._nearest(self._numbers, distances_of(similarities))
         ids = self._owners.ids
-        order = np.flatnonzero(distances <= last).tolist()
-        order.sort(key=lambda n: (distances[n], ids[photos[n]]))
-        order = order[: self.count]
+        order = places_of_nearest(distances, self.count, lambda place: ids[photos[place]])
         return Found(photos[order], similarities[places[order]])
 
     def _nearest(

@@ -101,7 +101,7 @@ class Owners:
     def __init__(self, dimension: int, kept: Callable[[np.ndarray], np.ndarray]) -> None:
         self.chunks, self.vectors = Starts(), Starts()
         self.ids: list[str] = []
-        self._known = Known(dimension, kept)
+        self._known: Known | None = Known(dimension, kept)
         # The chunks that repeat an earlier vector, in ascending order, and which.
         self._repeats, self._repeated = Grown(np.zeros(0, np.int32)), Grown(np.zeros(0, np.int32))
         # The photos of each vector that several photos have, ordered by id.
@@ -109,6 +109,7 @@ class Owners:
 
     def append(self, vectors: np.ndarray, id: str) -> np.ndarray:
         """Add a photo, and return those of its vectors that nothing equals: they are to be kept."""
+        assert self._known is not None  # it isn't sealed
         numbers, new = self._known.number(vectors)
         first, photo = self.vectors.rows, len(self.ids)
         self.ids.append(id)
@@ -122,6 +123,10 @@ class Owners:
         self.chunks.append(len(vectors))
         self.vectors.append(len(new))
         return vectors[new]
+
+    def seal(self) -> None:
+        """Forget what only `append` needs."""
+        self._known = None
 
     def _share(self, number: int, photo: int) -> None:
         owners = self._shared.get(number)
@@ -206,20 +211,22 @@ class Owners:
 
         return save
 
-    def load(self, folder: Path, vectors: Iterable[np.ndarray]) -> None:
+    def load(self, folder: Path, vectors: Iterable[np.ndarray] | None) -> None:
         """Load what was saved.
 
         Args:
-            vectors: all distinct vectors, some at a time.
+            vectors: all distinct vectors, some at a time; None if no photo is added any more.
         """
         with np.load(folder / "owners.npz") as arrays:
             self.chunks, self.vectors = Starts(arrays["chunks"]), Starts(arrays["vectors"])
             self._repeats, self._repeated = Grown(arrays["repeats"]), Grown(arrays["repeated"])
         self.ids = json.loads((folder / "owners.json").read_text())
-        self._known.load(vectors)
-        sizes = len(self.ids), self.chunks.photos, self._known.count
-        if sizes != (self.vectors.photos, self.vectors.photos, self.vectors.rows):
+        if not len(self.ids) == self.chunks.photos == self.vectors.photos:
             raise ValueError("its files don't belong together")
+        if vectors is None:
+            self.seal()
+        elif self._known is not None:
+            self._known.load(vectors)
         self._load_shared()
 
     def _load_shared(self) -> None:

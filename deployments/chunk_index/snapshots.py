@@ -9,20 +9,39 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
 
 from deployments.files import sync
 from deployments.records import Position
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
+# What is raised for a file that is missing or damaged, by NumPy and FAISS too.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, BadZipFile)
 # What a snapshot leaves free on its disk, for the store, which may be on the same one.
 RESERVE_BYTES = 2**30
+
+
+class Part(NamedTuple):
+    """A folder within a snapshot.
+
+    Attributes:
+        name: no other part has it, unless it has the same content.
+        about_bytes: how large it will be, about.
+        save: writes its files into an empty folder.
+    """
+
+    name: str
+    about_bytes: int
+    save: Callable[[Path], None]
 
 
 class Snapshots:
@@ -41,19 +60,23 @@ class Snapshots:
 
     def disk_bytes(self) -> int:
         """Return the size of all snapshots, with those that are being written."""
-        size = 0
+        sizes: dict[int, int] = {}  # by inode: two snapshots may share a file
         for file in self.path.rglob("*"):
             with suppress(FileNotFoundError):  # an older one is being removed
-                size += file.lstat().st_size if file.is_file() else 0
-        return size
+                status = file.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    sizes[status.st_ino] = status.st_size
+        return sum(sizes.values())
 
-    def write(self, save: Callable[[Path], None], position: Position, about_bytes: int = 0) -> bool:
+    def write(self, parts: Sequence[Part], position: Position) -> bool:
         """Write a snapshot completely or not at all, then remove the older ones.
 
+        A part that the snapshot before it has already is not written again: the two share its
+        files.
+
         Args:
-            save: writes files into an empty folder.
+            parts: what is in it.
             position: the position in the store's log that the snapshot has.
-            about_bytes: how large it will be.
 
         Returns:
             Whether it was written; False if another replica is writing one.
@@ -68,13 +91,21 @@ class Snapshots:
                 return False
             for unfinished in self.path.glob("writing-*"):  # by a process that was killed
                 shutil.rmtree(unfinished, ignore_errors=True)
-            self._require_room(about_bytes)
+            before = next(iter(self._folders()), None)
             folder = Path(tempfile.mkdtemp(prefix="writing-", dir=self.path))
             try:
-                save(folder)
-                header = {"kind": self.kind, "position": asdict(position)}
+                new = [part for part in parts if not (before and _share(before, folder, part.name))]
+                self._require_room(sum(part.about_bytes for part in new))
+                for part in new:
+                    (folder / part.name).mkdir()
+                    part.save(folder / part.name)
+                header = {
+                    "kind": self.kind,
+                    "position": asdict(position),
+                    "parts": [part.name for part in parts],
+                }
                 (folder / "header.json").write_text(json.dumps(header))
-                sync([*folder.iterdir(), folder])
+                sync([*folder.rglob("*"), folder])
                 target = self.path / f"{position.sequence:020}-{position.history}"
                 shutil.rmtree(target, ignore_errors=True)
                 folder.rename(target)
@@ -87,12 +118,12 @@ class Snapshots:
                     shutil.rmtree(older, ignore_errors=True)
             return True
 
-    def read(self, load: Callable[[Path], None]) -> Position | None:
+    def read(self, load: Callable[[Sequence[Path]], None]) -> Position | None:
         """Read the newest snapshot that fits, if there is one.
 
         Args:
-            load: loads the files of a folder; raises OSError, ValueError, KeyError or RuntimeError
-                if it can't.
+            load: loads the folders of the parts, in their order; raises one of `UNREADABLE` if it
+                can't.
 
         Returns:
             The position in the store's log that the snapshot has. If it is None, discard whatever
@@ -104,9 +135,9 @@ class Snapshots:
                 if header["kind"] != self.kind:
                     logger.info("ignoring the snapshot %s: it was made with other settings", folder)
                     continue
-                load(folder)
+                load([folder / name for name in header["parts"]])
                 return Position(**header["position"])
-            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            except UNREADABLE as error:
                 logger.warning("ignoring the snapshot %s: it can't be read (%s)", folder, error)
                 return None
         return None
@@ -141,3 +172,18 @@ class Snapshots:
             yield is_ours
         finally:
             os.close(descriptor)
+
+
+def _share(before: Path, folder: Path, name: str) -> bool:
+    """Let a folder have the part of the snapshot before it; return whether that has the part.
+
+    False also if the file system can't link files: then the part is written again.
+    """
+    if not (before / name).is_dir():
+        return False
+    try:
+        shutil.copytree(before / name, folder / name, copy_function=os.link)
+    except shutil.Error:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        return False
+    return True

@@ -79,11 +79,13 @@ class InsetEngine:
         self.index.remove(str(photo))
 
     def save(self, path: Path) -> None:
-        path.mkdir()
-        self.index.saver()(path)
+        for number, part in enumerate(self.index.parts()):
+            folder = path / f"{number:03}"
+            folder.mkdir(parents=True)
+            part.save(folder)
 
     def load(self, path: Path) -> None:
-        self.index.load(path)
+        self.index.load(sorted(path.iterdir()))
 
 
 class Library:
@@ -192,7 +194,7 @@ class Usearch(Library):
         self.index.save(path)
 
     def load(self, path: Path) -> None:
-        self.index.load(path)
+        self.index.load(sorted(path.iterdir()))
 
 
 class Hnswlib(Library):

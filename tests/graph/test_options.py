@@ -383,15 +383,19 @@ def test_dtype_of_the_chunk_index(tmp_path, dtype):
     vector = np.random.default_rng(0).standard_normal(index.dimension).astype(np.float32)
     vector = (vector / np.linalg.norm(vector)).astype(np.float16)  # as it comes from the store
     index.put("a", vector[None])
-    assert index._engine._blocks.dtype == getattr(torch, dtype)
-    (remembered,) = index._engine.vectors(np.array([0]))
+    assert index._segments[0].engine._blocks.dtype == getattr(torch, dtype)
+    (remembered,) = index._segments[0].engine.vectors(np.array([0]))
     error = np.abs(remembered - vector).max()
     assert (error == 0) == (dtype != "bfloat16")
 
 
 def test_device_of_the_chunk_index(tmp_path):
     def device(name):
-        return chunk_index(tmp_path, engine="exact", device=name)._engine._blocks.device.type
+        return (
+            chunk_index(tmp_path, engine="exact", device=name)
+            ._segments[0]
+            .engine._blocks.device.type
+        )
 
     if torch.cuda.is_available():
         assert device("cuda") == "cuda"

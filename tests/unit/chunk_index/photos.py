@@ -1,6 +1,10 @@
 """Photos of few vectors, equal ones among them, and what brute force finds."""
 
+from pathlib import Path
+
 import numpy as np
+
+from deployments.chunk_index.index import ChunkIndex
 
 DIMENSION = 8
 
@@ -61,3 +65,13 @@ def assert_nearest(found, photos, ids, query, count, allowed=None):
     distances = np.clip(1 - found.similarities, 0, 2).round(6).tolist()
     answer = list(zip(distances, found.photos.tolist(), strict=True))
     assert answer == brute_force(photos, ids, query, count, allowed)
+
+
+def save(index: ChunkIndex, folder: Path) -> list[Path]:
+    """Write all parts of a snapshot of an index, as `Snapshots` does; return their folders."""
+    folders = []
+    for part in index.parts():
+        folders.append(folder / part.name)
+        folders[-1].mkdir(parents=True)
+        part.save(folders[-1])
+    return folders

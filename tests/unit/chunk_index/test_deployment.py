@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from ray.serve.exceptions import RequestCancelledError
 
-from deployments.chunk_index import follower, maintenance
+from deployments.chunk_index import follower, index, maintenance, segments
 from deployments.chunk_index.deployment import ChunkIndexDeployment, Search
-from deployments.chunk_index.engines import Starts
+from deployments.chunk_index.owners import Starts
 from deployments.chunk_index.snapshots import RESERVE_BYTES
 from deployments.errors import Unavailable, UnknownSequence
 from deployments.query import SearchOptions
@@ -128,6 +129,10 @@ class ReplicasMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(index, "GRAPH_CHUNKS", 0)
+        self.patch.setattr(segments, "SEGMENT_CHUNKS", 12)
+        self.patch.setattr(segments, "WASTED_CHUNKS", 2)
         self.folder = Path(tempfile.mkdtemp())
         self.all = Replicas(self.folder, 2)
         self.content: dict[str, tuple[np.ndarray, dict]] = {}
@@ -135,6 +140,7 @@ class ReplicasMachine(RuleBasedStateMachine):
     def teardown(self):
         self.all.close()
         shutil.rmtree(self.folder)
+        self.patch.undo()
 
     @rule(id=ids, vectors=photo_vectors, metadata=years)
     def put(self, id, vectors, metadata):
@@ -163,9 +169,7 @@ class ReplicasMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 1))
     def link(self, number):
-        index = self.all.replicas[number].follower.index
-        index._engine.begin_at = 1
-        index.build()
+        self.all.replicas[number].follower.index.build()
 
     @rule(number=st.integers(0, 1))
     def save(self, number):
@@ -289,10 +293,12 @@ def test_a_replica_starts_from_its_snapshot_and_reads_only_what_is_newer(alone):
 
 
 def test_building_saving_and_renewing_happen_by_themselves(alone, monkeypatch):
-    for name, value in {"BUILD_CHUNKS": 8, "SNAPSHOT_CHUNKS": 8, "RENEWAL_CHUNKS": 8}.items():
+    for name, value in {"BUILD_CHUNKS": 8, "SNAPSHOT_CHUNKS": 8}.items():
         monkeypatch.setattr(maintenance, name, value)
+    monkeypatch.setattr(index, "GRAPH_CHUNKS", 0)
+    monkeypatch.setattr(segments, "SEGMENT_CHUNKS", 50)
+    monkeypatch.setattr(segments, "WASTED_CHUNKS", 0)
     (replica,) = alone.replicas
-    replica.follower.index._engine.begin_at = 1
     rng = np.random.default_rng(7)
     for number in range(40):
         alone.put(f"{number}", np.stack([unit(*rng.normal(size=4)) for _ in range(3)]))
@@ -317,8 +323,8 @@ def test_building_saving_and_renewing_happen_by_themselves(alone, monkeypatch):
 
 def test_what_was_removed_goes_also_while_the_index_is_too_small_for_a_graph(alone, monkeypatch):
     """Then its chunks wait to be linked, but nothing ever links them."""
-    for name, value in {"BUILD_CHUNKS": 8, "RENEWAL_CHUNKS": 8}.items():
-        monkeypatch.setattr(maintenance, name, value)
+    monkeypatch.setattr(maintenance, "BUILD_CHUNKS", 8)
+    monkeypatch.setattr(segments, "WASTED_CHUNKS", 8)
     (replica,) = alone.replicas
     for number in range(20):
         alone.put(f"{number}", np.eye(4)[:3])
@@ -341,9 +347,10 @@ def test_a_snapshot_that_can_not_be_written_is_tried_again_later(
         shutil.rmtree(alone.folder / "index", ignore_errors=True)
         (alone.folder / "index").write_text("a file in the way")
     else:
-        folder = alone.folder / "elsewhere"
-        (folder / "graph.faiss").mkdir(parents=True)
-        monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(folder))
+        write = faiss.write_index  # it can't open a folder as a file
+        monkeypatch.setattr(
+            faiss, "write_index", lambda graph, _, *flags: write(graph, "/", *flags)
+        )
     alone.run(replica.maintenance.save())
     assert "can't write a snapshot" in caplog.text
     assert replica.follower.snapshot is None
@@ -433,7 +440,8 @@ def test_an_index_that_building_broke_is_loaded_anew_without_another_change(alon
     content = put_some(alone, range(5))
     assert_all_found(alone, content)
     broken = replica.follower.index
-    monkeypatch.setattr(broken._engine, "build", lambda: [][1])
+    monkeypatch.setattr(index, "GRAPH_CHUNKS", 0)
+    monkeypatch.setattr(broken._segments[0].engine, "build", lambda: [][1])
     with pytest.raises(IndexError):
         broken.build()
     alone.run(until(lambda: replica.follower.index is not broken))
@@ -577,20 +585,26 @@ def test_a_snapshot_for_which_there_is_no_room_is_tried_again_later(alone, caplo
 
 
 def test_a_renewal_that_fails_is_not_tried_again_at_once(alone, monkeypatch):
-    """It loads everything, perhaps for minutes, and takes the memory that was lacking."""
-    monkeypatch.setattr(maintenance, "RENEWAL_CHUNKS", 2)
+    """It needs the memory that was lacking."""
     (replica,) = alone.replicas
     content = put_some(alone, range(5))
     assert_all_found(alone, content)
-    monkeypatch.setattr(replica.follower, "_make", lambda: [][1])
+    tries, make = [], replica.follower.index._make_engine
+
+    def fail():
+        tries.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(replica.follower.index, "_make_engine", fail)
+    monkeypatch.setattr(segments, "WASTED_CHUNKS", 2)
     for id in list(content)[1:]:
         alone.delete(id)
-    alone.run(until(lambda: replica.follower.index.removed == 4))
-    with pytest.raises(IndexError):
-        alone.run(replica.maintenance.renew())
-    assert not replica.maintenance.must_renew()
-    monkeypatch.undo()
-    monkeypatch.setattr(maintenance, "RENEWAL_CHUNKS", 2)
-    alone.run(replica.maintenance.renew())
+    alone.run(until(lambda: tries))
+    alone.run(asyncio.sleep(3 * maintenance.PAUSE_S))
+    assert len(tries) == 1
+    assert not replica.follower.index.broken
+    assert_all_found(alone, {"0": content["0"]})
+    monkeypatch.setattr(replica.follower.index, "_make_engine", make)
+    assert alone.run(replica.maintenance.renew())
     assert replica.follower.index.removed == 0
     assert_all_found(alone, {"0": content["0"]})

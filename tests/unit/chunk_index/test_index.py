@@ -1,5 +1,9 @@
 """The chunk index against a plain search over a dictionary."""
 
+import shutil
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from deployments.chunk_index import index as module
+from deployments.chunk_index import segments
 from deployments.chunk_index.index import ChunkIndex
-from deployments.records import content_hash
+from deployments.chunk_index.snapshots import Snapshots
+from deployments.records import Position, content_hash
 from deployments.settings import ChunkIndexSettings
 from tests.support.running.examples import examples
 from tests.support.stored.vectors import (
@@ -22,17 +28,35 @@ from tests.support.stored.vectors import (
     unit,
     years,
 )
+from tests.unit.chunk_index.photos import save
 
 
 class IndexMachine(RuleBasedStateMachine):
-    """Any sequence of puts, replacements and removals leaves the index equal to a dictionary."""
+    """Whatever happens to the index, it equals a dictionary. Its segments have few photos."""
 
-    @initialize(engine=st.sampled_from(["exact", "approximate"]), linked=st.booleans())
-    def make(self, engine, linked):
-        self.index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
-        if engine == "approximate" and linked:
-            self.index._engine.begin_at = 1
+    @initialize(
+        engine=st.sampled_from(["exact", "approximate"]),
+        linked=st.booleans(),
+        segment=st.sampled_from([1, 8, 1000]),
+        wasted=st.sampled_from([0, 5]),
+    )
+    def make(self, engine, linked, segment, wasted):
+        self.folder = Path(tempfile.mkdtemp())
+        self.patch = pytest.MonkeyPatch()
+        if linked:
+            self.patch.setattr(module, "GRAPH_CHUNKS", 0)
+        self.patch.setattr(module, "MOVED_PHOTOS", 2)
+        self.patch.setattr(segments, "SEGMENT_CHUNKS", segment)
+        self.patch.setattr(segments, "WASTED_CHUNKS", wasted)
+        self.settings = ChunkIndexSettings(engine=engine, device="cpu")
+        self.index = ChunkIndex(DIMENSION, self.settings)
+        self.snapshots = Snapshots(self.folder, self.index.kind)
         self.content: dict[str, tuple[np.ndarray, dict]] = {}
+
+    def teardown(self):
+        if hasattr(self, "patch"):
+            self.patch.undo()
+            shutil.rmtree(self.folder)
 
     @rule(photo=ids, vectors=photo_vectors, metadata=years)
     def put(self, photo, vectors, metadata):
@@ -47,6 +71,28 @@ class IndexMachine(RuleBasedStateMachine):
     @rule()
     def build(self):
         self.index.build()
+
+    @rule()
+    def renew_a_little(self):
+        self.index.renew()
+
+    @rule()
+    def renew_all(self):
+        while self.index.renew():
+            pass
+        for segment in self.index._segments:
+            most = max(segments.WASTED_CHUNKS, segments.WASTED_SHARE * segment.rows)
+            assert segment.removed <= most or segment.removed == segment.rows
+
+    @rule(photo=ids, vectors=photo_vectors)
+    def save_and_load(self, photo, vectors):
+        """What is put meanwhile is too late for the snapshot, and put again after loading."""
+        parts = self.index.parts()
+        self.put(photo, vectors, {})
+        assert self.snapshots.write(parts, Position("history", 1, 0))
+        self.index = ChunkIndex(DIMENSION, self.settings)
+        assert self.snapshots.read(self.index.load)
+        self.put(photo, vectors, {})
 
     @rule(
         queries=st.lists(direction, min_size=1, max_size=3),
@@ -119,9 +165,10 @@ def test_only_the_photos_that_are_found_are_measured(engine, monkeypatch):
     white = unit(1, 1, 1, 1)
     for number in np.random.default_rng(2).permutation(2000):
         index.put(f"{number:04}", np.stack([white, unit(1, number, 0, 0)]))
-    measured, vectors = [], index._engine.vectors
+    (segment,) = index._segments
+    measured, vectors = [], segment.engine.vectors
     monkeypatch.setattr(
-        index._engine, "vectors", lambda photos: measured.append(len(photos)) or vectors(photos)
+        segment.engine, "vectors", lambda photos: measured.append(len(photos)) or vectors(photos)
     )
     few, many = index.search(np.stack([white, white]), [3, 300])
     assert sorted(few.photos) == ["0000", "0001", "0002"]
@@ -159,10 +206,11 @@ def test_a_saved_index_is_loaded_with_ids_metadata_and_what_was_removed(engine, 
         )
     for number in range(0, 50, 3):
         index.remove(f"photo{number}")
-    index.saver()(tmp_path)
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < index.saved_bytes + 3000
+    folders = save(index, tmp_path)
+    for part, folder in zip(index.parts(), folders, strict=True):
+        assert sum(file.stat().st_size for file in folder.iterdir()) < part.about_bytes + 3000
     loaded = ChunkIndex(DIMENSION, ChunkIndexSettings(engine=engine, device="cpu"))
-    loaded.load(tmp_path)
+    loaded.load(folders)
     for name in ("photos", "chunks", "removed", "digest"):
         assert getattr(loaded, name) == getattr(index, name), name
     for each in (index, loaded):
@@ -182,10 +230,11 @@ def test_a_saved_index_is_loaded_with_ids_metadata_and_what_was_removed(engine, 
 def test_a_snapshot_whose_parts_do_not_belong_together_is_refused(tmp_path):
     index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu"))
     index.put("a", unit(1, 0, 0, 0)[None])
-    index.saver()(tmp_path)
-    (tmp_path / "ids.json").write_text('["a", "b"]')
+    folders = save(index, tmp_path)
+    (ids,) = tmp_path.glob("*/owners.json")
+    ids.write_text('["a", "b"]')
     with pytest.raises(ValueError, match="belong together"):
-        ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu")).load(tmp_path)
+        ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu")).load(folders)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +259,7 @@ def test_the_digest_tells_that_rows_and_photos_are_out_of_step(engine, sample, m
         vectors = np.stack([unit(*rng.normal(size=4)) for _ in range(3)])
         if number == 40:
             assert wrong.digest == right.digest
-            wrong._engine.append(np.float16(vectors[:2]))
+            wrong._segments[0].engine.owners.ids.append("half a photo")
         for index in (right, wrong):
             index.put(f"photo{number}", vectors)
         if number >= 40:
@@ -232,7 +281,8 @@ def test_a_snapshot_whose_rows_and_photos_are_out_of_step_is_refused(tmp_path):
     index = ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu"))
     index.put("a", unit(1, 0, 0, 0)[None])
     index.put("b", unit(0, 0, 1, 0)[None])
-    index.saver()(tmp_path)
-    (tmp_path / "ids.json").write_text('["b", "a"]')
+    folders = save(index, tmp_path)
+    (ids,) = tmp_path.glob("*/owners.json")
+    ids.write_text('["b", "a"]')
     with pytest.raises(ValueError, match="belong together"):
-        ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu")).load(tmp_path)
+        ChunkIndex(DIMENSION, ChunkIndexSettings(engine="exact", device="cpu")).load(folders)

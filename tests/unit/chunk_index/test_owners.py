@@ -35,7 +35,7 @@ def with_white_tiles(engines, rng: np.random.Generator, share: float) -> np.ndar
 def test_a_graph_does_not_drown_in_white_tiles(share):
     """A walk that came to one of many equal vectors saw only the others."""
     rng = np.random.default_rng(0)
-    engine, exact = ApproximateEngine(64, begin_at=1000), ExactEngine(64, device="cpu")
+    engine, exact = ApproximateEngine(64), ExactEngine(64, device="cpu")
     real, white = with_white_tiles((engine, exact), rng, share)
     while engine.build():
         pass
@@ -54,7 +54,7 @@ def test_a_graph_does_not_drown_in_white_tiles(share):
 @pytest.mark.parametrize("make", [ExactEngine, ApproximateEngine])
 def test_of_many_photos_that_tie_only_those_with_the_smallest_ids_are_looked_up(make, monkeypatch):
     rng = np.random.default_rng(1)
-    engine = make(64, **({"begin_at": 1000} if make is ApproximateEngine else {"device": "cpu"}))
+    engine = make(64, **({} if make is ApproximateEngine else {"device": "cpu"}))
     _, white = with_white_tiles([engine], rng, 0.25)
     while engine.build():
         pass
@@ -79,13 +79,13 @@ def test_equal_vectors_are_kept_once(make, monkeypatch):
     """Also those of one photo, and those that come after others were settled or linked."""
     monkeypatch.setattr(known, "RECENT", 20)
     rng = np.random.default_rng(9)
-    engine = make(DIMENSION, **({"begin_at": 20} if make is ApproximateEngine else {}))
+    engine = make(DIMENSION)
     photos = photos_of(rng, 200)
     for photo in photos:
         engine.append(photo)
         engine.build()
     distinct = len(np.unique(np.concatenate(photos), axis=0))
-    assert distinct < 0.8 * engine.starts.rows == 0.8 * sum(map(len, photos))
+    assert distinct < 0.8 * engine.owners.chunks.rows == 0.8 * sum(map(len, photos))
     assert engine.owners.vectors.rows == distinct
     np.testing.assert_array_equal(engine.vectors(np.arange(200)), np.concatenate(photos))
 

@@ -348,7 +348,7 @@ from unittest.mock import Mock
 from deployments.errors import StoreFull
 from deployments.store.store import Store
 from deployments.records import Stored
-from tests.support.stores import ENCODER, assert_whole, put
+from tests.support.stored.stores import ENCODER, assert_whole, put
 
 folder = Path(sys.argv[1]) / "store"
 store = Store(folder, ENCODER)
