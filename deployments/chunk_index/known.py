@@ -16,7 +16,7 @@ class Known:
     """Numbers distinct vectors in the order of arrival, and knows them again by their bytes.
 
     A settled vector takes 8 bytes: half a hash, and its number. A recent one takes about 100 bytes
-    in a dict, but at most a sixteenth are recent. So 40 million take about 550 MiB.
+    in a dict, but at most a sixteenth are recent. So five million take about 70 MiB.
 
     Args:
         dimension: length of a vector.

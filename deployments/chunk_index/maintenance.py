@@ -111,10 +111,11 @@ class Maintenance:
         if self.must_save(quiet_s):
             await self.save()
             return True
-        many = index.waiting >= BUILD_CHUNKS or (index.waiting and quiet_s >= QUIET_S)
-        if many and await self._build(index):
+        if index.waiting >= BUILD_CHUNKS and await self._build(index):
             return True
-        return time.monotonic() >= self._renew_after and await self.renew()
+        if time.monotonic() >= self._renew_after and await self.renew():
+            return True
+        return bool(index.waiting) and quiet_s >= QUIET_S and await self._build(index)
 
     async def _build(self, index: ChunkIndex) -> bool:
         waiting = index.waiting
