@@ -561,8 +561,8 @@ def test_a_replica_that_tries_in_vain_to_load_its_index_anew_is_replaced(alone, 
 
     monkeypatch.setattr(Starts, "append", append)
     alone.put("bad", np.eye(4)[:2])
-    replica.follower._followed_at -= follower.UNFOLLOWED_S
     alone.run(until(lambda: len(tries) >= 3))
+    replica.follower._followed_at -= follower.UNFOLLOWED_S
     with pytest.raises(RuntimeError, match="could not be followed"):
         alone.run(replica.check_health())
     with pytest.raises(Unavailable):
