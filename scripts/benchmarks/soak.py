@@ -230,12 +230,12 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         soak.run()
     except KeyboardInterrupt as interrupt:
-        print("\nInterrupted: what was stored at the end was not looked at.", file=sys.stderr)
+        print("\nInterrupted: not all that is stored was looked at.", file=sys.stderr)
         status = exit_status(interrupt)
     if soak.violations:
         print(*soak.violations, f"\nThe files are in {folder}", sep="\n")
         status = status or 1
     else:
-        print("Nothing was lost, and no answer was wrong.")
+        print("No answer was wrong." if status else "Nothing was lost, and no answer was wrong.")
         shutil.rmtree(folder)
     sys.exit(status)

@@ -287,7 +287,7 @@ def test_replicas_die_and_each_third_time_the_disk_is_full():
     [
         ([], None, 0, "Nothing was lost"),
         (["a is lost"], None, 1, "a is lost"),
-        ([], KeyboardInterrupt(), 130, "Nothing was lost"),
+        ([], KeyboardInterrupt(), 130, "No answer was wrong."),
         ([], ServiceFailed("it ended"), 1, "did not recover: it ended"),
     ],
 )
