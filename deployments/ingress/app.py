@@ -67,6 +67,7 @@ def build_app(
     host: str = "127.0.0.1",
     http: HttpSettings | None = None,
     request_timeout_s: float | None = None,
+    behind_haproxy: bool = False,
 ) -> ASGIApp:
     """Return the ASGI application of a service.
 
@@ -74,6 +75,7 @@ def build_app(
         host: where it listens.
         http: who may come in; by default everybody who can reach it there.
         request_timeout_s: when Serve cuts a request off; None if it never does.
+        behind_haproxy: see `Door`.
 
     Raises:
         StartupError: others can reach it, and there are no keys; or these can't be read.
@@ -101,7 +103,8 @@ def build_app(
     add_problem_handlers(app)
     describe = app.openapi
     app.openapi = cache(lambda: describe_errors_as_problems(describe()))  # type: ignore[method-assign]  # FastAPI's documented way
-    return Measured(Door(HeadAsGet(Uploads(app, inset.limits)), host, http), app.routes)
+    door = Door(HeadAsGet(Uploads(app, inset.limits)), host, http, behind_haproxy)
+    return Measured(door, app.routes)
 
 
 async def _inset(request: Request) -> Inset:

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 from starlette.types import ASGIApp
@@ -54,6 +55,7 @@ class IngressDeployment(Inset):
                 host=front.host or "127.0.0.1",
                 request_timeout_s=front.request_timeout_s,
                 http=self.http,
+                behind_haproxy=RAY_SERVE_ENABLE_HA_PROXY,
             )
 
 

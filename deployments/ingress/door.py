@@ -62,9 +62,13 @@ class Door:
         app: the application behind it.
         host: where the service listens (`http_options.host`).
         settings: names, origins and proxies that are allowed.
+        behind_haproxy: whether a HAProxy of this machine hands on all requests, and says of each
+            who the client is.
     """
 
-    def __init__(self, app: ASGIApp, host: str, settings: HttpSettings) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, settings: HttpSettings, behind_haproxy: bool = False
+    ) -> None:
         self._app: ASGIApp = app
         self._origins = frozenset(settings.cors_origins)
         if self._origins:
@@ -79,7 +83,7 @@ class Door:
         self._any_address = is_everywhere(host)
         self._forwarded = ProxyHeadersMiddleware(
             self._check,  # type: ignore[arg-type]  # uvicorn has types of its own for the same
-            list(settings.trusted_proxies),
+            [*settings.trusted_proxies, *(["127.0.0.1"] if behind_haproxy else [])],
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -227,7 +231,7 @@ def _parts(host: str, usual_port: int) -> tuple[str | None, int]:
 
 
 def _from_its_peer(scope: Scope) -> Scope:
-    """Undo that uvicorn, in Ray Serve's proxy, believes X-Forwarded-For of any local program.
+    """Undo that uvicorn, as Ray Serve runs it, believes X-Forwarded-For of any local program.
 
     Then the client has the address and the port of that header: port 0 if it has none.
     """

