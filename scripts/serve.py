@@ -30,13 +30,6 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def run(config: Path, environment: dict[str, str]) -> int:
     """Run `serve run` until it ends; return its exit status, 0 if a signal ended it."""
-    serve = subprocess.Popen(
-        [Path(sys.executable).with_name("serve"), "run", config],
-        cwd=ROOT,
-        env=os.environ | environment,
-        start_new_session=True,  # the Ctrl-C of a terminal would reach all of its processes
-        preexec_fn=lambda: end_with_parent(signal.SIGINT),
-    )
     asked = False
 
     def end(number: int, frame: object) -> None:
@@ -45,8 +38,16 @@ def run(config: Path, environment: dict[str, str]) -> int:
             serve.send_signal(signal.SIGINT)
         asked = True
 
+    # First: a shell that starts this with `&` ignores SIGINT, and so would `serve run`.
     for number in ENDING:
         signal.signal(number, end)
+    serve = subprocess.Popen(
+        [Path(sys.executable).with_name("serve"), "run", config],
+        cwd=ROOT,
+        env=os.environ | environment,
+        start_new_session=True,  # the Ctrl-C of a terminal would reach all of its processes
+        preexec_fn=lambda: end_with_parent(signal.SIGINT),
+    )
     status = serve.wait()
     return 0 if asked else status
 
