@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import random
 import signal
-import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import yaml
 
 from common.paths import ROOT
+from common.ports import free_port
 from common.serve_run import ServeRun, ServiceFailed
 
 try:
@@ -24,22 +23,20 @@ except ImportError:
         "dependencies: .venv/bin/python -m pip install --editable '.[dev]'"
     )
 
-# Linux gives connections ports from 32768 on, and Ray takes some below 20000.
-PORTS = (20_000, 30_000)
-
 
 class OwnService(ServeRun):
-    """`serve run` with a Ray, a port and a store of its own; `with` kills it at the end.
+    """A service with a Ray, a port and a store of its own; `with` kills it at the end.
 
     Args:
         folder: gets its config, its log and its store.
         args: sections of the application's `args` that differ from `serve_config.yaml`.
         deployments: options of deployments that differ, by the deployment's name.
         import_path: of the function that builds the application.
+        plain: see `ServeRun`.
 
     Attributes:
         store: folder of its store.
-        port: of its HTTP proxy.
+        port: where it listens.
     """
 
     def __init__(
@@ -48,6 +45,7 @@ class OwnService(ServeRun):
         args: dict[str, dict[str, Any]] | None = None,
         deployments: dict[str, dict[str, Any]] | None = None,
         import_path: str = "graph:build",
+        plain: bool = False,
     ) -> None:
         self.store = folder / "store"
         self.port = free_port()
@@ -56,6 +54,7 @@ class OwnService(ServeRun):
             folder / "serve.log",
             f"http://127.0.0.1:{self.port}",
             new_session=True,
+            plain=plain,
         )
         self._write_config(args or {}, deployments or {}, import_path)
 
@@ -84,7 +83,7 @@ class OwnService(ServeRun):
             self.kill_everything()
 
     def start(self) -> None:
-        """Run `serve run`, and return when the service is ready.
+        """Run the command, and return when the service is ready.
 
         Raises:
             ServiceFailed: it ended, or isn't ready in time.
@@ -105,7 +104,7 @@ class OwnService(ServeRun):
         ]
 
     def processes(self) -> list[psutil.Process]:
-        """Return `serve run` and all that descends from it, parents first.
+        """Return the command and all that descends from it, parents first.
 
         Ray gives its workers sessions of their own, so there is no group to kill.
         """
@@ -132,7 +131,7 @@ class OwnService(ServeRun):
         self._expect_the_end_of(running)
 
     def kill_everything(self) -> None:
-        """SIGKILL `serve run`, Ray and all replicas, and return when they are gone.
+        """SIGKILL the command, Ray and all replicas, and return when they are gone.
 
         Raises:
             ServiceFailed: a process of it is still running.
@@ -161,16 +160,3 @@ def command(process: psutil.Process) -> str:
         return " ".join(process.cmdline()).strip()
     except psutil.Error:
         return ""
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on.
-
-    It is below those that the system gives to connections by itself, so none of them takes it
-    before the service listens there.
-    """
-    while True:
-        port = random.SystemRandom().randrange(*PORTS)
-        with socket.socket() as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port

@@ -1,4 +1,4 @@
-"""`serve run` as a process: started, waited for, and its output kept."""
+"""A service as a process: started, waited for, and its output kept."""
 
 from __future__ import annotations
 
@@ -22,37 +22,43 @@ class ServiceFailed(Exception):
 
 
 class ServeRun:
-    """`serve run` of a config.
+    """A service of a config, as scripts/serve.py starts it.
 
     Args:
         config: the file.
-        log: the file that gets the output of `serve run` and of all replicas.
+        log: the file that gets the output of the command and of all replicas.
         url: where the service answers.
-        new_session: whether `serve run` has a session of its own, which the Ctrl-C of a terminal
+        new_session: whether the command has a session of its own, which the Ctrl-C of a terminal
             doesn't reach.
+        plain: start it by `serve run` alone, with Ray Serve's proxy in front.
 
     Attributes:
-        process: `serve run`; None until it is launched.
+        process: the command; None until it is launched.
     """
 
-    def __init__(self, config: Path, log: Path, url: str, *, new_session: bool) -> None:
+    def __init__(
+        self, config: Path, log: Path, url: str, *, new_session: bool, plain: bool = False
+    ) -> None:
         self.config = config
         self.log = log
         self.url = url
         self.process: subprocess.Popen | None = None
         self._new_session = new_session
+        self._plain = plain
 
     def launch(self, *prefix: str, **environment: str) -> None:
-        """Run `serve run`, and return at once.
+        """Run the command, and return at once.
 
         Args:
             prefix: words to put before the command.
             environment: variables to add to the environment.
         """
-        serve = Path(sys.executable).with_name("serve")
+        command = [sys.executable, ROOT / "scripts" / "serve.py", self.config]
+        if self._plain:
+            command = [Path(sys.executable).with_name("serve"), "run", self.config]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*prefix, serve, "run", self.config],
+                [*prefix, *command],
                 cwd=ROOT,
                 env=os.environ | environment,
                 stdout=log,
@@ -61,13 +67,13 @@ class ServeRun:
             )
 
     def launched(self) -> subprocess.Popen:
-        """Return `serve run`.
+        """Return the process of the command.
 
         Raises:
             ServiceFailed: it was never launched.
         """
         if self.process is None:
-            raise ServiceFailed("serve run was not launched.")
+            raise ServiceFailed("The service was not launched.")
         return self.process
 
     def is_ready(self) -> bool:
@@ -94,12 +100,12 @@ class ServeRun:
             while_waiting: called after each look that found it not ready.
 
         Raises:
-            ServiceFailed: `serve run` has ended, or it takes too long.
+            ServiceFailed: it has ended, or it takes too long.
         """
         deadline = time.monotonic() + most_s
         while not (is_ready or self.is_ready)():
             if self.launched().poll() is not None:
-                raise ServiceFailed(f"serve run has ended. {self._last_words()}")
+                raise ServiceFailed(f"The service has ended. {self._last_words()}")
             if time.monotonic() > deadline:
                 raise ServiceFailed(
                     f"The service is not ready after {most_s:.0f} s. {self._last_words()}"
@@ -108,7 +114,7 @@ class ServeRun:
             time.sleep(every_s)
 
     def output(self) -> str:
-        """Return what `serve run` and all replicas have printed."""
+        """Return what the command and all replicas have printed."""
         return self.log.read_text(errors="replace")
 
     def _last_words(self) -> str:

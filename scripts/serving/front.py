@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from common.ports import free_port
+
 WRAPPER = Path(__file__).with_name("haproxy.py")
 
 
@@ -37,6 +39,8 @@ def haproxy_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        # This proxy takes over while no replica of the Ingress can be reached.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         # Ray waits so long before it stops a replica, for load balancers on other machines.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }

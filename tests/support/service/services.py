@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
-from common.own_service import OwnService, free_port
+from common.own_service import OwnService
+from common.ports import free_port
 from common.serve_run import ServiceFailed
 
 from deployments.ingress.keys import Scope, make_key, revoke_key
