@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
+
+from deployments.errors import Unavailable
 
 # Photos that the pace is measured by. Fewer say too little: the first after a start are slow.
 FEWEST, MOST = 8, 64
@@ -20,7 +23,8 @@ class Progress:
     however many were worked at at once. The pace is the median share of the latest photos that
     were really indexed, so that a few huge ones don't make all others look slow. The share of a
     photo that existed already, or that was refused, is dropped with it: it is neither a quick
-    photo nor time that others took.
+    photo nor time that others took. But photos that were given up on the way did take time: by the
+    shares of these the pace is longer, in proportion.
 
     Photos that come one by one look slower than many at once. So the pace errs on the safe side
     until somebody sends several.
@@ -46,7 +50,9 @@ class Progress:
         self._begun: dict[object, float] = {}  # of the photos in work, oldest first
         self._updated = clock()
         self._share = 0.0  # of a photo that was in work all the time, seconds
-        self._shares: deque[float] = deque(maxlen=MOST)  # of the latest photos
+        # Of the latest photos, each with those of the photos that were given up before it.
+        self._shares: deque[tuple[float, float]] = deque(maxlen=MOST)
+        self._given_up = 0.0  # the shares of photos since the latest
 
     @contextmanager
     def working(self) -> Iterator[Callable[[], None]]:
@@ -57,10 +63,15 @@ class Progress:
 
         def indexed() -> None:
             self._update()
-            self._shares.append(self._share - before)
+            self._shares.append((self._share - before, self._given_up))
+            self._given_up = 0.0
 
         try:
             yield indexed
+        except (asyncio.CancelledError, Unavailable):
+            self._update()
+            self._given_up += self._share - before
+            raise
         finally:
             self._update()
             del self._begun[work]
@@ -79,7 +90,10 @@ class Progress:
     @property
     def pace(self) -> float | None:
         """Seconds per photo; None as long as too little was measured."""
-        return median(self._shares) if len(self._shares) >= FEWEST else None
+        if len(self._shares) < FEWEST:
+            return None
+        shares, given_up = zip(*self._shares, strict=True)
+        return median(shares) * (1 + sum(given_up) / max(sum(shares), 1e-9))
 
     def wait_for_room(self, within_s: float) -> float:
         """Return in how many seconds one more photo can be begun and be done within so many.

@@ -45,11 +45,10 @@ def overload(
     """
     warm_up(service, pictures)
     short = min(seconds, 60)
+    fitting = fit(service, pictures, in_flight, short)
     with search_loop(service, pictures.queries, 1) as searches:
         (searched,) = steady([searches], short)
-    rows = [row("searches alone", service, searched)]
-    fitting = fit(service, pictures, in_flight, short)
-    rows.append(row("photos that fit", service, *fitting))
+    rows = [row("searches alone", service, searched), row("photos that fit", service, *fitting)]
     rate = fitting[1].rate
     paced = at_rate(pictures.photos, times * rate)
     with (

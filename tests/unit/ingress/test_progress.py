@@ -1,10 +1,12 @@
 """The pace of a service that is simulated, and what is made of it."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.errors import TooLarge
+from deployments.errors import TooLarge, Unavailable
 from deployments.ingress.indexing import check_time
 from deployments.ingress.progress import FEWEST, MOST, Progress
 
@@ -87,6 +89,24 @@ def test_photos_that_existed_or_failed_change_nothing(progress, clock, of_others
     assert progress.pace == pytest.approx(1, rel=0.1)
     index(progress, clock, [False] * 10_000, 16, lambda real: of_others)
     assert progress.pace == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("error", [Unavailable("late"), asyncio.CancelledError()])
+def test_the_time_of_photos_that_were_given_up_is_time_for_the_others(progress, clock, error):
+    """Ten at a time, one is done in each second, and one is given up: two leave in a second."""
+    waiting = []
+    for number in range(400):
+        work = progress.working()
+        waiting.append((work, work.__enter__(), number % 2 == 0))
+        if number >= 9:
+            clock.now += 0.5
+            work, indexed, is_stored = waiting.pop(0)
+            if is_stored:
+                indexed()
+                work.__exit__(None, None, None)
+            else:
+                assert not work.__exit__(type(error), error, None)
+    assert progress.pace == pytest.approx(1, rel=0.05)
 
 
 def test_older_ones_are_forgotten(progress, clock):
