@@ -29,14 +29,14 @@ QUEUES = {
 
 
 class Locked(OwnService):
-    """A service that takes keys.
+    """A service that takes keys, behind Ray Serve's own proxy.
 
     Attributes:
         admin: headers with a key that allows everything.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, plain=True)
         self._keys = self.store / "keys.json"
         self._made = 0
         self.admin = bearer(make_key(self._keys, "first", ("admin",)))
