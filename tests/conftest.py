@@ -121,7 +121,7 @@ def client(service: OwnService) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def locked(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
-    """Start the service that takes keys, which tests share, by `serve run` alone: behind Ray's proxy."""
+    """Start the service that takes keys, which tests share: behind Ray Serve's own proxy."""
     with Locked(tmp_path_factory.mktemp("locked")) as service:
         service.start()
         yield service
