@@ -5,7 +5,8 @@
 This is `serve run CONFIG`, with what only the environment can say: HAProxy takes connections in
 place of Ray Serve's own proxy, and hands each request to a replica of the Ingress without another
 process between. So a search takes about half the time. Where there is no HAProxy (it comes with
-`ray[serve]` for Linux), Ray Serve's proxy stands in front, and a line says so.
+`ray[serve]` for Linux), Ray Serve's proxy stands in front, and a line says so. And searches go
+before photos: Ray would make all of its workers equally nice.
 
 SIGTERM (systemd, Docker), SIGINT (Ctrl-C) and SIGHUP (a closed terminal) all end the service as
 Ctrl-C ends `serve run`: what is under way is stored first.
@@ -25,6 +26,8 @@ from common.paths import ROOT
 from serving.front import NoHAProxy, haproxy_environment
 from serving.parents import end_with_parent
 
+# Of Ray's workers. What works on photos makes itself nice, see `compute/replicas.py`.
+PRIORITY = {"RAY_worker_niceness": "0"}
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -68,7 +71,7 @@ def main() -> int:
         except NoHAProxy as error:
             print(f"{error} Ray Serve's own proxy stands in front, which is slower.", flush=True)
             environment = {}
-        return run(arguments.config.absolute(), environment)
+        return run(arguments.config.absolute(), PRIORITY | environment)
 
 
 if __name__ == "__main__":
