@@ -316,21 +316,22 @@ class ChunkIndex:
         Raises:
             Unavailable: the index is broken.
         """
+        moved = 0
         with self._lock:
             self._refuse_if_broken()
-            wasteful = [segment for segment in self._segments if segment.is_wasteful]
-            if not wasteful:
-                return 0
-            segment = max(wasteful, key=lambda segment: segment.removed / segment.rows)
-            if segment is self._segments[-1]:
-                self._begin_segment()
-            removed = segment.removed
-            for content in segment.contents(segment.left()[:MOVED_PHOTOS]):
-                self._put(*content)
-            if segment.removed == segment.rows:
-                self._segments.remove(segment)
+            # Where nothing is left, nothing is moved: that segment is dropped, the next one emptied.
+            while not moved and (wasteful := [one for one in self._segments if one.is_wasteful]):
+                segment = max(wasteful, key=lambda segment: segment.removed / segment.rows)
+                if segment is self._segments[-1]:
+                    self._begin_segment()
+                removed = segment.removed
+                for content in segment.contents(segment.left()[:MOVED_PHOTOS]):
+                    self._put(*content)
+                moved = segment.removed - removed
+                if segment.removed == segment.rows:
+                    self._segments.remove(segment)
         pause()
-        return segment.removed - removed
+        return moved
 
     def parts(self) -> list[Part]:
         """Return the parts of a snapshot of the index as it is now; `load` loads them.

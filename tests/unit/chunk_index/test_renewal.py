@@ -173,3 +173,13 @@ def test_photos_that_tie_in_several_segments_are_found_by_id(seed, count):
     (found,) = index.search(vectors_of(0)[:1].astype(np.float32), count)
     assert sorted(found.photos) == [f"{number:02}" for number in range(min(count, 25))]
     assert len(index._segments) > 5
+
+
+def test_segments_in_which_nothing_is_left_are_dropped_at_once(index):
+    fill(index, range(3 * SEGMENT))
+    for number in range(3 * SEGMENT - 1):
+        index.remove(f"{number:04}")
+    while index.renew():
+        pass
+    assert rows(index) == CHUNKS
+    assert_left(index, [3 * SEGMENT - 1])
