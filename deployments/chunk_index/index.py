@@ -319,7 +319,7 @@ class ChunkIndex:
         moved = 0
         with self._lock:
             self._refuse_if_broken()
-            # Where nothing is left, nothing is moved: that segment is dropped, the next one emptied.
+            # Where nothing is left, nothing is moved: that segment is dropped, the next emptied.
             while not moved and (wasteful := [one for one in self._segments if one.is_wasteful]):
                 segment = max(wasteful, key=lambda segment: segment.removed / segment.rows)
                 if segment is self._segments[-1]:
