@@ -39,6 +39,8 @@ def haproxy_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        # As Ray Serve's proxy has it: URLs may be long, with metadata or a text.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 2**10),
         # This proxy takes over while no replica of the Ingress can be reached.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         # Ray waits so long before it stops a replica, for load balancers on other machines.

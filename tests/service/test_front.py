@@ -54,6 +54,13 @@ def test_nobody_else_may_give_it_orders(service: OwnService) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_what_is_too_long_for_it_is_a_problem(service: OwnService) -> None:
+    answer = httpx.get(f"{service.url}/search?text={'x' * 70_000}", timeout=60)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "63 kB" in answer.json()["detail"]
+
+
 def test_another_one_takes_the_place_of_one_that_died(service: OwnService) -> None:
     killed = haproxies(service)
     for process in killed:

@@ -1,5 +1,6 @@
 """What scripts/serve.py puts in front of the service."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from ray.serve._private.haproxy import HAProxyApi, HAProxyConfig
 from ray.serve.config import HTTPOptions
 from serving import front
 from serving.front import NoHAProxy, find_haproxy, haproxy_environment
-from serving.haproxy import closed
+from serving.haproxy import PROBLEMS, answer, closed
 
 try:
     HAPROXY = find_haproxy()
@@ -39,7 +40,7 @@ def config(tmp_path):
 
 def test_nothing_listens_but_the_port_of_the_service(config):
     assert config.count("bind ") == 3  # what this is for: statistics and metrics, for everybody
-    ours = closed(config, Path("503.http"))
+    ours = closed(config, Path("folder"))
     assert [line.strip() for line in ours.splitlines() if "bind " in line] == [
         "bind 127.0.0.1:8000"
     ]
@@ -48,19 +49,25 @@ def test_nothing_listens_but_the_port_of_the_service(config):
     assert "mode 600 level admin" in ours
 
 
-def test_who_reaches_no_replica_is_told_to_come_back(config):
+def test_what_haproxy_answers_by_itself_is_a_problem_too(config):
     files = [line.split()[-1] for line in config.splitlines() if "errorfile" in line]
-    assert len(files) == 3
+    assert len(files) == 3  # what this is for: a plain 500
     assert all(file.endswith("500.http") for file in files)
-    ours = closed(config, Path("/a b/503.http"))
-    assert ours.count('errorfile 503 "/a b/503.http"') == 1
+    ours = closed(config, Path("/a b"))
     assert "500.http" not in ours
+    for status, problem in PROBLEMS.items():
+        assert ours.count(f'errorfile {status} "/a b/{status}.http"') == 1
+        head, body = answer(*problem).split("\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {problem[0]} ")
+        assert "application/problem+json" in head
+        assert ("Retry-After" in head) == (problem[0] == 503)
+        assert json.loads(body).keys() == {"type", "title", "status", "detail"}
 
 
 def test_closing_twice_changes_nothing_more(config):
     """Ray Serve writes its config only if it differs from the file."""
-    once = closed(config, Path("503.http"))
-    assert closed(once, Path("503.http")) == once
+    once = closed(config, Path("folder"))
+    assert closed(once, Path("folder")) == once
 
 
 @needs_haproxy
