@@ -55,7 +55,7 @@ def test_nobody_else_may_give_it_orders(service: OwnService) -> None:
 
 
 def test_what_is_too_long_for_it_is_a_problem(service: OwnService) -> None:
-    answer = httpx.get(f"{service.url}/search?text={'x' * 70_000}", timeout=60)
+    answer = httpx.get(f"{service.url}/healthz", headers={"x-long": "x" * 70_000}, timeout=60)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
     assert "63 kB" in answer.json()["detail"]
