@@ -36,6 +36,7 @@ from benchmarks.options import (
     add_requests,
     add_seconds,
     add_service,
+    add_times,
 )
 from benchmarks.report import report
 from common.paths import ROOT
@@ -57,7 +58,15 @@ def make_parser() -> argparse.ArgumentParser:
             add_options(one)
         one.set_defaults(run=run, tables=partial(alone, name), report=None)
     every = commands.add_parser("all", help="all of these, then BENCHMARKS.md is written")
-    of_all = (add_photos, add_service, add_seconds, add_dtypes, add_megapixels, add_common)
+    of_all = (
+        add_photos,
+        add_service,
+        add_seconds,
+        add_times,
+        add_dtypes,
+        add_megapixels,
+        add_common,
+    )
     for add_options in of_all:
         add_options(every)
     add_requests(every, searches=1_000, indexings=60)

@@ -155,6 +155,12 @@ def everything(arguments: argparse.Namespace, encoder: Path) -> Iterator[tuple[s
             "mixed",
             service.mixed(running, pictures, arguments.in_flight, arguments.seconds),
         )
+        yield keep(
+            "overload",
+            overload.overload(
+                running, pictures, arguments.in_flight, arguments.times, arguments.seconds
+            ),
+        )
         running.stop()
         yield keep("startup", [empty, service.startup(running, pictures)])
         yield keep("memory", watch_memory(arguments, running, pictures))

@@ -130,7 +130,9 @@ def read_answer(response: httpx.Response) -> dict[str, Any]:
 
 def unreachable(url: str, error: Exception) -> RequestFailed:
     """Return the error that says where no service answers, and how to start one."""
-    return RequestFailed(f"No service answers at {url} ({error}). Start it with: scripts/serve")
+    return RequestFailed(
+        f"No service answers at {url} ({error}). Start it with: serve run serve_config.yaml"
+    )
 
 
 def call(url: str, method: str, path: str, **request: Any) -> httpx.Response:

@@ -32,7 +32,7 @@ class OwnService(ServeRun):
         args: sections of the application's `args` that differ from `serve_config.yaml`.
         deployments: options of deployments that differ, by the deployment's name.
         import_path: of the function that builds the application.
-        plain: see `ServeRun`.
+        haproxy: see `ServeRun`.
 
     Attributes:
         store: folder of its store.
@@ -45,7 +45,7 @@ class OwnService(ServeRun):
         args: dict[str, dict[str, Any]] | None = None,
         deployments: dict[str, dict[str, Any]] | None = None,
         import_path: str = "graph:build",
-        plain: bool = False,
+        haproxy: bool = False,
     ) -> None:
         self.store = folder / "store"
         self.port = free_port()
@@ -54,7 +54,7 @@ class OwnService(ServeRun):
             folder / "serve.log",
             f"http://127.0.0.1:{self.port}",
             new_session=True,
-            plain=plain,
+            haproxy=haproxy,
         )
         self._write_config(args or {}, deployments or {}, import_path)
 

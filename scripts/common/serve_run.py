@@ -22,7 +22,7 @@ class ServiceFailed(Exception):
 
 
 class ServeRun:
-    """A service of a config, as scripts/serve.py starts it.
+    """A service of a config, as `serve run` starts it.
 
     Args:
         config: the file.
@@ -30,21 +30,21 @@ class ServeRun:
         url: where the service answers.
         new_session: whether the command has a session of its own, which the Ctrl-C of a terminal
             doesn't reach.
-        plain: start it by `serve run` alone, with Ray Serve's proxy in front.
+        haproxy: start it by scripts/serve.py, with HAProxy in front.
 
     Attributes:
         process: the command; None until it is launched.
     """
 
     def __init__(
-        self, config: Path, log: Path, url: str, *, new_session: bool, plain: bool = False
+        self, config: Path, log: Path, url: str, *, new_session: bool, haproxy: bool = False
     ) -> None:
         self.config = config
         self.log = log
         self.url = url
         self.process: subprocess.Popen | None = None
         self._new_session = new_session
-        self._plain = plain
+        self._haproxy = haproxy
 
     def launch(self, *prefix: str, **environment: str) -> None:
         """Run the command, and return at once.
@@ -53,9 +53,9 @@ class ServeRun:
             prefix: words to put before the command.
             environment: variables to add to the environment.
         """
-        command = [sys.executable, ROOT / "scripts" / "serve.py", self.config]
-        if self._plain:
-            command = [Path(sys.executable).with_name("serve"), "run", self.config]
+        command = [Path(sys.executable).with_name("serve"), "run", self.config]
+        if self._haproxy:
+            command = [sys.executable, ROOT / "scripts" / "serve.py", self.config]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*prefix, *command],

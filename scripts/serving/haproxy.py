@@ -19,43 +19,32 @@ from pathlib import Path
 OPEN = ("frontend prometheus", "listen stats")
 # The head of a request must have come within a minute. And replicas want to know the client.
 DEFAULTS = ["    timeout http-request 60s", "    option forwardfor"]
-# What HAProxy answers by itself: while no replica can be reached, and to what is no request.
-UNAVAILABLE = (
-    503,
-    "Service Unavailable",
-    "The service is starting, or a part of it is being restarted. Try again.",
-    "Retry-After: 2\r\n",
-)
-PROBLEMS = {
-    400: (
-        400,
-        "Bad Request",
-        "This is no HTTP request, or its URL and headers have more than 63 kB together.",
-        "",
-    ),
-    408: (408, "Request Timeout", "The head of the request did not come within a minute.", ""),
-    502: UNAVAILABLE,
-    503: UNAVAILABLE,
-    504: UNAVAILABLE,
+# What HAProxy answers while no replica can be reached: see RFC 9457. (To what is no HTTP it answers
+# with a page of its own, whatever its config says.)
+STATUSES = (502, 503, 504)
+PROBLEM = {
+    "type": "about:blank",
+    "title": "Service Unavailable",
+    "status": 503,
+    "detail": "The service is starting, or a part of it is being restarted. Try again.",
 }
+UNAVAILABLE = f"""\
+HTTP/1.1 503 Service Unavailable\r
+Content-Type: application/problem+json\r
+Retry-After: 2\r
+Cache-Control: no-store\r
+Connection: close\r
+\r
+{json.dumps(PROBLEM)}"""
 
 
-def answer(status: int, title: str, detail: str, headers: str) -> str:
-    """Return an answer as HAProxy sends it, see RFC 9457."""
-    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return (
-        f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n{headers}"
-        f"Cache-Control: no-store\r\nConnection: close\r\n\r\n{json.dumps(problem)}"
-    )
-
-
-def closed(config: str, folder: Path) -> str:
+def closed(config: str, unavailable: Path) -> str:
     """Return a config of Ray Serve's that is open to nobody but clients.
 
     Args:
-        folder: has the files of `PROBLEMS`.
+        unavailable: a file with `UNAVAILABLE`.
     """
-    answers = [f'    errorfile {status} "{folder / str(status)}.http"' for status in PROBLEMS]
+    answers = [f'    errorfile {status} "{unavailable}"' for status in STATUSES]
     lines, section = [], ""
     for line in config.splitlines():
         if line and not line[0].isspace():
@@ -74,9 +63,9 @@ def main() -> None:
 
     binary, *arguments = sys.argv[1:]
     config = Path(arguments[arguments.index("-f") + 1])
-    for status, problem in PROBLEMS.items():
-        config.with_name(f"{status}.http").write_text(answer(*problem))
-    config.write_text(closed(config.read_text(), config.parent))
+    unavailable = config.with_name("503.http")
+    unavailable.write_text(UNAVAILABLE)
+    config.write_text(closed(config.read_text(), unavailable))
     end_with_parent(signal.SIGTERM)
     os.execv(binary, [binary, *arguments])
 

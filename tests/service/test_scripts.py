@@ -108,7 +108,7 @@ def test_without_a_service_it_says_how_to_start_one(script, photos):
     outcome = run(script, photos / "coffee.png", "--url", url)
     assert outcome.returncode == 1
     assert f"No service answers at {url}" in outcome.stderr
-    assert "scripts/serve" in outcome.stderr
+    assert "serve run serve_config.yaml" in outcome.stderr
     assert "Traceback" not in outcome.stderr
 
 

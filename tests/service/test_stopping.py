@@ -33,7 +33,7 @@ def test_it_ends_quietly_and_can_start_again_at_once(service: OwnService, photos
             photo: clients.submit(index, service, photo) for photo in others
         }
         printed = len(service.output())
-        service.launched().send_signal(signal.SIGTERM)  # as systemd does it: to the first one only
+        service.launched().send_signal(signal.SIGINT)  # as systemd does it: to the first one only
         _, left = psutil.wait_procs(family, timeout=90)
     assert not left
     assert service.launched().wait() == 0

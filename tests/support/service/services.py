@@ -29,14 +29,14 @@ QUEUES = {
 
 
 class Locked(OwnService):
-    """A service that takes keys, behind Ray Serve's own proxy.
+    """A service that takes keys, behind HAProxy if there is one for this machine.
 
     Attributes:
         admin: headers with a key that allows everything.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, plain=True)
+        super().__init__(folder, haproxy=True)
         self._keys = self.store / "keys.json"
         self._made = 0
         self.admin = bearer(make_key(self._keys, "first", ("admin",)))

@@ -184,6 +184,7 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
         monkeypatch.setattr(commands.service, name, measurement(name, result))
     monkeypatch.setattr(commands.service, "index", measurement("index", TABLES["index"][0]))
     monkeypatch.setattr(commands.service, "startup", measurement("startup", {"seconds": 9}))
+    monkeypatch.setattr(commands.overload, "overload", measurement("overload", []))
     monkeypatch.setattr(commands, "measure_verify", measurement("verify", []))
     monkeypatch.setattr(commands.stages, "start", measurement("start", None))
     monkeypatch.setattr(commands.stages, "stages", measurement("stages", []))
@@ -195,7 +196,8 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
     assert tables["startup"] == 2 * [{"seconds": 9}]
     before, after = calls[: calls.index("stop")], calls[calls.index("stop") + 1 :]
     assert before == [
-        *("ceiling", "plain", "pictures", "prepare", "startup", "index", "search", "mixed")
+        *("ceiling", "plain", "pictures", "prepare", "startup", "index", "search", "mixed"),
+        "overload",
     ]
     assert after == ["startup", "memory", "verify", "pictures", "prepare", "start", "stages"]
 
