@@ -92,8 +92,9 @@ class Progress:
         """Seconds per photo; None as long as too little was measured."""
         if len(self._shares) < FEWEST:
             return None
-        shares, given_up = zip(*self._shares, strict=True)
-        return median(shares) * (1 + sum(given_up) / max(sum(shares), 1e-9))
+        shares = [share for share, _ in self._shares]
+        given_up = sum(seconds for _, seconds in self._shares)
+        return median(shares) * (1 + given_up / max(sum(shares), 1e-9))
 
     def wait_for_room(self, within_s: float) -> float:
         """Return in how many seconds one more photo can be begun and be done within so many.

@@ -53,7 +53,7 @@ class ServeRun:
             prefix: words to put before the command.
             environment: variables to add to the environment.
         """
-        command = [Path(sys.executable).with_name("serve"), "run", self.config]
+        command: list[str | Path] = [Path(sys.executable).with_name("serve"), "run", self.config]
         if self._haproxy:
             command = [sys.executable, ROOT / "scripts" / "serve.py", self.config]
         with self.log.open("ab") as log:
