@@ -10,6 +10,7 @@ import pytest
 from deployments import metrics
 from deployments.compute.batching import batched
 from tests.support.metrics import watch
+from tests.support.running.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -168,8 +169,7 @@ def test_gauges_are_set_again_and_again_in_a_replica(seen, monkeypatch):
 
     monkeypatch.setattr(metrics, "time", SimpleNamespace(sleep=sleep))
     metrics.Gauges({"inset_some": "Some things."}, measure)
-    (thread,) = (one for one in threading.enumerate() if one.name == "gauges")
-    thread.join(20)
+    wait_until(lambda: len(seen["inset_some"].values) >= 2, "it is measured again")
     assert seen["inset_some"].values == [1, 3]
 
 
