@@ -4,9 +4,9 @@
 
 This is `serve run CONFIG`, with what only the environment can say: HAProxy takes connections in
 place of Ray Serve's own proxy, and hands each request to a replica of the Ingress without another
-process between. So a search takes about half the time. Where there is no HAProxy (it comes with
-`ray[serve]` for Linux), Ray Serve's proxy stands in front, and a line says so. And searches go
-before photos: Ray would make all of its workers equally nice.
+process of Python between. Where there is no HAProxy (it comes with `ray[serve]` for Linux), Ray
+Serve's proxy stands in front, and a line says so. And searches go before photos: Ray would make all
+of its workers equally nice.
 
 SIGTERM (systemd, Docker), SIGINT (Ctrl-C) and SIGHUP (a closed terminal) all end the service as
 Ctrl-C ends `serve run`: what is under way is stored first.
@@ -33,11 +33,12 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def run(config: Path, environment: dict[str, str]) -> int:
     """Run `serve run` until it ends; return its exit status, 0 if a signal ended it."""
+    serve: subprocess.Popen | None = None
     asked = False
 
     def end(number: int, frame: object) -> None:
         nonlocal asked
-        if not asked:  # a second SIGINT would make it give up what is under way
+        if serve and not asked:  # a second SIGINT would make it give up what is under way
             serve.send_signal(signal.SIGINT)
         asked = True
 
@@ -51,6 +52,8 @@ def run(config: Path, environment: dict[str, str]) -> int:
         start_new_session=True,  # the Ctrl-C of a terminal would reach all of its processes
         preexec_fn=lambda: end_with_parent(signal.SIGINT),
     )
+    if asked:  # before there was anything to stop
+        serve.send_signal(signal.SIGINT)
     status = serve.wait()
     return 0 if asked else status
 

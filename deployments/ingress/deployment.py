@@ -55,7 +55,7 @@ class IngressDeployment(Inset):
                 host=front.host or "127.0.0.1",
                 request_timeout_s=front.request_timeout_s,
                 http=self.http,
-                behind_haproxy=RAY_SERVE_ENABLE_HA_PROXY,
+                behind_haproxy=RAY_SERVE_ENABLE_HA_PROXY,  # private; seen in 2.60
             )
 
 

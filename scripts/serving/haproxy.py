@@ -19,8 +19,9 @@ from pathlib import Path
 OPEN = ("frontend prometheus", "listen stats")
 # The head of a request must have come within a minute. And replicas want to know the client.
 DEFAULTS = ["    timeout http-request 60s", "    option forwardfor"]
-# What HAProxy answers while no replica can be reached: see RFC 9457. (To what is no HTTP it answers
-# with a page of its own, whatever its config says.)
+# What HAProxy answers while no replica can be reached: see RFC 9457. It is written here, because
+# this program must start at once, and imports nothing of Inset. (To what is no HTTP, HAProxy has an
+# answer of its own, whatever its config says.)
 STATUSES = (502, 503, 504)
 PROBLEM = {
     "type": "about:blank",

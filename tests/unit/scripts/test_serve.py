@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from ray.serve.config import HTTPOptions
 from serving import front
 from serving.front import NoHAProxy, find_haproxy, haproxy_environment
 from serving.haproxy import UNAVAILABLE, closed
+
+from tests.support.paths import ROOT
 
 try:
     HAPROXY = find_haproxy()
@@ -120,3 +123,30 @@ def test_without_haproxy_it_says_so(monkeypatch, tmp_path):
         haproxy_environment(tmp_path)
     assert not os.listdir(tmp_path)
     assert front.WRAPPER.is_file()
+
+
+# Its end
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_whatever_ends_it_interrupts_serve_run(tmp_path, number):
+    """Also where a shell has started it with `&`, and made it ignore SIGINT."""
+    serve = tmp_path / "serve"
+    serve.write_text("#!/bin/sh\ntrap 'exit 3' INT\necho ready\nwhile :; do sleep 0.05; done\n")
+    serve.chmod(0o700)
+    program = (
+        "import sys, serve\n"
+        f"sys.executable = {str(tmp_path / 'python')!r}\n"
+        "sys.exit(serve.run('config', {}))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT / "scripts",
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    ) as command:
+        assert command.stdout.readline() == "ready\n"
+        command.send_signal(number)
+        assert command.wait(30) == 0
