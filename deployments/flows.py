@@ -31,6 +31,11 @@ from deployments.verification import Candidate, EncodedQuery, Look, Sighting, Sk
 
 T = TypeVar("T")
 
+# Photos that a replica of the Ingress has on their way at once: enough for the batches of several
+# replicas. More of them would wait in Serve's router, which asks a replica that is full again and
+# again whether it has room; 130 photos cost a fifth of two cores that way.
+ON_THE_WAY = 64
+
 # For second looks: how many of the nearest photos of each look, and how many of all of them.
 PER_LOOK, LOOKED_AT_AGAIN = 3, 30
 
@@ -78,6 +83,17 @@ class IndexFlow:
         known = await self.store.find.remote(id, sha256)
         if known is not None:
             return Stored(known, created=False)
+        async with self._places:
+            return await self._store(id, data, filename, confidence_threshold, metadata)
+
+    async def _store(
+        self,
+        id: str,
+        data: bytes,
+        filename: str | None,
+        confidence_threshold: float | None,
+        metadata: Metadata,
+    ) -> Stored:
         segmenter, encoder = self._by_reference
         # The answers are not awaited, so crops and vectors go from replica to replica.
         segmented = segmenter.segment.remote(data, confidence_threshold)
@@ -98,6 +114,10 @@ class IndexFlow:
                 raise
             except Exception as error:  # what the store was waiting for was cancelled
                 raise asyncio.CancelledError from error
+
+    @cached_property
+    def _places(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(ON_THE_WAY)
 
     @cached_property
     def _by_reference(self) -> tuple[SegmenterHandle, EncoderHandle]:

@@ -102,8 +102,8 @@ def photos() -> Path:
 
 @pytest.fixture(scope="session")
 def service(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnService]:
-    """Start the service that all tests share, by `serve run`: as configured by default, but for
-    small limits and short queues.
+    """Start the service that all tests share: as configured by default, but for small limits and
+    short queues.
 
     Tests leave photos behind, so none may assume that the store is empty.
     """
@@ -121,7 +121,7 @@ def client(service: OwnService) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def locked(slow: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
-    """Start the service that takes keys, which tests share: by scripts/serve.py."""
+    """Start the service that takes keys, which tests share: by `serve run` alone."""
     with Locked(tmp_path_factory.mktemp("locked")) as service:
         service.start()
         yield service

@@ -7,24 +7,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from statistics import median
 
 from deployments.errors import Unavailable
 
-# Photos that the pace is measured by. Fewer say too little: the first after a start are slow.
-FEWEST, MOST = 8, 64
+# Photos that the pace is measured by. Fewer say too little; and they come in bursts, of a batch or
+# of a group in the store, which must be small against all of them.
+FEWEST, MOST = 8, 256
 
 
 class Progress:
     """The pace at which photos are indexed, seconds per photo, and how many are unfinished.
 
-    The time in which photos are worked at is shared out: at each moment, those in work get equal
-    shares of it. So together the shares of photos are the wall time in which they were done,
-    however many were worked at at once. The pace is the median share of the latest photos that
-    were really indexed, so that a few huge ones don't make all others look slow. The share of a
-    photo that existed already, or that was refused, is dropped with it: it is neither a quick
-    photo nor time that others took. But photos that were given up on the way did take time: by the
-    shares of these the pace is longer, in proportion.
+    The pace is the wall time in which the latest photos were worked at, by how many of them were
+    really indexed. A photo that existed already, or that was refused, is neither a quick photo nor
+    time that others took. So at each moment those in work get equal shares of the time, and the
+    share of such a photo is taken out again. Photos that were given up on the way did take time.
 
     Photos that come one by one look slower than many at once. So the pace errs on the safe side
     until somebody sends several.
@@ -50,31 +47,33 @@ class Progress:
         self._begun: dict[object, float] = {}  # of the photos in work, oldest first
         self._updated = clock()
         self._share = 0.0  # of a photo that was in work all the time, seconds
-        # Of the latest photos, each with those of the photos that were given up before it.
-        self._shares: deque[tuple[float, float]] = deque(maxlen=MOST)
-        self._given_up = 0.0  # the shares of photos since the latest
+        self._worked = 0.0  # without the shares of photos that count as no time
+        # That, whenever one of the latest photos was indexed, and before the first of them.
+        self._marks = deque([0.0], maxlen=MOST + 1)
 
     @contextmanager
     def working(self) -> Iterator[Callable[[], None]]:
         """Count a photo as worked at; call what this yields if it was really indexed."""
         self._update()
-        work, before = object(), self._share
+        work, before, took_time = object(), self._share, False
         self._begun[work] = self._updated
 
         def indexed() -> None:
+            nonlocal took_time
             self._update()
-            self._shares.append((self._share - before, self._given_up))
-            self._given_up = 0.0
+            self._marks.append(self._worked)
+            took_time = True
 
         try:
             yield indexed
         except (asyncio.CancelledError, Unavailable):
-            self._update()
-            self._given_up += self._share - before
+            took_time = True
             raise
         finally:
             self._update()
             del self._begun[work]
+            if not took_time:
+                self._worked -= self._share - before
 
     @property
     def in_work(self) -> int:
@@ -90,11 +89,11 @@ class Progress:
     @property
     def pace(self) -> float | None:
         """Seconds per photo; None as long as too little was measured."""
-        if len(self._shares) < FEWEST:
+        photos = len(self._marks) - 1
+        if photos < FEWEST:
             return None
-        shares = [share for share, _ in self._shares]
-        given_up = sum(seconds for _, seconds in self._shares)
-        return median(shares) * (1 + given_up / max(sum(shares), 1e-9))
+        # What is in work may be taken out later: then it was too much at the first of the marks.
+        return max(self._marks[-1] - self._marks[0], 1e-6) / photos
 
     def wait_for_room(self, within_s: float) -> float:
         """Return in how many seconds one more photo can be begun and be done within so many.
@@ -117,4 +116,5 @@ class Progress:
         now = self._clock()
         if self.in_work:
             self._share += (now - self._updated) / self.in_work
+            self._worked += now - self._updated
         self._updated = now

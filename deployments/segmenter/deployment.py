@@ -23,8 +23,7 @@ from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
 
 @serve.deployment(
     name="Segmenter",
-    max_ongoing_requests=16,
-    max_queued_requests=256,
+    max_ongoing_requests=64,  # all that a replica of the Ingress has on their way
     health_check_period_s=HEALTH_CHECK_S,
     ray_actor_options=COMPUTING_REPLICA,
 )

@@ -98,7 +98,7 @@ def measure_overload(arguments: argparse.Namespace, encoder: Path) -> Rows:
         running.start()
         return overload.overload(
             running,
-            Pictures(arguments.photos),
+            *overload.divide(arguments.photos),
             arguments.in_flight,
             arguments.times,
             arguments.seconds,
@@ -158,7 +158,11 @@ def everything(arguments: argparse.Namespace, encoder: Path) -> Iterator[tuple[s
         yield keep(
             "overload",
             overload.overload(
-                running, pictures, arguments.in_flight, arguments.times, arguments.seconds
+                running,
+                *overload.divide(arguments.photos),
+                arguments.in_flight,
+                arguments.times,
+                arguments.seconds,
             ),
         )
         running.stop()

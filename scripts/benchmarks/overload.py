@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from common.own_service import OwnService
 
-from benchmarks.closed_loop import ClosedLoop, Stretch, steady
+from benchmarks.closed_loop import ClosedLoop, Stretch, complete, steady
 from benchmarks.memory import MIB, measure_roles, total
 from benchmarks.service import Pictures, index_loop, search_loop, warm_up
 
@@ -30,8 +32,23 @@ COLUMNS = {
 }
 
 
+def divide(files: Sequence[Path]) -> tuple[Pictures, Pictures]:
+    """Divide photos among those that are sent, and a quarter that is searched for.
+
+    If what is searched for were sent too, it would be stored again and again, and a search would
+    take longer for each copy that it has to look at.
+    """
+    sent = [file for number, file in enumerate(files) if number % 4]
+    return Pictures(sent or files), Pictures(files[::4])
+
+
 def overload(
-    service: OwnService, pictures: Pictures, in_flight: int, times: float, seconds: float
+    service: OwnService,
+    pictures: Pictures,
+    searched: Pictures,
+    in_flight: int,
+    times: float,
+    seconds: float,
 ) -> list[dict[str, Any]]:
     """Search alone; beside as many photos as fit; beside many times as many; and after that.
 
@@ -39,39 +56,43 @@ def overload(
     doesn't come back when refused.
 
     Args:
+        pictures, searched: see `divide`.
         in_flight: requests at a time, at which the service does as much as it can.
         times: how many times as many photos a second are sent then.
         seconds: how long that lasts, and the other loads at most.
     """
-    warm_up(service, pictures)
+    once = islice(searched.others, searched.count)
+    with index_loop(service, once, in_flight) as loop:
+        complete(loop, searched.count, "photo")
+    warm_up(service, searched)
     short = min(seconds, 60)
-    fitting = fit(service, pictures, in_flight, short)
-    with search_loop(service, pictures.queries, 1) as searches:
-        (searched,) = steady([searches], short)
-    rows = [row("searches alone", service, searched), row("photos that fit", service, *fitting)]
+    fitting = fit(service, pictures, searched, in_flight, short)
+    with search_loop(service, searched.queries, 1) as searches:
+        (alone,) = steady([searches], short)
+    rows = [row("searches alone", service, alone), row("photos that fit", service, *fitting)]
     rate = fitting[1].rate
     paced = at_rate(pictures.photos, times * rate)
     with (
         index_loop(service, paced, in_flight + int(WAITING_S * rate)) as photos,
-        search_loop(service, pictures.queries, 1) as searches,
+        search_loop(service, searched.queries, 1) as searches,
     ):
         for half in ("first", "last"):
             load = f"{times:g} times, the {half} {seconds / 2:.0f} s"
             rows.append(row(load, service, *during(seconds / 2, searches, photos)))
-    rows.append(row("after that", service, *fit(service, pictures, in_flight, short)))
+    rows.append(row("after that", service, *fit(service, pictures, searched, in_flight, short)))
     return rows
 
 
 def fit(
-    service: OwnService, pictures: Pictures, in_flight: int, seconds: float
+    service: OwnService, pictures: Pictures, searched: Pictures, in_flight: int, seconds: float
 ) -> tuple[Stretch, Stretch]:
     """Search and index at full rate; return the answers to searches and to photos."""
     with (
         index_loop(service, pictures.photos, in_flight) as photos,
-        search_loop(service, pictures.queries, 1) as searches,
+        search_loop(service, searched.queries, 1) as searches,
     ):
-        searched, indexed = steady([searches, photos], seconds)
-    return searched, indexed
+        found, indexed = steady([searches, photos], seconds)
+    return found, indexed
 
 
 def during(seconds: float, *loops: ClosedLoop) -> list[Stretch]:

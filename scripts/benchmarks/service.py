@@ -43,12 +43,14 @@ class Pictures:
         files: the photos.
 
     Attributes:
+        count: how many photos there are.
         photos: endless encoded photos, no two with the same bytes.
         others: the same for warming up, so that the measured photos are always the same.
         queries: parts of the photos, again and again.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
+        self.count = len(files)
         self.photos: Iterator[bytes] = endless(files)
         self.others: Iterator[bytes] = endless(files, first=2**32)
         self.queries: Iterator[bytes] = itertools.cycle(cut_queries(files))

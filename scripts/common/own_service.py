@@ -45,7 +45,7 @@ class OwnService(ServeRun):
         args: dict[str, dict[str, Any]] | None = None,
         deployments: dict[str, dict[str, Any]] | None = None,
         import_path: str = "graph:build",
-        haproxy: bool = False,
+        haproxy: bool = True,
     ) -> None:
         self.store = folder / "store"
         self.port = free_port()

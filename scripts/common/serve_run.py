@@ -22,7 +22,7 @@ class ServiceFailed(Exception):
 
 
 class ServeRun:
-    """A service of a config, as `serve run` starts it.
+    """A service of a config, as scripts/serve starts it.
 
     Args:
         config: the file.
@@ -30,14 +30,15 @@ class ServeRun:
         url: where the service answers.
         new_session: whether the command has a session of its own, which the Ctrl-C of a terminal
             doesn't reach.
-        haproxy: start it by scripts/serve.py, with HAProxy in front.
+        haproxy: whether HAProxy is in front, where there is one; else it is started by `serve run`
+            alone.
 
     Attributes:
         process: the command; None until it is launched.
     """
 
     def __init__(
-        self, config: Path, log: Path, url: str, *, new_session: bool, haproxy: bool = False
+        self, config: Path, log: Path, url: str, *, new_session: bool, haproxy: bool = True
     ) -> None:
         self.config = config
         self.log = log

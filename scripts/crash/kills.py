@@ -6,11 +6,13 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from common.own_service import OwnService, kill
 from common.serve_run import ServiceFailed
+from serving.front import NoHAProxy, find_haproxy
 
 from crash.checks import RECOVERY_S, Inspector
 from crash.clients import CLIENTS, Clients
@@ -32,6 +34,9 @@ VICTIMS = {
     "HTTP proxy": "ProxyActor",
     "Serve controller": "ServeController",
 }
+with suppress(NoHAProxy):
+    find_haproxy()
+    VICTIMS["HAProxy"] = "HAProxyManager"  # which takes it along
 # Each round kills all of these in random order: the owner of the data more often than the others.
 ROUND = [*VICTIMS, "Store", "Store", "ChunkIndex"]
 KILLS_PER_RESTART = 20

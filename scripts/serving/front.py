@@ -43,6 +43,9 @@ def haproxy_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 2**10),
         # This proxy takes over while no replica of the Ingress can be reached.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        # A client may be silent so long in the middle of its request. (For the head it has a
+        # minute, and until the next request 90 s.)
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",
         # Ray waits so long before it stops a replica, for load balancers on other machines.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }

@@ -79,7 +79,7 @@ def test_the_mixed_load_is_held_against_each_load_alone(client, service, picture
 
 def test_an_overload_has_rows_before_it_while_it_lasts_and_after_it(client, service, pictures):
     before = stored(client)["photos"]
-    rows = overload.overload(service, pictures, in_flight=2, times=2, seconds=2)
+    rows = overload.overload(service, pictures, pictures, in_flight=2, times=2, seconds=2)
     loads = ["searches alone", "photos that fit", "first", "last", "after that"]
     assert [word in row["load"] for word, row in zip(loads, rows, strict=True)] == [True] * 5
     assert all(row["errors"] == 0 for row in rows)

@@ -111,31 +111,22 @@ def flood_with_searches(client: httpx.Client, pictures: list[bytes]) -> list[htt
 
 
 def test_an_overloaded_service_says_so_and_harms_nothing(client):
-    """Each answer is what was asked for, or a 503 that says when to try again."""
+    """Each answer is what was asked for, or a 503 that says when to try again.
+
+    Photos wait as long as they will be done in time.
+    """
     pictures = [picture(f"overload {number}") for number in range(80)]
     ids = [hashlib.sha256(data).hexdigest() for data in pictures]
-    stored = []
-    for path, success in [("/index", 201), ("/search", 200)]:
-        if path == "/index":
-            responses = flood(client, path, pictures)
-        else:
-            responses = flood_with_searches(client, pictures)
-        assert {response.status_code for response in responses} == {success, 503}, path
-        for response in responses:
-            if response.status_code == 503:
-                assert "queue is full" in problem(response, 503)
-                assert int(response.headers["retry-after"]) > 0
-        if path == "/index":
-            stored = [
-                id for id, response in zip(ids, responses, strict=True) if response.is_success
-            ]
+    assert {one.status_code for one in flood(client, "/index", pictures)} == {201}
+    responses = flood_with_searches(client, pictures)
+    assert {response.status_code for response in responses} == {200, 503}
+    for response in responses:
+        if response.status_code == 503:
+            assert "queue is full" in problem(response, 503)
+            assert int(response.headers["retry-after"]) > 0
     assert client.get("/healthz").status_code == 200
     for id, data in zip(ids, pictures, strict=True):
-        original = client.get(f"/images/{id}")
-        if id not in stored:
-            problem(original, 404)
-            continue
-        assert original.content == data
+        assert client.get(f"/images/{id}").content == data
         (match,) = search(client, data, limit=1)
         assert match["id"] == id
         assert match["distance"] < 0.001

@@ -121,11 +121,10 @@ def test_a_segmenter_takes_as_many_photos_as_make_a_batch(config):
     assert entry["max_ongoing_requests"] >= batch_size
 
 
-def test_the_queue_of_the_config_is_the_segmenters_own():
+def test_the_config_gives_a_segmenter_as_many_photos_as_it_takes_by_itself():
     config = yaml.safe_load(CONFIGS[0].read_text())
     (entry,) = [d for d in application(config)["deployments"] if d["name"] == "Segmenter"]
     assert entry["max_ongoing_requests"] == SegmenterDeployment.max_ongoing_requests
-    assert entry["max_queued_requests"] == SegmenterDeployment.max_queued_requests
 
 
 def test_the_store_is_never_doubled(config):

@@ -23,20 +23,19 @@ LIMITS = {
 }
 # Short, so that the test that fills them needn't send much; no other test sends as many at once.
 QUEUES = {
-    "Segmenter": {"max_ongoing_requests": 4, "max_queued_requests": 20},
     "QueryEncoder": {"max_ongoing_requests": 4, "max_queued_requests": 40},
 }
 
 
 class Locked(OwnService):
-    """A service that takes keys, behind HAProxy if there is one for this machine.
+    """A service that takes keys, started by `serve run` alone.
 
     Attributes:
         admin: headers with a key that allows everything.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, haproxy=True)
+        super().__init__(folder, haproxy=False)
         self._keys = self.store / "keys.json"
         self._made = 0
         self.admin = bearer(make_key(self._keys, "first", ("admin",)))

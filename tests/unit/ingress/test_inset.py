@@ -21,6 +21,7 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownId
+from deployments.flows import ON_THE_WAY
 from deployments.ingress.progress import FEWEST, Progress
 from deployments.records import Stored
 from tests.support.graph.graph_in_process import HANDLES, OPERATIONS, ingress
@@ -177,6 +178,27 @@ def test_a_photo_that_takes_too_long_is_given_up(tmp_path, late):
     assert late in slow.begun
     assert late not in slow.ended
     assert "put" not in slow.begun
+
+
+def test_photos_wait_in_the_ingress_for_their_place(tmp_path):
+    """Serve's router would ask a full replica again and again whether it has room."""
+
+    async def run():
+        slow = Slow("segment")
+        inset = ingress(tmp_path, **dict.fromkeys(HANDLES, slow))
+        photos = [
+            asyncio.create_task(inset.index(b"x", id=str(id))) for id in range(ON_THE_WAY + 9)
+        ]
+        while slow.begun.count("segment") < ON_THE_WAY:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        begun = slow.begun.count("segment")
+        photos[-1].cancel()  # whoever hangs up while it waits is gone
+        slow.gates["segment"].set()
+        await asyncio.wait(photos)
+        return begun, slow.ended.count("put"), photos[-1].cancelled()
+
+    assert asyncio.run(run()) == (ON_THE_WAY, ON_THE_WAY + 8, True)
 
 
 def test_what_the_store_has_got_is_answered_as_it_is(tmp_path):

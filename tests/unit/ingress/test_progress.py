@@ -86,9 +86,9 @@ def test_photos_that_existed_or_failed_change_nothing(progress, clock, of_others
     """Whether they are quick, as most are, or take long to fail."""
     photos = [number % 3 == 0 for number in range(600)]
     index(progress, clock, photos, 16, lambda real: 1 if real else of_others)
-    assert progress.pace == pytest.approx(1, rel=0.1)
+    assert progress.pace == pytest.approx(1, rel=0.2)
     index(progress, clock, [False] * 10_000, 16, lambda real: of_others)
-    assert progress.pace == pytest.approx(1, rel=0.1)
+    assert progress.pace == pytest.approx(1, rel=0.2)
 
 
 @pytest.mark.parametrize("error", [Unavailable("late"), asyncio.CancelledError()])
@@ -115,11 +115,24 @@ def test_older_ones_are_forgotten(progress, clock):
     assert progress.pace == pytest.approx(0.2, rel=0.05)
 
 
-def test_a_few_slow_ones_are_not_the_pace(progress, clock):
-    """The first after a start, or huge ones."""
-    index(progress, clock, [True] * 3, 1, lambda real: 30)
-    index(progress, clock, [True] * 10, 1, lambda real: 0.5)
-    assert progress.pace == pytest.approx(0.5)
+def test_a_queue_that_grows_does_not_look_fast(progress, clock):
+    """Each is worked at when those before it are done, and ten come in that time."""
+    waiting = []
+    for _ in range(300):
+        for _ in range(10):
+            work = progress.working()
+            waiting.append((work, work.__enter__()))
+            clock.now += 0.1
+        work, indexed = waiting.pop(0)
+        indexed()
+        work.__exit__(None, None, None)
+        assert progress.pace is None or progress.pace == pytest.approx(1)
+    while waiting:  # and one that shrinks does not look slow
+        clock.now += 1
+        work, indexed = waiting.pop(0)
+        indexed()
+        work.__exit__(None, None, None)
+        assert progress.pace == pytest.approx(1)
 
 
 def test_unfinished_photos_come_first(progress, clock):

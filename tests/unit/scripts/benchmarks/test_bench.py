@@ -184,6 +184,7 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
         monkeypatch.setattr(commands.service, name, measurement(name, result))
     monkeypatch.setattr(commands.service, "index", measurement("index", TABLES["index"][0]))
     monkeypatch.setattr(commands.service, "startup", measurement("startup", {"seconds": 9}))
+    monkeypatch.setattr(commands.overload, "divide", lambda photos: ())
     monkeypatch.setattr(commands.overload, "overload", measurement("overload", []))
     monkeypatch.setattr(commands, "measure_verify", measurement("verify", []))
     monkeypatch.setattr(commands.stages, "start", measurement("start", None))
