@@ -2,7 +2,7 @@
 
     scripts/demo [--once] [FOLDER]
 
-Starts the service as `serve run serve_config.yaml` does. It runs until Ctrl-C, or with --once until
+Starts the service as scripts/serve does. It runs until Ctrl-C, or with --once until
 the search is done. The photos are those in scikit-image's wheel, or those in a folder.
 """
 
@@ -46,7 +46,7 @@ class DemoFailed(Exception):
 
 @contextmanager
 def running_service() -> Iterator[ServeRun]:
-    """Run `serve run serve_config.yaml` while the block runs; the block begins when it is ready.
+    """Run the service of serve_config.yaml while the block runs; the block begins when it is ready.
 
     Raises:
         DemoFailed: something else answers at its port already.

@@ -33,13 +33,13 @@ def test_it_ends_quietly_and_can_start_again_at_once(service: OwnService, photos
             photo: clients.submit(index, service, photo) for photo in others
         }
         printed = len(service.output())
-        service.launched().send_signal(signal.SIGINT)  # as systemd does it: to the first one only
+        service.launched().send_signal(signal.SIGTERM)  # as systemd does it: to the first one only
         _, left = psutil.wait_procs(family, timeout=90)
     assert not left
     assert service.launched().wait() == 0
     for word in ("Traceback", "***", "PC: @"):
         assert word not in service.output()[printed:]
-    # Ray's proxy may have hung up on some, but what was answered is there.
+    # Some may have been hung up on, but what was answered is there.
     answered = {photo: one.result() for photo, one in asked.items() if one.exception() is None}
     stored = [first, *(photo for photo, answer in answered.items() if answer.status_code == 201)]
 

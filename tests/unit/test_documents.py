@@ -69,9 +69,10 @@ def unit_of_systemd() -> str:
 
 
 def test_systemd_stops_the_service_as_ctrl_c_does():
-    """`serve run` dies of any other signal, while requests are worked at."""
+    """Only its first process gets the signal, or requests would be cut off."""
     settings = dict(line.split("=", 1) for line in unit_of_systemd().splitlines() if "=" in line)
-    assert (settings["KillSignal"], settings["KillMode"]) == ("SIGINT", "mixed")
+    assert settings["ExecStart"].endswith("scripts/serve.py")  # which heeds any signal
+    assert settings["KillMode"] == "mixed"
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
