@@ -29,7 +29,7 @@ OPEN = {
 @pytest.fixture(params=["HAProxy", "Ray's proxy"])
 def port(request: pytest.FixtureRequest, locked: Locked, service: OwnService) -> int:
     """Return the port of a service behind HAProxy, and of one behind Ray's own proxy."""
-    return (locked if request.param == "HAProxy" else service).port
+    return (service if request.param == "HAProxy" else locked).port
 
 
 @pytest.fixture(scope="module")
