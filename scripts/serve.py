@@ -15,13 +15,17 @@ Ctrl-C ends `serve run`: what is under way is stored first.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+import yaml
 from common.paths import ROOT
 from serving.front import NoHAProxy, haproxy_environment
 from serving.parents import end_with_parent
@@ -29,6 +33,35 @@ from serving.parents import end_with_parent
 # Of Ray's workers. What works on photos makes itself nice, see `compute/replicas.py`.
 PRIORITY = {"RAY_worker_niceness": "0"}
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class PortTaken(Exception):
+    """Something else listens where the service would; the message says where, and what to do."""
+
+
+def check_port(config: Path) -> None:
+    """Check that nothing listens where a service of this config will.
+
+    A second `serve run` would take over the first one's Ray, and end it with its own end.
+
+    Raises:
+        PortTaken
+    """
+    host, port = "127.0.0.1", 8000  # Ray Serve's own
+    with suppress(OSError, yaml.YAMLError, AttributeError):  # `serve run` says what is wrong
+        options = yaml.safe_load(config.read_text()).get("http_options", {})
+        host, port = options.get("host", host), options.get("port", port)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except (TypeError, OverflowError):  # that is no address; `serve run` says so
+        return
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"Something already listens at {host}:{port}: stop it, or choose another "
+                f"http_options.port in {config}."
+            ) from None
 
 
 def run(config: Path, environment: dict[str, str]) -> int:
@@ -68,6 +101,11 @@ def main() -> int:
         help="(serve_config.yaml)",
     )
     arguments = parser.parse_args()
+    try:
+        check_port(arguments.config)
+    except PortTaken as error:
+        print(error, file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory(prefix="inset-") as folder:
         try:
             environment = haproxy_environment(Path(folder))

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import serve
 from ray.serve._private.haproxy import HAProxyApi, HAProxyConfig
 from ray.serve.config import HTTPOptions
 from serving import front
@@ -123,6 +125,50 @@ def test_without_haproxy_it_says_so(monkeypatch, tmp_path):
         haproxy_environment(tmp_path)
     assert not os.listdir(tmp_path)
     assert front.WRAPPER.is_file()
+
+
+# Its beginning
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path, host):
+    config = tmp_path / "config.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config.write_text(f"http_options: {{host: {host}, port: {port}}}")
+        done = subprocess.run(
+            [sys.executable, ROOT / "scripts" / "serve.py", config],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"Something already listens at {host}:{port}: stop it, or choose another "
+        f"http_options.port in {config}.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("http_options: {host: 127.0.0.1, port: 0}", "http_options: {port: one}"),
+        *("http_options: {host: 7}", "http_options: {port: 99999}", "http_options: {host: a..b}"),
+        *("http_options: 7", "[", "a: b", ""),
+    ],
+)
+def test_nothing_else_is_judged_before_the_start(tmp_path, content, monkeypatch):
+    """`serve run` says what is wrong."""
+    create = socket.create_server
+
+    def at_a_free_port(address, **options):
+        return create((address[0], 0) if address[1] == 8000 else address, **options)
+
+    monkeypatch.setattr(serve.socket, "create_server", at_a_free_port)
+    (tmp_path / "config.yaml").write_text(content)
+    serve.check_port(tmp_path / "config.yaml")
+    serve.check_port(tmp_path / "nothing.yaml")
 
 
 # Its end
