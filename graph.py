@@ -26,7 +26,7 @@ from deployments.ranker import Ranker
 from deployments.segmenter.deployment import SegmenterDeployment
 from deployments.segmenter.files import find_detector
 from deployments.settings import Settings, display_name
-from deployments.startup import ending_serve_run
+from deployments.startup import check_messages, ending_serve_run
 from deployments.store.deployment import StoreDeployment
 from deployments.verifier.deployment import VerifierDeployment
 
@@ -39,6 +39,7 @@ def build(args: dict[str, Any]) -> Application:
     """
     with ending_serve_run():
         settings = Settings.parse(args, root=Path(__file__).parent)
+        check_messages(settings.limits.max_image_bytes)
         find_detector(settings.segmenter)
         encoder = find_encoder(settings.encoder)
     images = settings.limits.image

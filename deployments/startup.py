@@ -10,8 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ray.serve._private import constants
+
 from deployments.errors import StartupError
 
+# Deployments send each other more than an image: its vectors, its preview, changes of the store.
+BESIDES_BYTES = 64 * 2**20
 # Time for a worker's output to reach the terminal of `serve run`.
 PRINTING_S = 2
 # Longer than `serve run` needs to end, and to end this process.
@@ -35,6 +39,23 @@ def ending_serve_run(kind: type[StartupError] = StartupError) -> Iterator[None]:
             os.kill(driver, signal.SIGTERM if _ignores_interrupts(driver) else signal.SIGINT)
             time.sleep(ENDING_S)  # otherwise Ray would print the stack several times
         raise
+
+
+def check_messages(max_image_bytes: int) -> None:
+    """Check that deployments may send each other an image of so many bytes.
+
+    Ray Serve decides it by the environment (private; seen in 2.60).
+
+    Raises:
+        StartupError
+    """
+    most = constants.RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH
+    if constants.RAY_SERVE_USE_GRPC_BY_DEFAULT and most < max_image_bytes + BESIDES_BYTES:
+        raise StartupError(
+            f"deployments may send each other {most:,} bytes, too little for an image of "
+            f"limits.max_image_bytes: {max_image_bytes}. In the config's runtime_env.env_vars, set "
+            'RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH: "2147483647", as in serve_config.yaml.'
+        )
 
 
 def _ignores_interrupts(process: int) -> bool:

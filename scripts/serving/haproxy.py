@@ -17,6 +17,8 @@ from pathlib import Path
 
 # Sections that listen on all addresses. Ray itself asks HAProxy through the admin socket.
 OPEN = ("frontend prometheus", "listen stats")
+# Where requests go as long as the service isn't there. Ray answers that its paths don't exist.
+ABSENT = "backend default_backend"
 # The head of a request must have come within a minute. And replicas want to know the client.
 DEFAULTS = ["    timeout http-request 60s", "    option forwardfor"]
 # What HAProxy answers while no replica can be reached: see RFC 9457. It is written here, because
@@ -51,6 +53,8 @@ def closed(config: str, unavailable: Path) -> str:
         if line and not line[0].isspace():
             section = line.strip()
         if section in OPEN or line in DEFAULTS or line.strip().startswith("errorfile "):
+            continue
+        if section == ABSENT and line != ABSENT:  # without a server it answers `UNAVAILABLE`
             continue
         lines.append(line.replace(" mode 666 level admin", " mode 600 level admin"))
         if line == "defaults":

@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import yaml
 from pydantic import BaseModel
+from ray.serve._private import constants
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.compute.device import DTYPES, resolve_device
@@ -16,6 +17,7 @@ from deployments.limits import ImageLimits
 from deployments.ranker import AGGREGATIONS
 from deployments.segmenter.deployment import SegmenterDeployment
 from deployments.settings import EncoderSettings, SegmenterSettings, Settings, display_name
+from deployments.startup import check_messages
 from tests.support.paths import ROOT
 
 CONFIGS = [ROOT / "serve_config.yaml", ROOT / "serve_config.gpu.yaml"]
@@ -108,6 +110,22 @@ def test_every_deployment_has_its_entry_and_no_other_has(config):
 
 def test_only_this_machine_reaches_it_by_default(config):
     assert config["http_options"]["host"] == "127.0.0.1"
+
+
+def test_deployments_may_send_each_other_the_largest_image(config, monkeypatch):
+    environment = application(config)["runtime_env"]["env_vars"]
+    for name, value in environment.items():
+        monkeypatch.setattr(constants, name, int(value))
+    check_messages(Settings.parse(application(config)["args"], ROOT).limits.max_image_bytes)
+
+
+def test_a_config_by_which_they_may_not_is_refused(monkeypatch):
+    monkeypatch.setattr(constants, "RAY_SERVE_USE_GRPC_BY_DEFAULT", True)
+    monkeypatch.setattr(constants, "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", 4 * 2**20)
+    with pytest.raises(StartupError, match="RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"):
+        check_messages(32 * 2**20)
+    monkeypatch.setattr(constants, "RAY_SERVE_USE_GRPC_BY_DEFAULT", False)
+    check_messages(32 * 2**20)
 
 
 def test_the_service_gives_up_before_the_proxy_does(config):

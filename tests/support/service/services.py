@@ -16,7 +16,7 @@ __all__ = ["LIMITS", "QUEUES", "Locked", "OwnService", "ServiceFailed", "free_po
 
 # What can be refused is refused here early, so that the tests needn't send much.
 LIMITS = {
-    "max_image_bytes": 4 * 2**20,
+    "max_image_bytes": 5 * 2**20,  # more than gRPC sends by default
     "max_request_bytes": 6 * 2**20,
     "max_pixels": 20_000_000,
     "timeout_s": 60,

@@ -67,6 +67,14 @@ def test_who_reaches_no_replica_is_told_to_come_back(config):
     assert json.loads(body).keys() == {"type", "title", "status", "detail"}
 
 
+def test_a_service_that_is_not_there_yet_is_not_404(config):
+    """Ray answers that the path does not exist, which a client would believe."""
+    assert "status 404" in config
+    ours = closed(config, Path("folder"))
+    assert "status 404" not in ours
+    assert "default_backend" in ours
+
+
 def test_closing_twice_changes_nothing_more(config):
     """Ray Serve writes its config only if it differs from the file."""
     once = closed(config, Path("folder"))
