@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray.serve._private import constants
-
 from deployments.errors import StartupError
 
 # Deployments send each other more than an image: its vectors, its preview, changes of the store.
@@ -49,6 +47,8 @@ def check_messages(max_image_bytes: int) -> None:
     Raises:
         StartupError
     """
+    from ray.serve._private import constants  # here, because the rest of this module needs no Ray
+
     most = constants.RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH
     if constants.RAY_SERVE_USE_GRPC_BY_DEFAULT and most < max_image_bytes + BESIDES_BYTES:
         raise StartupError(

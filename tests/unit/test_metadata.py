@@ -212,9 +212,9 @@ def test_a_text_is_as_long_as_it_is_kept():
 def test_no_text_takes_long_to_compare():
     """Sorting the marks on one letter takes time that grows with the square of their number."""
     marks = "a" + "\u0315\u0334" * 50_000
-    start = time.perf_counter()
+    start = time.thread_time()
     assert normalised(marks) == marks
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
     assert normalised("a" + "\u0315\u0334" * 15) == "a" + "\u0334" * 15 + "\u0315" * 15
 
 

@@ -425,6 +425,7 @@ def test_no_body_keeps_others_waiting(request_):
     assert longest < 0.5  # a twentieth of that is usual
 
 
+@pytest.mark.usefixtures("no_garbage_of_others")
 def test_names_of_computers_are_no_charset():
     """Half a second of work for a hundred names."""
     request = multipart(*[named(b"; filename*=idna''xn--" + b"a" * 3500)] * 100)
