@@ -192,7 +192,10 @@ class Inspector:
         if original is None and id not in self._journal.latest:
             return Seen(None, None if record is None else record.json(), thumbnail, [])
         query = picture(self._journal.latest[id]) if original is None else original.content
-        answer = post(self._client, "/search", query, limit=10, min_sequence=sequence)
+        # By distance alone: to look at pixels would take most of the time, and is tested elsewhere.
+        answer = post(
+            self._client, "/search", query, limit=10, min_sequence=sequence, verify="none"
+        )
         return Seen(
             None if original is None else original.content,
             None if record is None else record.json(),
