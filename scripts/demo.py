@@ -2,8 +2,8 @@
 
     scripts/demo [--once] [FOLDER]
 
-Starts the service as scripts/serve does. It runs until Ctrl-C, or with --once until
-the search is done. The photos are those in scikit-image's wheel, or those in a folder.
+Starts the service as scripts/serve does. It runs until Ctrl-C, or with --once until the search is
+done. The photos are those in scikit-image's wheel, or those in a folder.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from ray.serve.schema import ServeDeploySchema
 from deployments.compute.device import DTYPES, resolve_device
 from deployments.encoder.deployment import EncoderDeployment
 from deployments.errors import StartupError
+from deployments.flows import ON_THE_WAY
 from deployments.limits import ImageLimits
 from deployments.ranker import AGGREGATIONS
 from deployments.segmenter.deployment import SegmenterDeployment
@@ -139,10 +140,11 @@ def test_a_segmenter_takes_as_many_photos_as_make_a_batch(config):
     assert entry["max_ongoing_requests"] >= batch_size
 
 
-def test_the_config_gives_a_segmenter_as_many_photos_as_it_takes_by_itself():
+def test_a_segmenter_takes_all_photos_that_one_ingress_has_on_their_way():
     config = yaml.safe_load(CONFIGS[0].read_text())
     (entry,) = [d for d in application(config)["deployments"] if d["name"] == "Segmenter"]
-    assert entry["max_ongoing_requests"] == SegmenterDeployment.max_ongoing_requests
+    assert entry["max_ongoing_requests"] == ON_THE_WAY
+    assert SegmenterDeployment.max_ongoing_requests == ON_THE_WAY
 
 
 def test_the_store_is_never_doubled(config):
