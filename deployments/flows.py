@@ -7,7 +7,7 @@ search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
@@ -25,15 +25,16 @@ from deployments.handles import (
     VerifierHandle,
 )
 from deployments.matches import Hit, arrange
+from deployments.outcomes import Outcome
 from deployments.query import MAX_LIMIT, Query, SearchOptions
-from deployments.records import Match, Metadata, Record, SearchAnswer, Stored
+from deployments.records import CheckedPhoto, Match, Record, SearchAnswer, Stored
 from deployments.verification import Candidate, EncodedQuery, Look, Sighting, Sketch, Verdict
 
 T = TypeVar("T")
 
-# Photos that a replica of the Ingress has on their way at once: enough for the batches of several
-# replicas. More of them would wait in Serve's router, which asks a replica that is full again and
-# again whether it has room: with 150 photos waiting, that took a quarter of a core.
+# Groups of photos that a replica of the Ingress has on their way at once: enough for the batches of
+# several replicas. More of them would wait in Serve's router, which asks a replica that is full
+# again and again whether it has room: with 150 waiting, that took a quarter of a core.
 ON_THE_WAY = 64
 
 # For second looks: how many of the nearest photos of each look, and how many of all of them.
@@ -41,70 +42,60 @@ PER_LOOK, LOOKED_AT_AGAIN = 3, 30
 
 
 class IndexFlow:
-    """The way from a photo's bytes to its record in the store.
+    """The way from the bytes of photos to their records in the store.
 
     Args:
         segmenter, encoder, store: the deployments, in the order of the calls.
+        group: how many photos go together at most. The call of a deployment takes about as long for
+            a few photos as for one.
     """
 
     def __init__(
-        self, segmenter: SegmenterHandle, encoder: EncoderHandle, store: StoreHandle
+        self, segmenter: SegmenterHandle, encoder: EncoderHandle, store: StoreHandle, group: int
     ) -> None:
+        self.group = group
         self.segmenter = segmenter
         self.encoder = encoder
         self.store = store
 
-    async def run(
-        self,
-        data: bytes,
-        *,
-        id: str,
-        sha256: str,
-        filename: str | None,
-        confidence_threshold: float | None,
-        metadata: Metadata,
-    ) -> Stored:
-        """Store a photo unless the same bytes are stored under this id already.
+    async def run(self, photos: Sequence[CheckedPhoto]) -> list[Outcome[Stored]]:
+        """Store those photos whose bytes are not stored under their id already.
 
-        When this returns, the photo is on disk. If this is cancelled, the photo is given up, unless
-        the store has got it already: then this returns what the store answers.
+        When this returns, they are on disk. If this is cancelled, they are given up, unless the
+        store has got them already: then this returns what the store answers.
 
         Args:
-            data: an encoded image.
-            id: a valid id.
-            sha256: SHA-256 of `data`, hexadecimal.
-            filename: the client's name for the photo.
-            confidence_threshold: the detector's for this photo; None for the configured one.
-            metadata: checked metadata.
+            photos: at most `group`.
 
-        Raises:
-            IdTaken, TooLarge, NotAnImage, BrokenImage, CorruptRecord, StoreFull
+        Returns:
+            Of each what is stored, or its error: IdTaken, TooLarge, NotAnImage, BrokenImage,
+            CorruptRecord, StoreFull, Unavailable.
         """
-        known = await self.store.find.remote(id, sha256)
-        if known is not None:
-            return Stored(known, created=False)
-        async with self._places:
-            return await self._store(id, data, filename, confidence_threshold, metadata)
+        found = await self.store.find.remote([(photo.id, photo.sha256) for photo in photos])
+        new = [photo for photo, known in zip(photos, found, strict=True) if known is None]
+        stored: Iterator[Outcome[Stored]] = iter([])
+        if new:
+            async with self._places:
+                stored = iter(await self._store(new))
+        return [
+            next(stored)
+            if known is None
+            else known
+            if isinstance(known, Exception)
+            else Stored(known, created=False)
+            for known in found
+        ]
 
-    async def _store(
-        self,
-        id: str,
-        data: bytes,
-        filename: str | None,
-        confidence_threshold: float | None,
-        metadata: Metadata,
-    ) -> Stored:
+    async def _store(self, photos: list[CheckedPhoto]) -> list[Outcome[Stored]]:
         segmenter, encoder = self._by_reference
         # The answers are not awaited, so crops and vectors go from replica to replica.
-        segmented = segmenter.segment.remote(data, confidence_threshold)
-        encoded = encoder.encode_photo.remote(segmented)
-        put = asyncio.ensure_future(
-            _answer(self.store.put.remote(id, data, filename, encoded, metadata))
-        )
+        segmented = segmenter.segment.remote(photos)
+        encoded = encoder.encode_photos.remote(segmented)
+        put = asyncio.ensure_future(_answer(self.store.put.remote(photos, encoded)))
         try:
             return await asyncio.shield(put)
         except asyncio.CancelledError:
-            # Nobody waits any longer, so no more work is done for it. But what the store has got
+            # Nobody waits any longer, so no more work is done for them. But what the store has got
             # it stores: then its answer is true, and an error would not be.
             for response in (segmented, encoded):
                 response.cancel()

@@ -12,12 +12,13 @@ from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
+from deployments.outcomes import Outcome
 from deployments.query import Corners, SearchOptions
 from deployments.records import (
     Changes,
+    CheckedPhoto,
     EncodedPhoto,
     IndexState,
-    Metadata,
     Position,
     Preview,
     RankedPhoto,
@@ -72,14 +73,14 @@ class Handle(Protocol):
 class SegmenterHandle(Handle, Protocol):
     """See `segmenter.deployment.SegmenterDeployment`."""
 
-    segment: Method[[bytes, float | None], SegmentedPhoto]
+    segment: Method[[list[CheckedPhoto]], list[Outcome[SegmentedPhoto]]]
     thumbnail: Method[[bytes], bytes]
 
 
 class EncoderHandle(Handle, Protocol):
     """See `encoder.deployment.EncoderDeployment`."""
 
-    encode_photo: Method[[Later[SegmentedPhoto]], EncodedPhoto]
+    encode_photos: Method[[Later[list[Outcome[SegmentedPhoto]]]], list[Outcome[EncodedPhoto]]]
     encode_query: Method[[Later[bytes], Corners | None, bool], EncodedQuery]
     encode_looks: Method[[Later[bytes], list[Look]], np.ndarray]
     encode_text: Method[[str], np.ndarray]
@@ -104,11 +105,11 @@ class VerifierHandle(Handle, Protocol):
 class StoreHandle(Handle, Protocol):
     """See `store.deployment.StoreDeployment`."""
 
-    put: Method[[str, bytes, str | None, Later[EncodedPhoto], Metadata], Stored]
+    put: Method[[list[CheckedPhoto], Later[list[Outcome[EncodedPhoto]]]], list[Outcome[Stored]]]
     delete: Method[[str], int]
     keep_thumbnail: Method[[str, str, bytes], bool]
     keep_preview: Method[[str, str, bytes], bool]
-    find: Method[[str, str], Record | None]
+    find: Method[[list[tuple[str, str]]], list[Outcome[Record | None]]]
     record: Method[[str], Record]
     records: Method[[list[str]], tuple[list[bytes | None], int]]
     get: Method[[str], tuple[Record, bytes]]

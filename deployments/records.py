@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -56,6 +57,41 @@ class Chunk(BaseModel):
     label: str | None = Field(
         default=None, description="the detector's class name; null for other sources"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class NewPhoto:
+    """A photo to be stored, as it was sent.
+
+    Attributes:
+        data: an encoded image, see docs/formats.md.
+        id: the photo's id; None for the SHA-256 of the data.
+        filename: the client's name for it.
+        confidence_threshold: the detector's for this photo; None for the configured one.
+        metadata: what searches can filter by.
+    """
+
+    data: bytes
+    id: str | None = None
+    filename: str | None = None
+    confidence_threshold: float | None = None
+    metadata: Mapping[str, str | int | float | bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedPhoto:
+    """A `NewPhoto` whose id, file name, threshold and metadata were found to be valid.
+
+    Attributes:
+        sha256: SHA-256 of the data, hexadecimal.
+    """
+
+    id: str
+    sha256: str
+    data: bytes
+    filename: str | None
+    confidence_threshold: float | None
+    metadata: Metadata
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,12 @@ from ray import serve
 
 from deployments.errors import InsetError, Unavailable, first_line
 from deployments.metrics import Stage
+from deployments.outcomes import Outcome
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# What becomes of an item: its result, or its error.
-Outcome: TypeAlias = Result | Exception
 # An item, and what to call when its batch begins.
 Waiting: TypeAlias = tuple[Item, Callable[[], None]]
 

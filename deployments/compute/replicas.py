@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from deployments.compute.batching import Outcome, batched
+from deployments.compute.batching import batched
 from deployments.compute.device import Placement
+from deployments.outcomes import Outcome
 from deployments.settings import NetworkSection
 
 T = TypeVar("T")

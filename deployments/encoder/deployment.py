@@ -25,6 +25,7 @@ from deployments.errors import BadParameter, InsetError
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
 from deployments.metrics import Stage, measure_decoder
+from deployments.outcomes import Outcome, outcome_of_each
 from deployments.records import EncodedPhoto, SegmentedPhoto
 from deployments.settings import HEALTH_CHECK_S, EncoderSettings
 from deployments.verification import EncodedQuery, Look, Sketch
@@ -81,13 +82,23 @@ class EncoderDeployment:
             batch_size_fn=lambda photos: sum(map(len, photos)),
         )
 
-    async def encode_photo(self, photo: SegmentedPhoto) -> EncodedPhoto:
-        """Replace a photo's crops by their vectors.
+    async def encode_photos(
+        self, photos: list[Outcome[SegmentedPhoto]]
+    ) -> list[Outcome[EncodedPhoto]]:
+        """Replace the crops of photos by their vectors.
 
-        Raises:
-            InsetError: a crop has no usable vector.
-            Unavailable
+        Args:
+            photos: as they were segmented; an error stays what it is.
+
+        Returns:
+            Of each the encoded photo, or its error. It is an InsetError if a crop has no usable
+            vector, or Unavailable.
         """
+        return await outcome_of_each(map(self._encode_photo, photos))
+
+    async def _encode_photo(self, photo: Outcome[SegmentedPhoto]) -> Outcome[EncodedPhoto]:
+        if isinstance(photo, Exception):
+            return photo
         return EncodedPhoto(
             photo.width,
             photo.height,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,6 @@ from deployments.ingress.indexing import (
     Lines,
     Result,
     check_time,
-    index_each,
     wants_lines,
     write_line,
 )
@@ -53,7 +52,7 @@ from deployments.ingress.static_files import add_page
 from deployments.ingress.uploads import Uploads
 from deployments.limits import THUMBNAIL_BYTES, THUMBNAIL_SIDE, THUMBNAIL_TYPE
 from deployments.metadata import parse_metadata
-from deployments.records import IndexedImage, Readiness, Record, SearchAnswer, Stats
+from deployments.records import IndexedImage, NewPhoto, Readiness, Record, SearchAnswer, Stats
 from deployments.settings import HttpSettings
 
 SEQUENCE_HEADER = "Inset-Sequence"
@@ -156,9 +155,9 @@ async def index(
     metadata = None if given is None else parse_metadata(given)
     check_time(inset.progress, len(images), request.app.state.request_timeout_s)
 
-    async def index_one(image: SentImage) -> IndexedImage:
-        return await inset.index(
-            await image.read(),
+    async def read(image: SentImage) -> NewPhoto:
+        return NewPhoto(
+            data=await image.read(),
             id=parameters.id,
             filename=image.filename or parameters.filename,
             confidence_threshold=parameters.confidence_threshold,
@@ -172,7 +171,7 @@ async def index(
             return FailedImage(filename=images[number].filename, error=problem)
         return result
 
-    results = index_each(images, index_one, inset.progress)
+    results = inset.index_each([partial(read, image) for image in images])
     if wants_lines(", ".join(request.headers.getlist("accept"))):
 
         async def lines() -> AsyncGenerator[bytes, None]:

@@ -1,4 +1,4 @@
-"""Index the images of a request: several at a time, each answered as soon as it is done."""
+"""Index the photos of a request: several at a time, each answered as soon as it is done."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
 from deployments.errors import TooLarge
-from deployments.ingress.bodies import SentImage
 from deployments.ingress.progress import Progress
 from deployments.ingress.schemas import FailedImage
-from deployments.records import IndexedImage
+from deployments.outcomes import Outcome, outcome_of_each
+from deployments.records import IndexedImage, NewPhoto
 
-# How many images of one request are indexed at the same time.
+# How many images of one request are indexed at the same time: two groups, if these are larger.
 PARTS_IN_FLIGHT = 16
 
 LINES_TYPE = "application/x-ndjson"
 _WEIGHT = re.compile(r"q=([01](?:\.[0-9]*)?)")
 
-Result = IndexedImage | Exception
+Result = Outcome[IndexedImage]
+ReadPhoto = Callable[[], Awaitable[NewPhoto]]
 
 
 def wants_lines(accept: str) -> bool:
@@ -67,40 +68,49 @@ def check_time(progress: Progress, count: int, request_timeout_s: float | None) 
 
 
 async def index_each(
-    images: Sequence[SentImage],
-    index: Callable[[SentImage], Awaitable[IndexedImage]],
+    photos: Sequence[ReadPhoto],
+    index: Callable[[list[NewPhoto]], Awaitable[list[Result]]],
     progress: Progress,
+    group: int,
 ) -> AsyncGenerator[tuple[int, Result], None]:
-    """Index images, `PARTS_IN_FLIGHT` at a time.
+    """Index photos in groups, several at a time.
 
-    If this is closed or cancelled, images that weren't begun are never begun.
+    If this is closed or cancelled, photos that weren't begun are never begun.
 
     Args:
-        index: indexes one.
+        photos: functions that read them.
+        index: indexes a group of them.
+        group: how many go together at most.
 
     Yields:
         As soon as one is done: its number, and its record or error.
     """
 
-    async def work(number: int, image: SentImage) -> tuple[int, Result]:
+    async def work(numbers: Sequence[int]) -> list[tuple[int, Result]]:
+        read = await outcome_of_each(photos[number]() for number in numbers)
+        good = [photo for photo in read if isinstance(photo, NewPhoto)]
         try:
-            return number, await index(image)
+            indexed = iter(await index(good) if good else [])
         except Exception as error:
-            return number, error
+            indexed = iter([error] * len(good))
+        results = [photo if isinstance(photo, Exception) else next(indexed) for photo in read]
+        return list(zip(numbers, results, strict=True))
 
-    waiting = iter(enumerate(images))
-    running: set[asyncio.Task[tuple[int, Result]]] = set()
-    left = len(images)
+    left = count = len(photos)
+    groups = (range(start, min(start + group, count)) for start in range(0, count, group))
+    at_once = max(2, PARTS_IN_FLIGHT // group)
+    running: set[asyncio.Task[list[tuple[int, Result]]]] = set()
     progress.unfinished += left
     try:
         while left:
-            for number, image in islice(waiting, PARTS_IN_FLIGHT - len(running)):
-                running.add(asyncio.create_task(work(number, image)))
+            for numbers in islice(groups, at_once - len(running)):
+                running.add(asyncio.create_task(work(numbers)))
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                left -= 1
-                progress.unfinished -= 1
-                yield task.result()
+                for result in task.result():
+                    left -= 1
+                    progress.unfinished -= 1
+                    yield result
     finally:
         progress.unfinished -= left
         for task in running:

@@ -52,28 +52,33 @@ class Progress:
         self._marks = deque([0.0], maxlen=MOST + 1)
 
     @contextmanager
-    def working(self) -> Iterator[Callable[[], None]]:
-        """Count a photo as worked at; call what this yields if it was really indexed."""
-        self._update()
-        work, before, took_time = object(), self._share, False
-        self._begun[work] = self._updated
+    def working(self, count: int = 1) -> Iterator[Callable[..., None]]:
+        """Count photos as worked at, together.
 
-        def indexed() -> None:
+        Yields:
+            A function. Call it with how many of them were really `indexed` (1), and how many were
+            `given_up` on the way (0).
+        """
+        self._update()
+        photos, before, took_time = [object() for _ in range(count)], self._share, 0
+        self._begun |= dict.fromkeys(photos, self._updated)
+
+        def done(indexed: int = 1, given_up: int = 0) -> None:
             nonlocal took_time
             self._update()
-            self._marks.append(self._worked)
-            took_time = True
+            self._marks.extend([self._worked] * indexed)
+            took_time = indexed + given_up
 
         try:
-            yield indexed
+            yield done
         except (asyncio.CancelledError, Unavailable):
-            took_time = True
+            took_time = count
             raise
         finally:
             self._update()
-            del self._begun[work]
-            if not took_time:
-                self._worked -= self._share - before
+            for photo in photos:
+                del self._begun[photo]
+            self._worked -= (count - took_time) * (self._share - before)
 
     @property
     def in_work(self) -> int:

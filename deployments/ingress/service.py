@@ -7,8 +7,9 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -17,9 +18,11 @@ from deployments.errors import BadParameter, StoreFull, Unavailable, first_line
 from deployments.flows import IndexFlow, SearchFlow
 from deployments.handles import Handle
 from deployments.ingress.filenames import tidy
+from deployments.ingress.indexing import ReadPhoto, index_each
 from deployments.ingress.metrics import Counts
 from deployments.ingress.progress import Progress
 from deployments.metadata import Value, check_metadata
+from deployments.outcomes import Outcome, outcome_of_each
 from deployments.query import (
     DEFAULT_CHUNKS,
     DEFAULT_LIMIT,
@@ -35,12 +38,15 @@ from deployments.query import (
     parse_filter,
 )
 from deployments.records import (
+    CheckedPhoto,
     EncoderState,
     IndexedImage,
+    NewPhoto,
     Readiness,
     Record,
     SearchAnswer,
     Stats,
+    Stored,
     Summary,
     check_id,
 )
@@ -58,6 +64,7 @@ SILENT_S = 10
 Records = list[Record]
 Summaries = list[Summary]
 Deployments = list[Handle]
+Indexed = list[Outcome[IndexedImage]]
 
 
 class Inset:
@@ -116,34 +123,74 @@ class Inset:
         Raises:
             BadParameter, IdTaken, TooLarge, NotAnImage, BrokenImage, StoreFull, Unavailable
         """
-        if confidence_threshold is not None:
-            check_range("confidence_threshold", confidence_threshold, 0, 1)
-        checked = check_metadata({} if metadata is None else metadata)
-        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-        place = digest if id is None else _check_digest(check_id(id), digest)
-        outcome = "failed"
+        photo = NewPhoto(data, id, filename, confidence_threshold, metadata)
+        (outcome,) = await self._index_group([photo])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def index_many(self, photos: Sequence[NewPhoto]) -> Indexed:
+        """Store photos as `index` does, several at a time.
+
+        Returns:
+            Of each its record, or its error. An error doesn't affect the other photos.
+        """
+
+        async def at_hand(photo: NewPhoto) -> NewPhoto:
+            return photo
+
+        async with aclosing(self.index_each([partial(at_hand, one) for one in photos])) as results:
+            done = {number: result async for number, result in results}
+        return [done[number] for number in range(len(photos))]
+
+    def index_each(
+        self, photos: Sequence[ReadPhoto]
+    ) -> AsyncGenerator[tuple[int, Outcome[IndexedImage]], None]:
+        """Read and store photos, each as soon as there is room; see `indexing.index_each`."""
+        return index_each(photos, self._index_group, self.progress, self.index_flow.group)
+
+    async def _index_group(self, photos: Sequence[NewPhoto]) -> Indexed:
+        """Store photos that go together, at most as many as a group has."""
+        checked = await outcome_of_each(asyncio.to_thread(_check, photo) for photo in photos)
+        good = [photo for photo in checked if isinstance(photo, CheckedPhoto)]
+        try:
+            stored = iter(await self._store(good) if good else [])
+        except Exception as error:
+            stored = iter([error] * len(good))
+        outcomes = [
+            photo if isinstance(photo, Exception) else _image(next(stored)) for photo in checked
+        ]
+        for outcome in outcomes:
+            if isinstance(outcome, IndexedImage):
+                self.search_flow.remember(outcome.sequence)
+        return outcomes
+
+    async def _store(self, photos: list[CheckedPhoto]) -> list[Outcome[Stored]]:
+        """Store checked photos, and count what comes of them.
+
+        Raises:
+            Unavailable
+        """
+        counted = ["failed"] * len(photos)
         try:
             self.check_room(self.progress)
-            with self.progress.working() as indexed:
+            with self.progress.working(len(photos)) as done:
                 async with self._answering():
-                    stored = await self.index_flow.run(
-                        data,
-                        id=place,
-                        sha256=digest,
-                        filename=None if filename is None else tidy(filename),
-                        confidence_threshold=confidence_threshold,
-                        metadata=checked,
-                    )
-                if stored.created:
-                    indexed()
-            image = IndexedImage(
-                status="created" if stored.created else "exists", **dict(stored.record)
-            )
-            outcome = image.status
+                    stored = await self.index_flow.run(photos)
+                counted = [
+                    "failed"
+                    if isinstance(one, Exception)
+                    else "created"
+                    if one.created
+                    else "exists"
+                    for one in stored
+                ]
+                given_up = sum(isinstance(one, Unavailable) for one in stored)
+                done(indexed=counted.count("created"), given_up=given_up)
+            return stored
         finally:
-            self.counts.photo(outcome)
-        self.search_flow.remember(image.sequence)
-        return image
+            for outcome in counted:
+                self.counts.photo(outcome)
 
     async def search(
         self,
@@ -402,6 +449,32 @@ def _cause(error: BaseException) -> BaseException:
     while isinstance(error, RayTaskError) and error.cause is not None:
         error = error.cause
     return error
+
+
+def _check(photo: NewPhoto) -> CheckedPhoto:
+    """Check what was sent with a photo.
+
+    Raises:
+        BadParameter
+    """
+    if photo.confidence_threshold is not None:
+        check_range("confidence_threshold", photo.confidence_threshold, 0, 1)
+    metadata = check_metadata({} if photo.metadata is None else photo.metadata)
+    digest = hashlib.sha256(photo.data).hexdigest()
+    return CheckedPhoto(
+        id=digest if photo.id is None else _check_digest(check_id(photo.id), digest),
+        sha256=digest,
+        data=photo.data,
+        filename=None if photo.filename is None else tidy(photo.filename),
+        confidence_threshold=photo.confidence_threshold,
+        metadata=metadata,
+    )
+
+
+def _image(stored: Outcome[Stored]) -> Outcome[IndexedImage]:
+    if isinstance(stored, Exception):
+        return stored
+    return IndexedImage(status="created" if stored.created else "exists", **dict(stored.record))
 
 
 def _check_digest(id: str, digest: str) -> str:

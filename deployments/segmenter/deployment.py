@@ -16,14 +16,15 @@ from deployments.compute.replicas import (
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
 from deployments.metrics import measure_decoder
-from deployments.records import SegmentedPhoto
+from deployments.outcomes import Outcome, outcome_of_each
+from deployments.records import CheckedPhoto, SegmentedPhoto
 from deployments.segmenter.segmenter import Segmenter
 from deployments.settings import HEALTH_CHECK_S, SegmenterSettings
 
 
 @serve.deployment(
     name="Segmenter",
-    max_ongoing_requests=64,  # all that a replica of the Ingress has on their way
+    max_ongoing_requests=64,  # all groups that a replica of the Ingress has on their way
     health_check_period_s=HEALTH_CHECK_S,
     ray_actor_options=COMPUTING_REPLICA,
 )
@@ -51,13 +52,16 @@ class SegmenterDeployment:
         self.passes = Passes(settings, settings.threads, at_once, patient=True)
         self._segment = self.passes.batched(self._segment_together, stage="segment")
 
-    async def segment(self, data: bytes, confidence_threshold: float | None) -> SegmentedPhoto:
-        """Cut a photo into chunks.
+    async def segment(self, photos: list[CheckedPhoto]) -> list[Outcome[SegmentedPhoto]]:
+        """Cut photos into chunks.
 
-        Raises:
-            BadParameter, TooLarge, NotAnImage, BrokenImage, Unavailable
+        Returns:
+            Of each the segmented photo, or its error: BadParameter, TooLarge, NotAnImage,
+            BrokenImage, Unavailable.
         """
-        return await self._segment((data, confidence_threshold))
+        return await outcome_of_each(
+            self._segment((photo.data, photo.confidence_threshold)) for photo in photos
+        )
 
     async def thumbnail(self, data: bytes) -> bytes:
         """See `Segmenter.thumbnail`."""
@@ -68,6 +72,6 @@ class SegmenterDeployment:
 
     def _segment_together(
         self, items: list[tuple[bytes, float | None]]
-    ) -> list[SegmentedPhoto | Exception]:
+    ) -> list[Outcome[SegmentedPhoto]]:
         images, thresholds = zip(*items, strict=True)
         return self.segmenter.segment(images, thresholds)

@@ -19,6 +19,7 @@ from deployments.decoding.facts import FACTS
 from deployments.decoding.image import DecodedImage
 from deployments.errors import BadParameter
 from deployments.limits import PREVIEW_SIDE, ImageLimits
+from deployments.outcomes import Outcome
 from deployments.records import Chunk, SegmentedPhoto
 from deployments.segmenter.chunks import choose_boxes, contrast
 from deployments.segmenter.detection import Detections
@@ -81,7 +82,7 @@ class Segmenter:
         self,
         images: Sequence[bytes],
         confidence_thresholds: Sequence[float | None] | None = None,
-    ) -> list[SegmentedPhoto | Exception]:
+    ) -> list[Outcome[SegmentedPhoto]]:
         """Cut photos into chunks: each detected object, tiles, then the whole photo.
 
         Args:
@@ -103,7 +104,7 @@ class Segmenter:
             self.settings.confidence_threshold if threshold is None else threshold
             for threshold in confidence_thresholds
         ]
-        results: list[SegmentedPhoto | Exception] = []
+        results: list[Outcome[SegmentedPhoto]] = []
         # Hold at most one batch of decoded photos: each takes 3 bytes a pixel.
         batch_size = self.settings.batch_size
         for start in range(0, len(images), batch_size):
@@ -113,7 +114,7 @@ class Segmenter:
 
     def _segment_batch(
         self, images: Sequence[bytes], thresholds: Sequence[float]
-    ) -> list[SegmentedPhoto | Exception]:
+    ) -> list[Outcome[SegmentedPhoto]]:
         results: list[Any] = list(self._threads.map(self._open, images, thresholds))
         good = [i for i, result in enumerate(results) if not isinstance(result, Exception)]
         opened: list[OpenedPhoto] = [results[i] for i in good]
@@ -144,7 +145,7 @@ class Segmenter:
         """
         return make_thumbnail(self.decoder.decode(data).pixels)
 
-    def _open(self, data: bytes, threshold: float) -> OpenedPhoto | Exception:
+    def _open(self, data: bytes, threshold: float) -> Outcome[OpenedPhoto]:
         """Decode a photo and make its thumbnail and preview, or return the error."""
         try:
             if not 0 <= threshold <= 1:

@@ -13,14 +13,15 @@ from typing import Any, TypeVar, TypeVarTuple
 from ray import serve
 
 from deployments.compute.batching import batched
-from deployments.errors import EncoderMismatch, StoreDiskFailed
+from deployments.errors import EncoderMismatch, InsetError, StoreDiskFailed
 from deployments.logs import join_the_log
 from deployments.metrics import Stage
+from deployments.outcomes import Outcome, outcome_of_each
 from deployments.records import (
     Changes,
+    CheckedPhoto,
     EncodedPhoto,
     EncoderIdentity,
-    Metadata,
     Position,
     Preview,
     Record,
@@ -89,19 +90,25 @@ class StoreDeployment:
         self._cutting: asyncio.Task[None] | None = None
 
     async def put(
-        self,
-        id: str,
-        data: bytes,
-        filename: str | None,
-        photo: EncodedPhoto,
-        metadata: Metadata,
-    ) -> Stored:
-        """Store a photo; when this returns it is on disk.
+        self, photos: list[CheckedPhoto], encoded: list[Outcome[EncodedPhoto]]
+    ) -> list[Outcome[Stored]]:
+        """Store photos; when this returns they are on disk.
 
-        Raises:
-            BadParameter, IdTaken, StoreFull, CorruptRecord, Unavailable
+        Args:
+            encoded: one for each photo; an error stays what it is.
+
+        Returns:
+            Of each what was stored, or its error: BadParameter, IdTaken, StoreFull, CorruptRecord,
+            Unavailable.
         """
-        stored: Stored = await self._apply(Put(id, data, filename, photo, metadata))
+        return await outcome_of_each(map(self._put, photos, encoded))
+
+    async def _put(self, photo: CheckedPhoto, encoded: Outcome[EncodedPhoto]) -> Outcome[Stored]:
+        if isinstance(encoded, Exception):
+            return encoded
+        stored: Stored = await self._apply(
+            Put(photo.id, photo.data, photo.filename, encoded, photo.metadata)
+        )
         return stored
 
     async def delete(self, id: str) -> int:
@@ -131,13 +138,14 @@ class StoreDeployment:
         kept: bool = await self._apply(KeepPreview(id, sha256, data))
         return kept
 
-    async def find(self, id: str, sha256: str) -> Record | None:
-        """Return the record if this content is stored under this id, None if the id is free.
+    async def find(self, wanted: list[tuple[str, str]]) -> list[Outcome[Record | None]]:
+        """Look for photos by their ids and the SHA-256 of their contents.
 
-        Raises:
-            IdTaken, CorruptRecord
+        Returns:
+            Of each the record if this content is stored under this id, None if the id is free, or
+            the error: IdTaken, CorruptRecord.
         """
-        return await self._read(self.store.find, id, sha256)
+        return await self._read(self._find_all, wanted)
 
     async def record(self, id: str) -> Record:
         """See `Store.record`."""
@@ -216,6 +224,15 @@ class StoreDeployment:
 
     async def ping(self) -> None:
         """Answer, to show that the replica is alive."""
+
+    def _find_all(self, wanted: list[tuple[str, str]]) -> list[Outcome[Record | None]]:
+        found: list[Outcome[Record | None]] = []
+        for id, sha256 in wanted:
+            try:
+                found.append(self.store.find(id, sha256))
+            except InsetError as error:
+                found.append(error)
+        return found
 
     async def _read(self, read: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         return await self._reads.run(self._reading, lambda: read(*arguments))

@@ -40,7 +40,7 @@ FOLDER = "INSET_SPANS"  # the variable of the environment that names the folder 
 DEPLOYMENTS: list[tuple[Any, list[str]]] = [
     (ingress_deployment.IngressDeployment, ["index", "search"]),
     (segmenter_deployment.SegmenterDeployment, ["segment"]),
-    (encoder_deployment.EncoderDeployment, ["encode_photo", "encode_query", "encode_looks"]),
+    (encoder_deployment.EncoderDeployment, ["encode_photos", "encode_query", "encode_looks"]),
     (chunk_index_deployment.ChunkIndexDeployment, ["rank", "rank_all"]),
     (store_deployment.StoreDeployment, ["find", "put", "records", "previews"]),
     (verifier_deployment.VerifierDeployment, ["verify", "verify_again"]),

@@ -39,7 +39,7 @@ STAGES = {
         "make_preview": "segmenter: preview",
         "CanvasDetector.detect": "segmenter: detect",
         "Segmenter._cut": "segmenter: crops",
-        "EncoderDeployment.encode_photo": "encoder: batch wait",
+        "EncoderDeployment.encode_photos": "encoder: batch wait",
         "Encoder.encode_images": "encoder: forward",
         "Encoder.squares": "encoder: normalise",
         "StoreDeployment.put": "store: group wait",

@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from deployments.errors import ModelUnavailable, StartupError, StoreFull, TooLarge, Unavailable
 from deployments.ingress.app import build_app
 from deployments.query import SearchOptions
-from deployments.records import Changes, EncoderState, Position
+from deployments.records import Changes, CheckedPhoto, EncoderState, Position
 from deployments.segmenter.files import find_detector
 from deployments.settings import SegmenterSettings
 from tests.support.graph.graph_in_process import (
@@ -43,10 +43,20 @@ SMALL = {"image_size": 64, "dtype": "float32", "device": "cpu"}
 
 
 def segment(data, tmp_path, threshold=None, **options):
-    async def once(segmenter):
-        return await segmenter.segment(data, threshold)
+    segmenter = make("Segmenter", tmp_path, {"segmenter": options})
+    return asyncio.run(one(segmenter.segment([to_segment(data, threshold)])))
 
-    return asyncio.run(once(make("Segmenter", tmp_path, {"segmenter": options})))
+
+def to_segment(data, threshold=None):
+    return CheckedPhoto("a", "0" * 64, data, None, threshold, {})
+
+
+async def one(outcomes):
+    """Wait for what becomes of a single photo."""
+    (outcome,) = await outcomes
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 @pytest.mark.slow
@@ -137,7 +147,7 @@ async def photo_batches(segmenter, photos, waiting=None):
     segmenter.segmenter.detector.network.register_forward_pre_hook(
         lambda _, args: sizes.append(len(args[0]))
     )
-    calls = [lambda photo=photo: segmenter.segment(photo, None) for photo in photos]
+    calls = [lambda photo=photo: one(segmenter.segment([to_segment(photo)])) for photo in photos]
     await asyncio.wait_for(begin_in_turn(calls, sizes, waiting), 60)
     return sizes
 
@@ -204,7 +214,7 @@ def test_batches_of_crops_are_limited_by_their_number(tmp_path, pictures):
     encoder.encoder.tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
 
     async def both():
-        return await asyncio.gather(encoder.encode_photo(photo), encoder.encode_photo(photo))
+        return await encoder.encode_photos([photo, photo])
 
     first, second = asyncio.run(both())
     assert max(sizes) <= 4
@@ -525,7 +535,7 @@ def test_exif(tmp_path):
     without = {name: SAID[name] for name in ("date_taken", "camera", "lens")}
     for exif, facts in ((True, SAID), ("no-location", without), (False, {})):
         segmenter = make("Segmenter", tmp_path, {"segmenter": SMALL, "exif": exif})
-        segmented = asyncio.run(segmenter.segment(photo, None))
+        segmented = asyncio.run(one(segmenter.segment([to_segment(photo)])))
         assert segmented.facts == facts
 
 
@@ -533,7 +543,7 @@ def test_exif(tmp_path):
 def test_what_a_photo_says_is_encoded_with_it(tmp_path, pictures):
     photo = replace(segment(pictures["coffee"], tmp_path), skipped=3, facts={"camera": "X"})
     encoder = make("IndexEncoder", tmp_path, {"encoder": {"dtype": "float32"}})
-    encoded = asyncio.run(encoder.encode_photo(photo))
+    encoded = asyncio.run(one(encoder.encode_photos([photo])))
     names = {field.name for field in fields(photo)} - {"crops"}
     for name in names:
         assert getattr(encoded, name) == getattr(photo, name), name

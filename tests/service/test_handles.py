@@ -19,6 +19,7 @@ import base64, json, sys
 import ray
 from ray import serve
 from deployments.errors import IdTaken, InsetError, NotAnImage, UnknownId
+from deployments.records import NewPhoto
 
 ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False)
 handle = serve.get_app_handle("inset")
@@ -40,6 +41,11 @@ for response, kind in [
         response.result()
     except InsetError as error:
         errors.append([isinstance(error, kind), error.status, error.detail])
+many = handle.index_many.remote([
+    NewPhoto(data, id="one-of-many"), NewPhoto(b"no image"), NewPhoto(other, id="from-python"),
+    NewPhoto(data, id="from-python"),
+]).result()
+handle.delete.remote("one-of-many").result()
 handle.delete.remote("from-python").result()
 try:
     handle.get.remote("from-python").result()
@@ -52,6 +58,9 @@ print(json.dumps({
     "same": original == data,
     "thumbnail": base64.b64encode(thumbnail).decode(),
     "errors": errors,
+    "many": [
+        one.detail if isinstance(one, InsetError) else [one.id, one.status] for one in many
+    ],
 }))
 """
 
@@ -84,6 +93,9 @@ def test_handles_do_the_same_from_another_process(client, service: OwnService, t
     assert [error[:2] for error in answer["errors"]] == statuses
     assert all(detail for _, _, detail in answer["errors"])
     problem(client.get("/images/from-python"), 404)
+    stored, no_image, taken, known = answer["many"]
+    assert (stored, known) == (["one-of-many", "created"], ["from-python", "exists"])
+    assert [no_image, taken] == [detail for _, _, detail in answer["errors"][:2]]
 
     # By HTTP the same record comes of the same bytes.
     metadata = json.dumps({"language": "Python"})

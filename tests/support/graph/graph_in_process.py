@@ -90,11 +90,13 @@ class Handle:
         return SimpleNamespace(remote=lambda *args: asyncio.ensure_future(call(*args)))
 
 
-def ingress(folder, changes=None, **targets):
+def ingress(folder, changes=None, group=1, **targets):
     """Return the service as the graph binds it, on these deployments; no other must be called."""
     handles = {name: Handle(targets.get(name)) for name in HANDLES}
     flows = {
-        "index_flow": IndexFlow(handles["segmenter"], handles["index_encoder"], handles["store"]),
+        "index_flow": IndexFlow(
+            handles["segmenter"], handles["index_encoder"], handles["store"], group
+        ),
         "search_flow": SearchFlow(
             handles["query_encoder"],
             handles["chunk_index"],

@@ -1,9 +1,11 @@
 """A service that only remembers what it was asked, and a request for each of its operations."""
 
 import hashlib
+from dataclasses import astuple
 from types import MappingProxyType
 
 from deployments.errors import Unavailable
+from deployments.ingress.indexing import index_each
 from deployments.ingress.progress import Progress
 from deployments.records import (
     Chunk,
@@ -89,7 +91,13 @@ class FakeInset:
         if progress is self.full:
             raise Unavailable("There is no room.", retry_after_s=7)
 
-    async def index(self, data, *, id, filename, confidence_threshold, metadata):
+    def index_each(self, photos):
+        return index_each(photos, self._index, self.progress, group=1)
+
+    async def _index(self, photos):
+        return [await self.index(*astuple(photo)) for photo in photos]
+
+    async def index(self, data, id, filename, confidence_threshold, metadata):
         self.remember("index", data, id, filename, confidence_threshold, metadata)
         with self.progress.working() as indexed:
             if self.work is not None:

@@ -28,7 +28,13 @@ from deployments.encoder import encoder as encoder_module
 from deployments.encoder.deployment import EncoderDeployment
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.files import CLIP_MEAN, CLIP_STD, find_encoder
-from deployments.errors import BadParameter, EncoderMismatch, InsetError, ModelUnavailable
+from deployments.errors import (
+    BadParameter,
+    EncoderMismatch,
+    InsetError,
+    ModelUnavailable,
+    NotAnImage,
+)
 from deployments.limits import ImageLimits
 from deployments.records import SegmentedPhoto
 from deployments.settings import EncoderSettings
@@ -329,11 +335,10 @@ def test_a_bad_vector_fails_no_other_photo_of_the_batch(
     def segmented(crops):
         return SegmentedPhoto(9, 9, "image/png", False, [], crops, b"", b"", [], {})
 
-    async def encode():
-        photos = map(segmented, [GREY, WHITE, GREY[:1]])
-        return await asyncio.gather(*map(deployment.encode_photo, photos), return_exceptions=True)
-
-    first, error, last = asyncio.run(encode())
+    broken = NotAnImage("It was none before.")
+    photos = [*map(segmented, [GREY, WHITE, GREY[:1]]), broken]
+    first, error, last, passed_on = asyncio.run(deployment.encode_photos(photos))
+    assert passed_on is broken
     assert (first.vectors.shape, last.vectors.shape) == ((3, 32), (1, 32))
     assert isinstance(error, InsetError)
 

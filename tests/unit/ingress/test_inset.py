@@ -20,10 +20,17 @@ from ray.exceptions import (
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from deployments.errors import BadParameter, StoreFull, Unavailable, UnknownId
+from deployments.errors import (
+    BadParameter,
+    IdTaken,
+    NotAnImage,
+    StoreFull,
+    Unavailable,
+    UnknownId,
+)
 from deployments.flows import ON_THE_WAY
 from deployments.ingress.progress import FEWEST, Progress
-from deployments.records import Stored
+from deployments.records import IndexedImage, NewPhoto, Stored
 from tests.support.graph.graph_in_process import HANDLES, OPERATIONS, ingress
 from tests.support.paths import ROOT
 from tests.support.stored.records import record
@@ -97,24 +104,121 @@ def test_a_file_name_is_tidied_whichever_way_it_comes(tmp_path):
     names = []
 
     class Indexing:
-        async def segment(self, data, threshold):
-            return None
+        async def segment(self, photos):
+            return photos
 
-        async def encode_photo(self, photo):
-            return None
+        async def encode_photos(self, photos):
+            return photos
 
-        async def find(self, id, sha256):
-            return None
+        async def find(self, wanted):
+            return [None] * len(wanted)
 
-        async def put(self, id, data, filename, photo, metadata):
-            names.append(filename)
-            raise StoreFull("Full.")
+        async def put(self, photos, encoded):
+            names.extend(photo.filename for photo in photos)
+            return [StoreFull("Full.")] * len(photos)
 
     inset = ingress(tmp_path, **dict.fromkeys(HANDLES, Indexing()))
     for name in ("cafe\u0301.png", "a" * 2000, "a\udcff", None):
         with pytest.raises(StoreFull):
             asyncio.run(inset.index(b"x", filename=name))
     assert names == ["café.png", "a" * 1000, "a?", None]
+
+
+# Several photos
+
+
+class Grouped:
+    """All deployments in one, which remember the photos of each call."""
+
+    def __init__(self):
+        self.groups = {"find": [], "segment": [], "encode": [], "put": []}
+        self.most, self.running = 0, 0
+
+    async def find(self, wanted):
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.groups["find"].append([id for id, _ in wanted])
+        answers = {"taken": IdTaken("It is taken."), "known": record("known")}
+        return [answers.get(id) for id, _ in wanted]
+
+    async def segment(self, photos):
+        self.groups["segment"].append([photo.id for photo in photos])
+        await asyncio.sleep(0.01)
+        return [NotAnImage("No.") if photo.data == b"bad" else photo.id for photo in photos]
+
+    async def encode_photos(self, photos):
+        self.groups["encode"].append(photos)
+        return photos
+
+    async def put(self, photos, encoded):
+        self.groups["put"].append([photo.id for photo in photos])
+        self.running -= 1
+        return [
+            one if isinstance(one, Exception) else Stored(record(photo.id), created=True)
+            for photo, one in zip(photos, encoded, strict=True)
+        ]
+
+
+def test_photos_go_together_from_call_to_call(tmp_path):
+    grouped = Grouped()
+    inset = ingress(tmp_path, group=4, **dict.fromkeys(HANDLES, grouped))
+    photos = [NewPhoto(b"x", id=f"{number}") for number in range(10)]
+    images = asyncio.run(inset.index_many(photos))
+    assert [image.id for image in images] == [photo.id for photo in photos]
+    assert {image.status for image in images} == {"created"}
+    for name, groups in grouped.groups.items():
+        assert sorted(map(len, groups)) == [2, 4, 4], name
+
+
+def test_a_large_group_does_not_wait_for_the_one_before(tmp_path):
+    grouped = Grouped()
+    inset = ingress(tmp_path, group=32, **dict.fromkeys(HANDLES, grouped))
+    asyncio.run(inset.index_many([NewPhoto(b"x", id=f"{number}") for number in range(200)]))
+    assert grouped.most == 2
+
+
+def test_an_error_is_that_of_one_photo_of_a_group(tmp_path):
+    grouped = Grouped()
+    inset = ingress(tmp_path, group=16, **dict.fromkeys(HANDLES, grouped))
+    photos = [
+        NewPhoto(b"x", id="a"),
+        NewPhoto(b"x", id="taken"),
+        NewPhoto(b"x", id="not an id"),
+        NewPhoto(b"x", id="known"),
+        NewPhoto(b"bad", id="b"),
+        NewPhoto(b"x", id="c", confidence_threshold=2),
+        NewPhoto(b"x", id="d", metadata={"key": []}),
+        NewPhoto(b"x", id="0" * 64),
+        NewPhoto(b"x", id="e"),
+    ]
+    kinds = [
+        outcome.status if isinstance(outcome, IndexedImage) else type(outcome)
+        for outcome in asyncio.run(inset.index_many(photos))
+    ]
+    assert kinds == [
+        "created",
+        IdTaken,
+        BadParameter,
+        "exists",
+        NotAnImage,
+        BadParameter,
+        BadParameter,
+        BadParameter,
+        "created",
+    ]
+    assert grouped.groups["find"] == [["a", "taken", "known", "b", "e"]]
+    assert grouped.groups["segment"] == grouped.groups["put"] == [["a", "b", "e"]]
+    assert inset.progress.in_work == inset.progress.unfinished == 0
+
+
+def test_nothing_is_nothing(tmp_path):
+    assert asyncio.run(ingress(tmp_path).index_many([])) == []
+
+
+def test_a_call_that_fails_fails_its_group(tmp_path):
+    inset = ingress(tmp_path, group=2, **dict.fromkeys(HANDLES, Failing(ActorDiedError())))
+    outcomes = asyncio.run(inset.index_many([NewPhoto(b"x", id=id) for id in "abc"]))
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
 
 
 # Photos that take too long
@@ -137,21 +241,24 @@ class Slow:
             await self.gates[name].wait()
         self.ended.append(name)
 
-    async def find(self, id, sha256):
+    async def find(self, wanted):
         await self.call("find")
+        return [None] * len(wanted)
 
-    async def segment(self, data, threshold):
+    async def segment(self, photos):
         await self.call("segment")
+        return photos
 
-    async def encode_photo(self, photo):
+    async def encode_photos(self, photos):
         await self.call("encode")
+        return photos
 
     async def encode_text(self, text):
         await self.call("encode_text")
 
-    async def put(self, id, data, filename, photo, metadata):
+    async def put(self, photos, encoded):
         await self.call("put")
-        return Stored(record(id), created=True)
+        return [Stored(record(photo.id), created=True) for photo in photos]
 
     async def delete(self, id):
         await self.call("delete")
@@ -374,9 +481,9 @@ class Refusing:
     def __init__(self):
         self.ids = []
 
-    async def find(self, id, sha256):
-        self.ids.append(id)
-        raise StoreFull("Full.")
+    async def find(self, wanted):
+        self.ids.extend(id for id, _ in wanted)
+        return [StoreFull("Full.")] * len(wanted)
 
 
 def test_an_id_that_another_photo_may_get_is_refused(tmp_path):

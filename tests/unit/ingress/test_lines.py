@@ -9,10 +9,9 @@ from starlette.testclient import TestClient
 
 from deployments import errors
 from deployments.ingress.app import build_app
-from deployments.ingress.bodies import SentImage
 from deployments.ingress.indexing import PARTS_IN_FLIGHT, index_each, wants_lines
 from deployments.ingress.progress import FEWEST, Progress
-from deployments.records import IndexedImage
+from deployments.records import IndexedImage, NewPhoto
 from tests.support.ingress.fake_inset import LIMITS, PICTURE, PNG, known
 
 LINES = {"accept": "application/x-ndjson"}
@@ -295,16 +294,17 @@ def test_photos_of_a_request_in_work_count_until_they_are_done_or_given_up(close
 
     def image(data):
         async def read():
-            return data
+            return NewPhoto(data)
 
-        return SentImage(None, read)
+        return read
 
-    async def index(image):
-        await gates[await image.read()].wait()
-        return IndexedImage(status="created", **dict(known("a")))
+    async def index(photos):
+        (photo,) = photos
+        await gates[photo.data].wait()
+        return [IndexedImage(status="created", **dict(known("a")))]
 
     async def run():
-        results = index_each([image(data) for data in gates], index, progress)
+        results = index_each([image(data) for data in gates], index, progress, group=1)
         assert progress.unfinished == 0  # it has not begun
         for number in (0, 1, 2):
             gates[b"%d" % number].set()

@@ -123,14 +123,7 @@ def test_an_error_of_the_service_is_counted_as_the_problem_it_becomes(
 
 
 def test_each_bad_photo_of_several_is_counted(seen, client, service):
-    index = service.index
-
-    async def index_some(data, **options):
-        if data == b"bad":
-            raise NotAnImage("It is none.")
-        return await index(data, **options)
-
-    service.index = index_some
+    service.bad = {b"bad": NotAnImage("It is none.")}
     files = [("file", ("a.png", data, "image/png")) for data in (b"bad", b"good", b"bad")]
     answer = client.post("/index", files=files)
     assert answer.status_code == 201

@@ -13,6 +13,7 @@ import lmdb
 import pytest
 
 from deployments.errors import StoreUnusable
+from deployments.records import CheckedPhoto
 from deployments.settings import StoreSettings
 from deployments.store import deployment as module
 from deployments.store.deployment import StoreDeployment
@@ -23,7 +24,7 @@ from tests.support.stored.stores import ENCODER, photo, put
 
 SHA256 = hashlib.sha256(b"1").hexdigest()
 READS = {
-    "find": ("a", SHA256),
+    "find": ([("a", SHA256)],),
     "record": ("a",),
     "records": (["a"],),
     "get": ("a",),
@@ -80,7 +81,7 @@ def test_a_cold_disk_holds_up_no_write(deployment, monkeypatch, name: str) -> No
         read = getattr(deployment, name)
         reads = [asyncio.create_task(read(*READS[name])) for _ in range(READERS)]
         await asyncio.sleep(0.05)
-        await deployment.put("b", b"2", None, photo(b"2"), {})
+        await deployment.put([CheckedPhoto("b", "", b"2", None, None, {})], [photo(b"2")])
         warm.set()
         await asyncio.gather(*reads)
 
