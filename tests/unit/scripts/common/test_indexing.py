@@ -15,7 +15,7 @@ import httpx
 import pytest
 from common import indexing
 from common.client import KEY, NotAllowed
-from common.indexing import Summary, index_files
+from common.indexing import ASKED_IN_VAIN, Summary, index_files
 from fastapi import Request
 
 from deployments.ingress.bodies import read_images
@@ -204,6 +204,25 @@ def test_what_is_stored_is_not_sent_again(service, files) -> None:
     service.known[digests[7]] = "0" * 64  # an id that somebody gave to another photo
     assert run(files).counts == {"exists": 7, "created": 5}
     assert set(service.stored) == {file.name for file in files[7:]}
+
+
+def test_new_photos_are_sent_without_a_question_until_one_is_stored_already(
+    service, files, tmp_path
+) -> None:
+    """Of 200 photos 16 are asked about, then one that comes later turns out to be stored."""
+    later = [tmp_path / f"later-{number:03}.jpg" for number in range(200)]
+    for number, file in enumerate(later):
+        file.write_bytes(b"later %d" % number)
+    run(later[:100], in_flight=1)
+    assert len(service.asked) == ASKED_IN_VAIN
+    service.asked.clear()
+    digests = [sha256(file.read_bytes()).hexdigest() for file in later]
+    service.known = {digest: digest for digest in digests[50:100]}
+    counts = run([*later[100:150], *later[50:100], *later[150:]], in_flight=1).counts
+    assert counts == {"created": 100, "exists": 50}
+    # The first one that is stored is sent, because nobody asked; the others are asked about.
+    assert len(service.asked) == ASKED_IN_VAIN + 49 + ASKED_IN_VAIN
+    assert later[50].name in service.groups[50]
 
 
 def test_a_key_that_may_not_read_sends_everything(service, files) -> None:
