@@ -13,7 +13,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from ray import serve
 
 from deployments.compute.batching import batched
-from deployments.errors import EncoderMismatch, InsetError, StoreDiskFailed
+from deployments.errors import EncoderMismatch, StoreDiskFailed
 from deployments.logs import join_the_log
 from deployments.metrics import Stage
 from deployments.outcomes import Outcome, outcome_of_each
@@ -139,13 +139,8 @@ class StoreDeployment:
         return kept
 
     async def find(self, wanted: list[tuple[str, str]]) -> list[Outcome[Record | None]]:
-        """Look for photos by their ids and the SHA-256 of their contents.
-
-        Returns:
-            Of each the record if this content is stored under this id, None if the id is free, or
-            the error: IdTaken, CorruptRecord.
-        """
-        return await self._read(self._find_all, wanted)
+        """See `Store.find_all`."""
+        return await self._read(self.store.find_all, wanted)
 
     async def record(self, id: str) -> Record:
         """See `Store.record`."""
@@ -224,15 +219,6 @@ class StoreDeployment:
 
     async def ping(self) -> None:
         """Answer, to show that the replica is alive."""
-
-    def _find_all(self, wanted: list[tuple[str, str]]) -> list[Outcome[Record | None]]:
-        found: list[Outcome[Record | None]] = []
-        for id, sha256 in wanted:
-            try:
-                found.append(self.store.find(id, sha256))
-            except InsetError as error:
-                found.append(error)
-        return found
 
     async def _read(self, read: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         return await self._reads.run(self._reading, lambda: read(*arguments))

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import lmdb
 
-from deployments.errors import CorruptRecord, StoreUnusable, Unavailable
+from deployments.errors import CorruptRecord, InsetError, StoreUnusable, Unavailable
+from deployments.outcomes import Outcome
 from deployments.records import (
     Change,
     Changes,
@@ -228,6 +229,20 @@ class StoreReader:
         with self.reading() as txn:
             value = txn.get(key_of(id), db=self.dbs.records)
         return None if value is None else require_same_content(decode_record(id, value), sha256)
+
+    def find_all(self, wanted: Sequence[tuple[str, str]]) -> list[Outcome[Record | None]]:
+        """Look for photos by their ids and the SHA-256 of their contents.
+
+        Returns:
+            Of each what `find` returns, or the error.
+        """
+        found: list[Outcome[Record | None]] = []
+        for id, sha256 in wanted:
+            try:
+                found.append(self.find(id, sha256))
+            except InsetError as error:
+                found.append(error)
+        return found
 
     def records(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return the records of many photos in one snapshot, as JSON.

@@ -16,7 +16,8 @@ from deployments.settings import Settings
 class PhotoEncoder:
     """A segmenter and an encoder, as a config describes them.
 
-    On a CPU each thread works on a photo of its own, as in the service's replicas.
+    On a CPU each thread works on a photo of its own, as in the service's replicas, and lets all
+    other work go first.
 
     Raises:
         ModelUnavailable: one of them can't be found, downloaded or run.
@@ -34,7 +35,7 @@ class PhotoEncoder:
         )
         threads = settings.segmenter.threads
         self._at_once = passes_at_once(threads, self.segmenter.placement)
-        self._threads = compute_threads(threads, self._at_once)
+        self._threads = compute_threads(threads, self._at_once, patient=True)
 
     def encode(self, images: Sequence[bytes]) -> list[EncodedPhoto | InsetError]:
         """Segment and encode photos; return each, or its error, in order."""

@@ -1,0 +1,1 @@
+"""What scripts/bulk.py consists of."""
