@@ -14,7 +14,7 @@ from deployments.records import check_id
 MAX_LIMIT = 1000  # photos, or chunks of a photo, in one answer
 DEFAULT_LIMIT = 10
 DEFAULT_RECORDS = 100  # in one answer to a listing
-DEFAULT_CHUNKS = 5  # a photo has about forty chunks, which is too many for each match
+DEFAULT_CHUNKS = 5  # a photo has about twenty chunks, which is too many for each match
 MAX_DISTANCE = 2.0  # cosine distance of two opposite vectors
 
 Verify = Literal["auto", "all", "none"]

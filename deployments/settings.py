@@ -72,17 +72,19 @@ class SegmenterSettings(NetworkSection):
     model_name_or_path: str = "yolov5s"
     confidence_threshold: float = Field(0.1, ge=0, le=1)
     iou_threshold: float = Field(0.45, ge=0, le=1)
-    image_size: int = Field(640, ge=32, le=4096, multiple_of=32)
-    tiles: Scales = (2, 3)
+    image_size: int = Field(416, ge=32, le=4096, multiple_of=32)
+    tiles: Scales = (3,)
+    tile_overlap: float = Field(0.3, ge=0, le=0.75)
     max_tiles: int = Field(64, ge=1, le=1024)
     min_tile_contrast: float = Field(0, ge=0, le=128)
 
     @model_validator(mode="after")
     def _check_max_tiles(self) -> SegmenterSettings:
-        fewest = fewest_tiles(self.tiles)
+        fewest = fewest_tiles(self.tiles, self.tile_overlap)
         if self.max_tiles < fewest:
             raise ValueError(
-                f"a photo has {fewest} tiles at these scales; max_tiles must be at least that"
+                f"a photo has {fewest} tiles at these scales with this overlap; max_tiles must be "
+                "at least that"
             )
         return self
 

@@ -5,7 +5,7 @@
 
 First it checks that this GPU computes the same as a CPU. Weights are random, because they are as
 fast as trained ones. The detector's threshold is such that photos have six objects on average, and
-with the tiles about 40 chunks. With `--device cpu` the same code runs with tiny sizes, as a test.
+with the tiles about 25 chunks. With `--device cpu` the same code runs with tiny sizes, as a test.
 """
 
 from __future__ import annotations

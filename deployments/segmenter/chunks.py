@@ -41,16 +41,17 @@ def choose_boxes(
     detected: Sequence[Sequence[float]],
     scales: Sequence[int],
     max_tiles: int,
+    overlap: float,
 ) -> ChunkBoxes:
     """Choose the boxes of a photo's chunks.
 
     Args:
         height, width: size of the photo, pixels.
         detected: x1, y1, x2, y2 of each detection, pixels; rounded outwards.
-        scales, max_tiles: see `tiles.tile_boxes`.
+        scales, max_tiles, overlap: see `tiles.tile_boxes`.
     """
     objects = [outer_box((x1, y1, x2, y2), width, height) for x1, y1, x2, y2 in detected]
-    tiles = distinct_tiles(tile_boxes(width, height, scales, max_tiles), objects)
+    tiles = distinct_tiles(tile_boxes(width, height, scales, max_tiles, overlap), objects)
     return ChunkBoxes(objects, tiles, (0, 0, width, height))
 
 

@@ -179,6 +179,7 @@ class Segmenter:
             detections.boxes.tolist(),
             self.settings.tiles,
             self.settings.max_tiles,
+            self.settings.tile_overlap,
         )
         found = zip(boxes.objects, detections.confidences.tolist(), detections.labels, strict=True)
         return [

@@ -149,7 +149,7 @@ class StoreDeployment:
     async def records(self, ids: list[str]) -> tuple[list[bytes | None], int]:
         """Return records as JSON, None for missing ones, and a sequence number read after them.
 
-        They are sent as they are stored, because the JSON of a photo's forty chunks is parsed
+        They are sent as they are stored, because the JSON of a photo's chunks is parsed
         faster than their pickle is loaded.
         """
         return await self._read(lambda: (self.store.records(ids), self.store.sequence))

@@ -11,9 +11,9 @@ from deployments.verifier.regions import Region
 from deployments.verifier.views import View, resize, scaling, translation
 
 SIDE = 24  # geometric mean of the sides of the view that is slid over the region, pixels
-# Sides of the view as multiples of the chunk's: a chunk that is nearest to a query is about as
-# large as the query's place.
-SCALES = tuple(1.15**step for step in range(-5, 5))
+# Sides of the view as multiples of the chunk's, 0.38 to 2: a chunk that is nearest to a query is
+# about as large as the query's place. A tile is a third of the photo; a query may be a seventh.
+SCALES = tuple(1.15**step for step in range(-7, 6))
 
 
 def propose_by_correlation(view: View, region: Region, degrees: float = 0) -> np.ndarray | None:

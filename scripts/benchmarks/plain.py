@@ -104,7 +104,9 @@ class Plain:
         inside = place.boxes_on_image(found[:, :4])
         inside = inside[(inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])]
         objects = [outer_box((x1, y1, x2, y2), *image.size) for x1, y1, x2, y2 in inside.tolist()]
-        tiles = tile_boxes(*image.size, self.settings.tiles, self.settings.max_tiles)
+        tiles = tile_boxes(
+            *image.size, self.settings.tiles, self.settings.max_tiles, self.settings.tile_overlap
+        )
         least = self.settings.min_tile_contrast
         others = [
             tile

@@ -16,7 +16,7 @@ from deployments.records import Box, Quad
 TILE = 300  # side of a photo in a picture, pixels
 MARGIN = 16
 CAPTION = 44  # height of two lines of text
-MOST_BOXES = 5  # of a photo, which has some forty chunks
+MOST_BOXES = 5  # of a photo, which has some twenty chunks
 LINE = 4  # thickness, pixels
 BEST, OTHER, QUERY = "#e8590c", "#ffc078", "#1971c2"
 PAPER, INK, QUIET = "white", "#212529", "#868e96"

@@ -57,6 +57,6 @@ def embed(student: Student, crops: torch.Tensor) -> torch.Tensor:
 def chunks_of(photo: torch.Tensor) -> torch.Tensor:
     """Cut a photo's tiles and the whole of it, as the segmenter does: uint8 `[n, 3, s, s]`."""
     height, width = photo.shape[:2]
-    boxes = [*tile_boxes(width, height, (2, 3), max_tiles=64), (0, 0, width, height)]
+    boxes = [*tile_boxes(width, height, (2, 3), max_tiles=64, overlap=0.5), (0, 0, width, height)]
     crops = [scale_crop(photo, box, IMAGE_SIZE, squash=True) for box in boxes]
     return torch.stack(crops).permute(0, 3, 1, 2)

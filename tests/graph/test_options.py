@@ -110,17 +110,17 @@ def test_image_size(tmp_path, pictures):
 
 
 @pytest.mark.slow
-def test_tiles_max_tiles_and_min_tile_contrast(pictures, tmp_path):
+def test_tiles_their_overlap_max_tiles_and_min_tile_contrast(pictures, tmp_path):
     def count(**options):
         photo = segment(pictures["coffee"], tmp_path, **SMALL, **options)
         return [chunk.source for chunk in photo.chunks].count("tile")
 
     assert count(tiles=[]) == 0
     assert count(tiles=[2]) == count(tiles=[2], max_tiles=9) == 9
-    assert count(tiles=[2, 3]) == 34
+    assert count(tiles=[2, 3], tile_overlap=0.5) == 34
     with pytest.raises(StartupError, match=r"34 tiles .* max_tiles must be at least that"):
-        count(tiles=[2, 3], max_tiles=33)
-    assert 0 < count(tiles=[2, 3], min_tile_contrast=30) < 34
+        count(tiles=[2, 3], tile_overlap=0.5, max_tiles=33)
+    assert 0 < count(tiles=[2, 3], min_tile_contrast=30) < 25
 
 
 async def begin_in_turn(calls, sizes, waiting):

@@ -312,6 +312,8 @@ def test_an_unknown_key_is_named_with_those_there_are(args, key, known):
         ("segmenter.tiles", [2, 3, 4, 5, 6]),
         ("segmenter.max_tiles", 0),
         ("segmenter.max_tiles", 1025),
+        ("segmenter.tile_overlap", -0.01),
+        ("segmenter.tile_overlap", 0.76),
         ("segmenter.min_tile_contrast", -1),
         ("segmenter.min_tile_contrast", math.nan),
         ("segmenter.batch_size", 0),
@@ -395,8 +397,9 @@ def test_no_tiles_and_any_order():
 
 
 def test_tiles_that_would_not_fit():
-    message = refusal({"segmenter": {"tiles": [2, 3, 4]}})
-    assert "segmenter: a photo has 83 tiles at these scales; max_tiles must be at least" in message
+    message = refusal({"segmenter": {"tiles": [2, 3, 5]}})
+    assert "segmenter: a photo has 74 tiles at these scales" in message
+    assert "max_tiles must be at least that" in message
 
 
 @pytest.mark.parametrize("section", ["segmenter", "encoder"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.networks import make_detector, make_tower
-from benchmarks.gpu.pipeline import MAX_TILES, TILES
+from benchmarks.gpu.pipeline import MAX_TILES, OVERLAP, TILES
 from benchmarks.gpu.sizes import Sizes, make_photos
 from deployments.compute.crops import scale_crops
 from deployments.decoding.image import decode
@@ -43,7 +43,9 @@ def _check_photos(sizes: Sizes, device: torch.device) -> Rows:
     pixels = [decode(photo, ImageLimits()).pixels for photo in make_photos(sizes.photo, 2)]
     photos = [torch.from_numpy(photo) for photo in pixels]
     moved = [photo.to(device) for photo in photos]
-    boxes = [np.array([*tile_boxes(width, height, TILES, MAX_TILES), (0, 0, width, height)])] * 2
+    boxes = [
+        np.array([*tile_boxes(width, height, TILES, MAX_TILES, OVERLAP), (0, 0, width, height)])
+    ] * 2
     size = next(iter(sizes.encoders.values())).image_size
     # Once as on a GPU, whatever the device, and once one crop at a time.
     actual = scale_crops(moved, boxes, size, squash=True, together_on={device.type})

@@ -26,8 +26,9 @@ from deployments.segmenter.chunks import choose_boxes
 from deployments.segmenter.letterbox import Letterbox, lay_on_canvases, letterbox
 from deployments.segmenter.suppression import select
 
-TILES = (2, 3)
+TILES = (3,)
 MAX_TILES = 64
+OVERLAP = 0.3
 IOU_THRESHOLD = 0.45
 # OpenAI's statistics of the training images, on the scale of grey levels.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073]) * 255
@@ -139,7 +140,7 @@ class Pipeline:
         height, width = place.image
         corners = place.boxes_on_image(found[:, :4])
         visible = (corners[:, 2:] > corners[:, :2]).all(1)
-        chosen = choose_boxes(height, width, corners[visible].tolist(), TILES, MAX_TILES)
+        chosen = choose_boxes(height, width, corners[visible].tolist(), TILES, MAX_TILES, OVERLAP)
         return np.array([*chosen.objects, *chosen.tiles, chosen.whole])
 
     def cut(self, photos: Sequence[torch.Tensor], boxes: Sequence[np.ndarray]) -> torch.Tensor:

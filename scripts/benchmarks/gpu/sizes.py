@@ -45,7 +45,7 @@ class Sizes(NamedTuple):
 
 FULL = Sizes(
     photo=(640, 480),
-    image_size=640,
+    image_size=416,
     width=0.5,
     encoders={COMPACT: read_shape(ROOT / COMPACT), "vit-b-32": VIT_B_32},
     batches=(1, 8, 32, 64, 128),

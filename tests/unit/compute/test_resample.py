@@ -90,7 +90,7 @@ def test_any_boxes_of_any_photos_are_cut_as_one_after_the_other(described, size,
 @pytest.mark.parametrize("squash", [False, True])
 def test_the_chunks_of_a_photo_differ_by_a_grey_level_at_most(squash):
     photo = torch.from_numpy(data.coffee()[100:250, 150:350].copy())
-    boxes = np.array([*tile_boxes(200, 150, (2, 3), 64), (0, 0, 200, 150), (15, 20, 165, 45)])
+    boxes = np.array([*tile_boxes(200, 150, (2, 3), 64, 0.5), (0, 0, 200, 150), (15, 20, 165, 45)])
     difference = differences([photo], [boxes], 48, squash)
     assert (difference > 0).float().mean() < 0.06
     assert (difference > 1).float().mean() < 2e-4

@@ -39,7 +39,9 @@ def encoded(image, kind="PNG"):
 def segmenter(slow):
     limits = ImageLimits(max_bytes=5_000_000, max_pixels=1_000_000)
     return Segmenter(
-        SegmenterSettings(dtype="float32", device="cpu", tiles=[]), crop_size=64, limits=limits
+        SegmenterSettings(dtype="float32", device="cpu", image_size=640, tiles=[]),
+        crop_size=64,
+        limits=limits,
     )
 
 
@@ -212,11 +214,11 @@ def test_objects_come_first_then_tiles_then_the_whole_picture(recorder):
     recorder.boxes = [(10, 10, 60, 60), (50.5, 20, 90, 70)]
     [result] = Segmenter(crop_size=16).segment([encoded(Image.new("RGB", (200, 150)))])
     assert boxes(result, "detection") == [(10, 10, 60, 60), (50, 20, 90, 70)]
-    assert boxes(result) == tile_boxes(200, 150, (2, 3), 64)
+    assert boxes(result) == tile_boxes(200, 150, (3,), 64, 0.3)
     sources = [chunk.source for chunk in result.chunks]
-    assert sources == ["detection"] * 2 + ["tile"] * 34 + ["whole"]
+    assert sources == ["detection"] * 2 + ["tile"] * 16 + ["whole"]
     assert {(c.label, c.confidence) for c in result.chunks[2:]} == {(None, None)}
-    assert len(result.crops) == 37
+    assert len(result.crops) == 19
 
 
 def test_without_tiles_there_are_objects_and_the_whole_picture(recorder):
@@ -227,15 +229,27 @@ def test_without_tiles_there_are_objects_and_the_whole_picture(recorder):
     assert [chunk.source for chunk in result.chunks] == ["detection", "whole"]
 
 
-def test_scales_and_number_of_tiles(recorder):
-    for tiles, max_tiles, count in [((2,), 64, 9), ((2,), 9, 9), ((3, 2), 34, 34), ((), 1, 0)]:
-        segmenter = Segmenter(SegmenterSettings(tiles=tiles, max_tiles=max_tiles), crop_size=16)
-        [result] = segmenter.segment([encoded(Image.new("RGB", (200, 200)))])
-        assert len(boxes(result)) == count
+@pytest.mark.parametrize(
+    ("tiles", "max_tiles", "tile_overlap", "count"),
+    [
+        ((2,), 64, 0.5, 9),
+        ((2,), 9, 0.5, 9),
+        ((3, 2), 34, 0.5, 34),
+        ((), 1, 0.5, 0),
+        ((3, 2), 64, 0.3, 25),
+        ((3,), 9, 0, 9),
+        ((2,), 64, 0.75, 25),
+    ],
+)
+def test_scales_and_number_of_tiles(recorder, tiles, max_tiles, tile_overlap, count):
+    settings = SegmenterSettings(tiles=tiles, max_tiles=max_tiles, tile_overlap=tile_overlap)
+    segmenter = Segmenter(settings, crop_size=16)
+    [result] = segmenter.segment([encoded(Image.new("RGB", (200, 200)))])
+    assert len(boxes(result)) == count
 
 
 def test_a_tile_that_is_nearly_an_object_is_dropped(recorder):
-    tiles = tile_boxes(200, 200, (2,), 64)
+    tiles = tile_boxes(200, 200, (2,), 64, 0.3)
     first, _, third = tiles[:3]
     near = (0, 0, 100, 75)  # three quarters of the first
     far = (100, 0, 200, 60)  # six tenths of the third
@@ -252,7 +266,7 @@ def test_flat_tiles_are_dropped_if_it_is_said(recorder):
     picture = Image.new("RGB", (200, 200), "skyblue")
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
     picture.paste(Image.fromarray(noise), (100, 100))
-    everything = tile_boxes(200, 200, (2,), 64)
+    everything = tile_boxes(200, 200, (2,), 64, 0.3)
     structured = [box for box in everything if box[2] > 100 and box[3] > 100]
     for least, tiles in [(0, everything), (2, structured), (128, [])]:
         segmenter = Segmenter(SegmenterSettings(tiles=[2], min_tile_contrast=least), crop_size=100)
@@ -267,7 +281,7 @@ def test_flat_tiles_are_dropped_if_it_is_said(recorder):
 def test_no_contrast_is_computed_for_nothing(recorder, monkeypatch):
     monkeypatch.setattr(segmenter_module, "contrast", lambda pixels: pytest.fail("computed"))
     [result] = Segmenter(crop_size=16).segment([encoded(Image.new("RGB", (200, 150)))])
-    assert len(boxes(result)) == 34
+    assert len(boxes(result)) == 16
 
 
 def test_no_more_than_a_batch_is_decoded_at_once(recorder):
@@ -310,7 +324,9 @@ def test_an_unexpected_error_harms_no_other_image_either(recorder, monkeypatch):
         ("tiles", [2, 17]),
         ("tiles", [3, 3]),
         ("max_tiles", 0),
-        ("max_tiles", 33),
+        ("max_tiles", 15),
+        ("tile_overlap", -0.1),
+        ("tile_overlap", 0.8),
         ("min_tile_contrast", -1),
         ("device", "tpu"),
         ("dtype", "int4"),

@@ -49,11 +49,11 @@ def test_it_makes_the_chunks_that_the_service_makes(plain, files):
 def test_a_tile_that_is_an_object_is_no_chunk_again(plain, files):
     image = script.decode(files[0].read_bytes())
     assert image.size == (512, 512)
-    found = np.float32([[0, 0, 320, 320, 0.9, 0]])  # on a canvas of 640 x 640
-    boxes = plain._chunks(image, found, square_letterbox(512, 512, 640))
-    assert boxes[0] == (0, 0, 256, 256)
+    found = np.float32([[0, 0, 139, 139, 0.9, 0]])  # on a canvas of 416 x 416
+    boxes = plain._chunks(image, found, square_letterbox(512, 512, 416))
+    assert boxes[0] == (0, 0, 172, 172)
     assert boxes[-1] == (0, 0, 512, 512)
-    assert len(boxes) == len(set(boxes)) == 1 + (9 + 25 - 1) + 1
+    assert len(boxes) == len(set(boxes)) == 1 + (16 - 1) + 1
 
 
 def test_it_finds_a_photo_by_a_part_and_has_written_everything(plain, files):
