@@ -66,7 +66,7 @@ def build(args: dict[str, Any]) -> Application:
 
     return bind(
         IngressDeployment,
-        index_flow=IndexFlow(segmenter, index_encoder, store, group=settings.segmenter.batch_size),
+        index_flow=IndexFlow(segmenter, index_encoder, store, settings.segmenter.batch_size),
         search_flow=SearchFlow(
             query_encoder, chunk_index, store, verifier, settings.verifier.candidates
         ),
