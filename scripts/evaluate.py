@@ -23,8 +23,8 @@ turned by 15 degrees and mirrored. The other kinds begin with such an object or 
 
 **The photos and the distractors** are searched through the service's own segmenter, encoder, index
 (exact) and ranker in this process, without verification; by default with objects and patches. With
---service, through a service of its own, as configured by default, and with --url through a running
-one; by default with all kinds.
+--service, through services of its own, configured by default but for --segmenter, and with --url
+through a running one; by default with all kinds.
 
 **The report** has the share of queries whose photo came first, and among the first 5 and 10; *of
 its photos*, the share of a collage's photos that are among the first 10; *box IoU*, the mean IoU of
@@ -64,8 +64,7 @@ from common.options import (
 from common.tables import table_place, write_table
 from evaluation import in_process, over_http
 from evaluation.encoders import BASELINES, load_encoder
-from evaluation.figures import Row, is_missed, judge_all, row_figures
-from evaluation.in_process import show
+from evaluation.figures import Row, describe, is_missed, judge_all, row_figures
 from evaluation.kinds import ALL_KINDS, PARTS
 from evaluation.over_http import VERIFY, SearchOptions
 from evaluation.queries import (
@@ -111,7 +110,7 @@ def evaluate_all(
 def name_encoder(options: dict[str, Any]) -> str:
     """Return the name of an encoder and its options, as text."""
     others = {key: value for key, value in options.items() if key != ENCODER_NAME}
-    return ", ".join([display_name(options[ENCODER_NAME]), *([show(others)] if others else [])])
+    return ", ".join([display_name(options[ENCODER_NAME]), *([describe(others)] if others else [])])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -175,7 +174,10 @@ def evaluate_where(
     """Evaluate through a service, through a running one, or in this process."""
     options = SearchOptions(arguments.verify, arguments.clients)
     if arguments.service:
-        return [over_http.evaluate_own(photos, queries, options)]
+        return [
+            over_http.evaluate_own(segmenter, photos, queries, options)
+            for segmenter in arguments.segmenter
+        ]
     if arguments.url:
         return [over_http.evaluate(arguments.url, photos, queries, options)]
     return evaluate_all(arguments.encoder, arguments.segmenter, photos, queries)
@@ -183,9 +185,7 @@ def evaluate_where(
 
 def expected_rows(arguments: argparse.Namespace) -> int:
     """Return how many rows there are if nothing had to be left out."""
-    if arguments.service or arguments.url:
-        return 1
-    return len(arguments.encoder) * len(arguments.segmenter)
+    return 1 if arguments.url else len(arguments.encoder) * len(arguments.segmenter)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -289,8 +289,10 @@ def main() -> int:
     parser = make_parser()
     arguments = parser.parse_args()
     of_service = arguments.service or arguments.url
-    if of_service and (arguments.encoder or arguments.segmenter):
-        parser.error("a service's own encoder and segmenter are evaluated with --url and --service")
+    if of_service and arguments.encoder:
+        parser.error("a service's own encoder is evaluated with --url and --service")
+    if arguments.url and arguments.segmenter:
+        parser.error("a service's own segmenter is evaluated with --url")
     arguments.kinds = arguments.kinds or (ALL_KINDS if of_service else PARTS)
     for folder in (arguments.images, arguments.labels, *arguments.distractors, arguments.absent):
         if folder and not folder.is_dir():

@@ -117,6 +117,11 @@ class Outcome:
     ms: float | None
 
 
+def describe(options: dict[str, Any]) -> str:
+    """Return options as text."""
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "as by default"
+
+
 class Judged(NamedTuple):
     """A query, what it found, and how good that is."""
 

@@ -18,7 +18,7 @@ from deployments.records import Box, Neighbours
 from deployments.segmenter.segmenter import Segmenter
 from deployments.settings import ChunkIndexSettings, SegmenterSettings
 from evaluation.encoders import CropEncoder
-from evaluation.figures import Answer, Found, Row
+from evaluation.figures import Answer, Found, Row, describe
 from evaluation.queries import LIMIT, EvaluationFailed, Photo, Query, open_picture
 
 BATCH = 8  # photos
@@ -45,12 +45,7 @@ def evaluate(
     segmenter = Segmenter(settings, crop_size=encoder.size, squash=encoder.squash)
     index, chunks, rate = index_photos(encoder, segmenter, photos, name)
     answers = asyncio.run(search(encoder, index, chunks, queries, name))
-    return Row(name, show(options), index.dimension, chunks, answers, rate)
-
-
-def show(options: dict[str, Any]) -> str:
-    """Return options as text."""
-    return ", ".join(f"{name} {value}" for name, value in options.items()) or "as by default"
+    return Row(name, describe(options), index.dimension, chunks, answers, rate)
 
 
 def index_photos(

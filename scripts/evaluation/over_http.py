@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +24,7 @@ from common.serve_run import ServiceFailed
 
 from deployments.query import Verify
 from deployments.records import Quad
-from evaluation.figures import Answer, Found, Row
+from evaluation.figures import Answer, Found, Row, describe
 from evaluation.queries import LIMIT, EvaluationFailed, Photo, Query
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -58,8 +58,16 @@ def evaluate(
         raise EvaluationFailed(f"{url}: {error}") from None
 
 
-def evaluate_own(photos: Sequence[Photo], queries: Sequence[Query], options: SearchOptions) -> Row:
-    """Do the same with a service that lives as long as this takes, as configured by default.
+def evaluate_own(
+    segmenter: dict[str, Any],
+    photos: Sequence[Photo],
+    queries: Sequence[Query],
+    options: SearchOptions,
+) -> Row:
+    """Do the same with a service that lives as long as this takes.
+
+    Args:
+        segmenter: its options that differ from serve_config.yaml.
 
     Raises:
         EvaluationFailed: the service doesn't start, or refuses something.
@@ -67,13 +75,18 @@ def evaluate_own(photos: Sequence[Photo], queries: Sequence[Query], options: Sea
     # It needs psutil, a development dependency, which an evaluation without it does not.
     from common.own_service import OwnService
 
-    with tempfile.TemporaryDirectory() as folder, OwnService(Path(folder)) as service:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        OwnService(Path(folder), {"segmenter": segmenter}) as service,
+    ):
         print("Starting a service ...", file=sys.stderr)
         try:
             service.start()
         except ServiceFailed as error:
             raise EvaluationFailed(str(error)) from None
-        return evaluate(service.url, photos, queries, options)
+        return replace(
+            evaluate(service.url, photos, queries, options), segmenter=describe(segmenter)
+        )
 
 
 async def _evaluate(
