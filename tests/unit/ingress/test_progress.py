@@ -109,6 +109,37 @@ def test_the_time_of_photos_that_were_given_up_is_time_for_the_others(progress, 
     assert progress.pace == pytest.approx(1, rel=0.05)
 
 
+def group(progress, clock, count, seconds, **done):
+    """Work at some photos together, for so many seconds."""
+    with progress.working(count) as tell:
+        assert progress.in_work == count
+        clock.now += seconds
+        tell(**done)
+
+
+def test_photos_that_go_together_take_their_time_together(progress, clock):
+    for _ in range(10):
+        group(progress, clock, 4, 2, indexed=4)
+    assert progress.pace == pytest.approx(0.5)
+    assert progress.in_work == 0
+
+
+def test_those_of_a_group_that_existed_take_none(progress, clock):
+    """A share of the time is theirs, and it doesn't count."""
+    for _ in range(40):
+        group(progress, clock, 4, 2, indexed=2)
+    assert progress.pace == pytest.approx(0.5, rel=0.05)
+    for _ in range(40):
+        group(progress, clock, 4, 2, indexed=0)
+    assert progress.pace == pytest.approx(0.5, rel=0.05)
+
+
+def test_those_of_a_group_that_were_given_up_take_theirs(progress, clock):
+    for _ in range(40):
+        group(progress, clock, 4, 2, indexed=2, given_up=2)
+    assert progress.pace == pytest.approx(1)
+
+
 def test_older_ones_are_forgotten(progress, clock):
     index(progress, clock, [True] * 500, 4, lambda real: 3)
     index(progress, clock, [True] * MOST, 4, lambda real: 0.2)
