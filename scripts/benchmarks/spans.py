@@ -38,7 +38,7 @@ FOLDER = "INSET_SPANS"  # the variable of the environment that names the folder 
 # What is recorded. A function of a module is recorded where it is imported: `scale_down` as it
 # is called in `segmenter`, for example. Labels are the qualified names.
 DEPLOYMENTS: list[tuple[Any, list[str]]] = [
-    (ingress_deployment.IngressDeployment, ["index", "search"]),
+    (ingress_deployment.IngressDeployment, ["_store", "search"]),
     (segmenter_deployment.SegmenterDeployment, ["segment"]),
     (encoder_deployment.EncoderDeployment, ["encode_photos", "encode_query", "encode_looks"]),
     (chunk_index_deployment.ChunkIndexDeployment, ["rank", "rank_all"]),

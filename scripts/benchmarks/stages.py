@@ -29,7 +29,7 @@ STAGES = {
     "index": {
         "client": "HTTP, proxy, and the call of the ingress",
         "FastAPI.__call__": "ingress: HTTP and JSON",
-        "Inset.index": "calls between deployments: queue, serialisation, transport",
+        "Inset._store": "calls between deployments: queue, serialisation, transport",
         "StoreDeployment.find": "store: is it there already",
         "SegmenterDeployment.segment": "segmenter: batch wait",
         "Segmenter.segment": "segmenter: the rest",
