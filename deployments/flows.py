@@ -86,14 +86,8 @@ class IndexFlow:
         if new:
             async with self._places:
                 stored = iter(await self._store(new))
-        return [
-            next(stored)
-            if known is None
-            else known
-            if isinstance(known, Exception)
-            else Stored(known, created=False)
-            for known in found
-        ]
+        before = [Stored(one, created=False) if isinstance(one, Record) else one for one in found]
+        return [next(stored) if one is None else one for one in before]
 
     async def _store(self, photos: list[CheckedPhoto]) -> list[Outcome[Stored]]:
         segmenter, encoder = self._by_reference

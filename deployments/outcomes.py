@@ -12,6 +12,7 @@ from deployments.errors import InsetError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Before = TypeVar("Before")
 # The result of an item, or its error, which is nobody else's.
 Outcome: TypeAlias = T | Exception
 
@@ -30,3 +31,14 @@ async def outcome_of_each(work: Iterable[Awaitable[T]]) -> list[Outcome[T]]:
                 logger.error("one of several failed", exc_info=outcome)
         outcomes.append(outcome)
     return outcomes
+
+
+def go_on(before: Iterable[Outcome[Before]], results: Iterable[Outcome[T]]) -> list[Outcome[T]]:
+    """Return what has become of each item after a further step.
+
+    Args:
+        before: what had become of each until then. An error stays what it is.
+        results: of the others, in order.
+    """
+    following = iter(results)
+    return [one if isinstance(one, Exception) else next(following) for one in before]

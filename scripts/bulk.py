@@ -47,14 +47,14 @@ AT_ONCE = 2  # batches of a worker: one is read or stored while the other is enc
 
 
 class Refused(Exception):
-    """The run can't begin; the message says why."""
+    """The run can't begin or go on; the message says why."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Index the sources; return the exit status.
 
     Raises:
-        Refused
+        Refused: it can't begin, or not go on.
     """
     # Before Ray is loaded: it asks for a token by default, but doesn't look for it. And it would
     # say that workers which die may not come back; what fails is told at the end.
@@ -90,6 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
         store = own or ServiceStore()
         workers = arguments.workers or count_workers(ray.cluster_resources())
         for file, status, reason in work(sources, settings, store, metadata, workers):
+            if status == "full":
+                raise Refused(f"{reason} Then run this again: it continues.")
             counts[status] += 1
             if status == "failed":
                 failures.append((file, reason))

@@ -15,7 +15,7 @@ from starlette.types import Send
 from deployments.errors import TooLarge
 from deployments.ingress.progress import Progress
 from deployments.ingress.schemas import FailedImage
-from deployments.outcomes import Outcome, outcome_of_each
+from deployments.outcomes import Outcome, go_on, outcome_of_each
 from deployments.records import IndexedImage, NewPhoto
 
 # How many images of one request are indexed at the same time: two groups, if these are larger.
@@ -90,11 +90,10 @@ async def index_each(
         read = await outcome_of_each(photos[number]() for number in numbers)
         good = [photo for photo in read if isinstance(photo, NewPhoto)]
         try:
-            indexed = iter(await index(good) if good else [])
+            indexed = await index(good) if good else []
         except Exception as error:
-            indexed = iter([error] * len(good))
-        results = [photo if isinstance(photo, Exception) else next(indexed) for photo in read]
-        return list(zip(numbers, results, strict=True))
+            indexed = [error] * len(good)
+        return list(zip(numbers, go_on(read, indexed), strict=True))
 
     left = count = len(photos)
     groups = (range(start, min(start + group, count)) for start in range(0, count, group))

@@ -22,7 +22,7 @@ from deployments.ingress.indexing import ReadPhoto, index_each
 from deployments.ingress.metrics import Counts
 from deployments.ingress.progress import Progress
 from deployments.metadata import Value, check_metadata
-from deployments.outcomes import Outcome, outcome_of_each
+from deployments.outcomes import Outcome, go_on, outcome_of_each
 from deployments.query import (
     DEFAULT_CHUNKS,
     DEFAULT_LIMIT,
@@ -154,12 +154,10 @@ class Inset:
         checked = await outcome_of_each(asyncio.to_thread(_check, photo) for photo in photos)
         good = [photo for photo in checked if isinstance(photo, CheckedPhoto)]
         try:
-            stored = iter(await self._store(good) if good else [])
+            stored = await self._store(good) if good else []
         except Exception as error:
-            stored = iter([error] * len(good))
-        outcomes = [
-            photo if isinstance(photo, Exception) else _image(next(stored)) for photo in checked
-        ]
+            stored = [error] * len(good)
+        outcomes = go_on(checked, map(_image, stored))
         for outcome in outcomes:
             if isinstance(outcome, IndexedImage):
                 self.search_flow.remember(outcome.sequence)

@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.errors import Unavailable, first_line
-from deployments.outcomes import Outcome
+from deployments.outcomes import Outcome, go_on
 from deployments.records import CheckedPhoto, EncodedPhoto, EncoderIdentity, Record, Stored
 from deployments.store.operations import Put
 from deployments.store.store import Store
@@ -107,8 +107,7 @@ class Owner:
             for photo, one in zip(photos, encoded, strict=True)
             if not isinstance(one, Exception)
         ]
-        stored = iter(self.store.apply(puts) if puts else [])
-        return [one if isinstance(one, Exception) else next(stored) for one in encoded]  # type: ignore[misc]
+        return go_on(encoded, self.store.apply(puts) if puts else [])  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Close the store."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from common.photo_encoder import PhotoEncoder
 
-from deployments.errors import InsetError, first_line
+from deployments.errors import InsetError, StoreFull, first_line
 from deployments.ingress.filenames import tidy
-from deployments.outcomes import Outcome
-from deployments.records import CheckedPhoto, EncodedPhoto, Metadata, Stored
+from deployments.outcomes import Outcome, go_on
+from deployments.records import CheckedPhoto, EncodedPhoto, Metadata, Record, Stored
 from deployments.settings import Settings
 from loading.sources import Source
 from loading.stores import StoreAccess
@@ -45,8 +45,8 @@ class Worker:
             batch: `place` and `path` of each `Source`.
 
         Returns:
-            Of each `file`, its `status`, which is `created`, `exists` or `failed`, and the `reason`
-            if it failed.
+            Of each `file`, its `status`, which is `created`, `exists`, `failed` or `full`, and the
+            `reason` if it failed. `full`: the store has no room.
         """
         sources = [Source(*one) for one in zip(batch["place"], batch["path"], strict=True)]
         results = [describe(outcome) for outcome in self.store(sources)]
@@ -58,10 +58,10 @@ class Worker:
         read = list(self._reading.map(self._read, sources))
         photos = [photo for photo in read if isinstance(photo, CheckedPhoto)]
         try:
-            outcomes = iter(self._store_read(photos) if photos else [])
+            outcomes = self._store_read(photos) if photos else []
         except Exception as error:
-            outcomes = iter([error] * len(photos))
-        return [photo if isinstance(photo, Exception) else next(outcomes) for photo in read]
+            outcomes = [error] * len(photos)
+        return go_on(read, outcomes)
 
     def _read(self, source: Source) -> Outcome[CheckedPhoto]:
         try:
@@ -76,14 +76,8 @@ class Worker:
         new = [photo for photo, known in zip(photos, found, strict=True) if known is None]
         encoded = self._encode([photo.data for photo in new]) if new else []
         stored = iter(self._store.put(new, encoded) if new else [])
-        return [
-            next(stored)
-            if known is None
-            else known
-            if isinstance(known, Exception)
-            else Stored(known, created=False)
-            for known in found
-        ]
+        before = [Stored(one, created=False) if isinstance(one, Record) else one for one in found]
+        return [next(stored) if one is None else one for one in before]
 
     def _encode(self, images: Sequence[bytes]) -> list[Outcome[EncodedPhoto]]:
         """Encode photos; if that fails, one by one, so that only what is wrong fails."""
@@ -100,5 +94,5 @@ def describe(outcome: Outcome[Stored]) -> tuple[str, str]:
     if isinstance(outcome, Stored):
         return ("created" if outcome.created else "exists"), ""
     if isinstance(outcome, InsetError):
-        return "failed", outcome.detail
+        return ("full" if isinstance(outcome, StoreFull) else "failed"), outcome.detail
     return "failed", f"{type(outcome).__name__}: {first_line(outcome)}"

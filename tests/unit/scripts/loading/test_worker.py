@@ -11,7 +11,7 @@ from loading import worker as module
 from loading.sources import Source
 from loading.worker import Worker
 
-from deployments.errors import NotAnImage, StoreFull
+from deployments.errors import NotAnImage, StoreFull, Unavailable
 from deployments.outcomes import Outcome
 from deployments.records import CheckedPhoto, EncodedPhoto, Record, Stored
 from deployments.settings import LimitSettings, Settings
@@ -114,11 +114,16 @@ def test_what_brings_a_batch_down_fails_alone(worker, everything, tmp_path) -> N
     assert answer["reason"][1] == "RuntimeError: a mistake"
 
 
-def test_a_store_that_takes_nothing_fails_the_batch(worker, everything, tmp_path) -> None:
-    everything.store_error = StoreFull("The disk is full.")
+@pytest.mark.parametrize(
+    ("error", "status"), [(StoreFull("No room."), "full"), (Unavailable("No room."), "failed")]
+)
+def test_a_store_that_takes_nothing_fails_the_batch(
+    worker, everything, tmp_path, error, status
+) -> None:
+    everything.store_error = error
     answer = worker(sources(tmp_path, a=b"one", b=b"two"))
-    assert answer["status"] == ["failed"] * 2
-    assert answer["reason"] == ["The disk is full."] * 2
+    assert answer["status"] == [status] * 2
+    assert answer["reason"] == ["No room."] * 2
 
 
 def test_nothing_that_can_be_read_asks_nobody(worker, everything) -> None:
