@@ -16,13 +16,17 @@ from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -32,6 +36,8 @@ from serving.parents import end_with_parent
 
 # Of Ray's workers. What works on photos makes itself nice, see `compute/replicas.py`.
 PRIORITY = {"RAY_worker_niceness": "0"}
+# Of the folders of services, and how old one is before it can be nobody's: it is locked by then.
+PREFIX, YOUNG_S = "inset-", 60
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -91,6 +97,37 @@ def run(config: Path, environment: dict[str, str]) -> int:
     return 0 if asked else status
 
 
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """Yield an empty folder for as long as the service runs; remove those of runs that were killed.
+
+    Who uses a folder has it locked, and the lock ends with the process, however that ends.
+    """
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # it is in use, or gone
+            found = old.lstat()
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > YOUNG_S:
+                with locked(old):
+                    shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, locked(Path(folder)):
+        yield Path(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a folder.
+
+    Raises:
+        OSError: it is locked, or it is none.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
@@ -106,9 +143,9 @@ def main() -> int:
     except PortTaken as error:
         print(error, file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="inset-") as folder:
+    with own_folder() as folder:
         try:
-            environment = haproxy_environment(Path(folder))
+            environment = haproxy_environment(folder)
         except NoHAProxy as error:
             print(f"{error} Ray Serve's own proxy stands in front, which is slower.", flush=True)
             environment = {}

@@ -204,3 +204,28 @@ def test_whatever_ends_it_interrupts_serve_run(tmp_path, number):
         assert command.stdout.readline() == "ready\n"
         command.send_signal(number)
         assert command.wait(30) == 0
+
+
+def test_folders_of_runs_that_were_killed_are_removed(tmp_path, monkeypatch):
+    """And no others: not those in use, nor those that may not be locked yet."""
+    monkeypatch.setattr(serve.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(serve.tempfile, "tempdir", str(tmp_path))
+    killed, used, young, foreign = (
+        tmp_path / name for name in ("inset-a", "inset-b", "inset-c", "other")
+    )
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (killed, used, young, foreign, elsewhere):
+        folder.mkdir()
+        (folder / "haproxy.cfg").touch()
+    (tmp_path / "inset-link").symlink_to(elsewhere)
+    long_ago = time.time() - 2 * serve.YOUNG_S
+    for folder in (killed, used, foreign, elsewhere):
+        os.utime(folder, (long_ago, long_ago))
+    os.utime(tmp_path / "inset-link", (long_ago, long_ago), follow_symlinks=False)
+    with serve.locked(used), serve.own_folder() as own:
+        assert own.is_dir()
+        with pytest.raises(BlockingIOError), serve.locked(own):
+            pass
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"inset-b", "inset-c", "other", "elsewhere", "inset-link"}
+    assert (elsewhere / "haproxy.cfg").exists()
