@@ -25,7 +25,7 @@ from tests.support.service.services import LIMITS
 def test_a_crop_of_an_object_finds_its_photo_and_shows_where(client, photos, library, name, label):
     """Cut beside the box, scaled and compressed: nothing is the same but what is seen."""
     record = library[name]
-    (chunk,) = [chunk for chunk in record["chunks"] if chunk["label"] == label]
+    chunk = next(chunk for chunk in record["chunks"] if chunk["label"] == label)
     x1, y1, x2, y2 = chunk["box"]
     dx, dy = 0.04 * (x2 - x1), 0.04 * (y2 - y1)
     region = (x1 + dx, y1 + dy, min(x2 + dx, record["width"]), min(y2 + dy, record["height"]))
