@@ -20,6 +20,8 @@ from tests.support.photos.pictures import encode, pixels
 from tests.support.running.waiting import wait_until
 from tests.support.service.http_client import search
 
+pytestmark = pytest.mark.slow  # each run starts Ray, or loads it
+
 
 @pytest.fixture(scope="module")
 def tree(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
