@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -14,14 +12,14 @@ from functools import partial
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
-from deployments.errors import BadParameter, StoreFull, Unavailable, first_line
+from deployments.errors import StoreFull, Unavailable, first_line
 from deployments.flows import IndexFlow, SearchFlow
 from deployments.handles import Handle
-from deployments.ingress.filenames import tidy
+from deployments.ingress.checking import check_photo
 from deployments.ingress.indexing import ReadPhoto, index_each
 from deployments.ingress.metrics import Counts
 from deployments.ingress.progress import Progress
-from deployments.metadata import Value, check_metadata
+from deployments.metadata import Value
 from deployments.outcomes import Outcome, go_on, outcome_of_each
 from deployments.query import (
     DEFAULT_CHUNKS,
@@ -151,7 +149,7 @@ class Inset:
 
     async def _index_group(self, photos: Sequence[NewPhoto]) -> Indexed:
         """Store photos that go together, at most as many as a group has."""
-        checked = await outcome_of_each(asyncio.to_thread(_check, photo) for photo in photos)
+        checked = await outcome_of_each(asyncio.to_thread(check_photo, photo) for photo in photos)
         good = [photo for photo in checked if isinstance(photo, CheckedPhoto)]
         try:
             stored = await self._store(good) if good else []
@@ -449,41 +447,7 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _check(photo: NewPhoto) -> CheckedPhoto:
-    """Check what was sent with a photo.
-
-    Raises:
-        BadParameter
-    """
-    if photo.confidence_threshold is not None:
-        check_range("confidence_threshold", photo.confidence_threshold, 0, 1)
-    metadata = check_metadata({} if photo.metadata is None else photo.metadata)
-    digest = hashlib.sha256(photo.data).hexdigest()
-    return CheckedPhoto(
-        id=digest if photo.id is None else _check_digest(check_id(photo.id), digest),
-        sha256=digest,
-        data=photo.data,
-        filename=None if photo.filename is None else tidy(photo.filename),
-        confidence_threshold=photo.confidence_threshold,
-        metadata=metadata,
-    )
-
-
 def _image(stored: Outcome[Stored]) -> Outcome[IndexedImage]:
     if isinstance(stored, Exception):
         return stored
     return IndexedImage(status="created" if stored.created else "exists", **dict(stored.record))
-
-
-def _check_digest(id: str, digest: str) -> str:
-    """Return a valid id, unless it could be the SHA-256 of other bytes.
-
-    Raises:
-        BadParameter
-    """
-    if re.fullmatch("[0-9A-Fa-f]{64}", id) and id != digest:
-        raise BadParameter(
-            f"The id {id} looks like a SHA-256, but that of the photo is {digest}. Leave the id "
-            "out, or choose one that isn't 64 hexadecimal digits."
-        )
-    return id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from common.photo_encoder import PhotoEncoder
 
 from deployments.errors import InsetError, StoreFull, first_line
-from deployments.ingress.filenames import tidy
+from deployments.ingress.checking import check_photo
 from deployments.outcomes import Outcome, go_on
-from deployments.records import CheckedPhoto, EncodedPhoto, Metadata, Record, Stored
+from deployments.records import CheckedPhoto, EncodedPhoto, Metadata, NewPhoto, Record, Stored
 from deployments.settings import Settings
 from loading.sources import Source
 from loading.stores import StoreAccess
@@ -42,13 +41,13 @@ class Worker:
         """Store the photos of a batch of Ray Data.
 
         Args:
-            batch: `place` and `path` of each `Source`.
+            batch: `bucket` and `path` of each `Source`.
 
         Returns:
             Of each `file`, its `status`, which is `created`, `exists`, `failed` or `full`, and the
             `reason` if it failed. `full`: the store has no room.
         """
-        sources = [Source(*one) for one in zip(batch["place"], batch["path"], strict=True)]
+        sources = [Source(*one) for one in zip(batch["bucket"], batch["path"], strict=True)]
         results = [describe(outcome) for outcome in self.store(sources)]
         statuses, reasons = map(list, zip(*results, strict=True))
         return {"file": list(map(str, sources)), "status": statuses, "reason": reasons}
@@ -66,8 +65,7 @@ class Worker:
     def _read(self, source: Source) -> Outcome[CheckedPhoto]:
         try:
             data = source.read(self._max_bytes)
-            digest = hashlib.sha256(data).hexdigest()
-            return CheckedPhoto(digest, digest, data, tidy(source.name), None, self._metadata)
+            return check_photo(NewPhoto(data, filename=source.name, metadata=self._metadata))
         except Exception as error:  # it is this file's alone
             return error
 
