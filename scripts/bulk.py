@@ -152,7 +152,7 @@ def work(
     context.enable_progress_bars = False  # there is one already
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     batch = max(BATCH, settings.segmenter.batch_size)
-    rows = [{"place": source.place, "path": source.path} for source in sources]
+    rows = [{"bucket": source.bucket, "path": source.path} for source in sources]
     done = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / batch)).map_batches(
         Worker,
         fn_constructor_args=(settings, store, metadata),

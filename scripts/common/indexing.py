@@ -38,8 +38,8 @@ REQUESTS = 3  # at a time, if there are as many photos
 # A request has at most so many photos, and so many bytes if there are several.
 MOST_PHOTOS, MOST_BYTES = 16, 32_000_000
 RETRY_S = 2.0  # if the service doesn't say when
-# After so many photos in a row that were not stored yet, the next ones are sent without asking: a
-# question takes a twentieth of a photo's time.
+# After so many photos in a row that were not stored yet, the next ones are sent without asking,
+# because each question is a request of its own.
 ASKED_IN_VAIN = 16
 LINES = "application/x-ndjson"
 

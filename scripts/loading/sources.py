@@ -26,16 +26,16 @@ class Source:
     """A file that may be a photo.
 
     Attributes:
-        place: the URI of its bucket, with options (`s3://photos?region=eu-north-1`); "" for a file
+        bucket: the URI of its bucket, with options (`s3://photos?region=eu-north-1`); "" for a file
             of this machine or of a network drive.
         path: in that bucket, beginning with its name; or of the file.
     """
 
-    place: str
+    bucket: str
     path: str
 
     def __str__(self) -> str:
-        return f"{urlsplit(self.place).scheme}://{self.path}" if self.place else self.path
+        return f"{urlsplit(self.bucket).scheme}://{self.path}" if self.bucket else self.path
 
     @property
     def name(self) -> str:
@@ -48,10 +48,10 @@ class Source:
             OSError
             TooLarge: it has more than `max_bytes`, which are not read.
         """
-        if not self.place:
+        if not self.bucket:
             with open(self.path, "rb") as file:
                 return _read(file, max_bytes)
-        with file_system(self.place).open_input_stream(self.path) as stream:
+        with file_system(self.bucket).open_input_stream(self.path) as stream:
             return _read(stream, max_bytes)
 
 
@@ -76,12 +76,12 @@ def find_sources(names: Sequence[str]) -> list[Source]:
 
 def _find(name: str) -> Iterator[Source]:
     if "://" in name:
-        place, path = split(name)
+        bucket, path = split(name)
         wanted = fs.FileSelector(path, recursive=True)
-        for info in file_system(place).get_file_info(wanted):
+        for info in file_system(bucket).get_file_info(wanted):
             suffix = f".{info.extension.lower()}"
             if info.type == fs.FileType.File and suffix in SUFFIXES:
-                yield Source(place, info.path)
+                yield Source(bucket, info.path)
     elif name.endswith(".txt") and Path(name).is_file():
         for line in Path(name).read_text().splitlines():
             if "://" in line:
@@ -107,13 +107,13 @@ def split(uri: str) -> tuple[str, str]:
 
 
 @lru_cache
-def file_system(place: str) -> Any:
+def file_system(bucket: str) -> Any:
     """Return what reads a bucket.
 
     Raises:
         OSError, ValueError: it is no URI that pyarrow knows, or the bucket can't be reached.
     """
-    system, _ = fs.FileSystem.from_uri(place)
+    system, _ = fs.FileSystem.from_uri(bucket)
     return system
 
 

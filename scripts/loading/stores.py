@@ -63,27 +63,27 @@ class OwnStore:
             ray.get_runtime_context().get_node_id(), soft=False
         )
         # If it dies it comes back, and is asked again: what is stored by then, it finds.
-        owner: Any = ray.remote(Owner)
-        self._owner = owner.options(
+        process: Any = ray.remote(StoreProcess)
+        self._process = process.options(
             num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
         ).remote(path, encoder, max_bytes)
-        _answer(self._owner.find.remote([]))
+        _answer(self._process.find.remote([]))
 
     def find(self, wanted: list[tuple[str, str]]) -> list[Outcome[Record | None]]:
-        found: list[Outcome[Record | None]] = _answer(self._owner.find.remote(wanted))
+        found: list[Outcome[Record | None]] = _answer(self._process.find.remote(wanted))
         return found
 
     def put(
         self, photos: list[CheckedPhoto], encoded: list[Outcome[EncodedPhoto]]
     ) -> list[Outcome[Stored]]:
-        stored: list[Outcome[Stored]] = _answer(self._owner.put.remote(photos, encoded))
+        stored: list[Outcome[Stored]] = _answer(self._process.put.remote(photos, encoded))
         return stored
 
     def close(self) -> None:
-        _answer(self._owner.close.remote())
+        _answer(self._process.close.remote())
 
 
-class Owner:
+class StoreProcess:
     """The process that owns a store."""
 
     def __init__(self, path: Path, encoder: EncoderIdentity, max_bytes: int | None) -> None:

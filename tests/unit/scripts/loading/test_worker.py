@@ -75,7 +75,7 @@ def sources(folder: Path, **contents: bytes) -> dict[str, list[str]]:
     for name, data in contents.items():
         (folder / f"{name}.jpg").write_bytes(data)
     paths = [str(folder / f"{name}.jpg") for name in contents]
-    return {"place": [""] * len(paths), "path": paths}
+    return {"bucket": [""] * len(paths), "path": paths}
 
 
 def test_each_photo_is_stored_under_its_sha256(worker, everything, tmp_path) -> None:
@@ -97,7 +97,7 @@ def test_what_is_stored_is_not_encoded_again(worker, everything, tmp_path) -> No
 
 def test_each_error_is_that_of_its_file(worker, everything, tmp_path) -> None:
     batch = sources(tmp_path, a=b"one", b=b"bad", c=b"x" * 21, d=b"two")
-    batch["place"].append("")
+    batch["bucket"].append("")
     batch["path"].append(f"{tmp_path}/gone.jpg")
     answer = worker(batch)
     assert answer["status"] == ["created", "failed", "failed", "created", "failed"]
