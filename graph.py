@@ -1,11 +1,11 @@
 """The graph: which deployment is bound to which.
 
-    index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
+    index    bytes ─► PhotoEncoder ─► Store ─► (log) ─► ChunkIndex
     search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► Verifier ─► matches
 
 The Ingress runs both: `IndexFlow` and `SearchFlow` in `deployments/flows.py` are these two lines as
-code. A photo's crops and vectors go from deployment to deployment, not through the Ingress. The
-verifier gets the previews of photos from the store.
+code. The PhotoEncoder is a segmenter and an encoder in one replica, so that crops stay where they
+are cut. The verifier gets the previews of photos from the store.
 
 `serve run serve_config.yaml` calls `build` with the file's `args`.
 """
@@ -18,12 +18,12 @@ from typing import Any
 from ray.serve import Application
 
 from deployments.chunk_index.deployment import ChunkIndexDeployment
-from deployments.encoder.deployment import EncoderDeployment
+from deployments.encoder.deployment import QueryEncoderDeployment
 from deployments.encoder.files import find_encoder
 from deployments.flows import IndexFlow, SearchFlow
 from deployments.ingress.deployment import IngressDeployment
+from deployments.photo_encoder.deployment import PhotoEncoderDeployment
 from deployments.ranker import Ranker
-from deployments.segmenter.deployment import SegmenterDeployment
 from deployments.segmenter.files import find_detector
 from deployments.settings import Settings, display_name
 from deployments.startup import check_messages, ending_serve_run
@@ -44,18 +44,15 @@ def build(args: dict[str, Any]) -> Application:
         encoder = find_encoder(settings.encoder)
     images = settings.limits.image
 
-    segmenter = bind(
-        SegmenterDeployment,
+    photo_encoder = bind(
+        PhotoEncoderDeployment,
         settings.segmenter,
-        encoder.image_size,
-        encoder.squash,
+        settings.encoder,
         images,
         settings.facts,
+        encoder,
     )
-    index_encoder = bind(EncoderDeployment, settings.encoder, images, encoder, name="IndexEncoder")
-    query_encoder = bind(
-        EncoderDeployment, settings.encoder, images, encoder, low_latency=True, name="QueryEncoder"
-    )
+    query_encoder = bind(QueryEncoderDeployment, settings.encoder, images, encoder)
     store = bind(StoreDeployment, settings.store, encoder.identity)
     # The ranker works in the replicas of the chunk index, because another process costs a call.
     ranker = Ranker(settings.ranker)
@@ -66,7 +63,7 @@ def build(args: dict[str, Any]) -> Application:
 
     return bind(
         IngressDeployment,
-        index_flow=IndexFlow(segmenter, index_encoder, store, settings.segmenter.batch_size),
+        index_flow=IndexFlow(photo_encoder, store, settings.segmenter.batch_size),
         search_flow=SearchFlow(
             query_encoder, chunk_index, store, verifier, settings.verifier.candidates
         ),
@@ -77,9 +74,9 @@ def build(args: dict[str, Any]) -> Application:
     )
 
 
-def bind(deployment: Any, *args: Any, name: str | None = None, **kwargs: Any) -> Any:
+def bind(deployment: Any, *args: Any, **kwargs: Any) -> Any:
     """Bind a deployment to the arguments of its constructor.
 
     If it is passed to another deployment, each replica of that one gets a handle to it.
     """
-    return (deployment.options(name=name) if name else deployment).bind(*args, **kwargs)
+    return deployment.bind(*args, **kwargs)

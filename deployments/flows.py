@@ -1,6 +1,6 @@
 """The two ways through the deployments: indexing a photo, and searching by a query.
 
-index    bytes ─► Segmenter ─► IndexEncoder ─► Store ─► (log) ─► ChunkIndex
+index    bytes ─► PhotoEncoder ─► Store ─► (log) ─► ChunkIndex
 search   query ─► QueryEncoder ─► ChunkIndex and its Ranker ─► Store ─► Verifier ─► matches
 """
 
@@ -14,13 +14,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from deployments.errors import BadParameter, InsetError, UnknownSequence
+from deployments.errors import BadParameter, UnknownSequence
 from deployments.handles import (
     ChunkIndexHandle,
-    EncoderHandle,
     Later,
+    PhotoEncoderHandle,
+    QueryEncoderHandle,
     Response,
-    SegmenterHandle,
     StoreHandle,
     VerifierHandle,
 )
@@ -48,8 +48,8 @@ class IndexFlow:
     """The way from the bytes of photos to their records in the store.
 
     Args:
-        segmenter, encoder, store: the deployments, in the order of the calls.
-        batch_size: how many photos the segmenter takes at once.
+        photo_encoder, store: the deployments, in the order of the calls.
+        batch_size: how many photos the photo encoder takes at once.
 
     Attributes:
         group: how many photos go together at most.
@@ -57,14 +57,12 @@ class IndexFlow:
 
     def __init__(
         self,
-        segmenter: SegmenterHandle,
-        encoder: EncoderHandle,
+        photo_encoder: PhotoEncoderHandle,
         store: StoreHandle,
         batch_size: int,
     ) -> None:
         self.group = max(LEAST_GROUP, batch_size)
-        self.segmenter = segmenter
-        self.encoder = encoder
+        self.photo_encoder = photo_encoder
         self.store = store
 
     async def run(self, photos: Sequence[CheckedPhoto]) -> list[Outcome[Stored]]:
@@ -90,36 +88,18 @@ class IndexFlow:
         return [next(stored) if one is None else one for one in before]
 
     async def _store(self, photos: list[CheckedPhoto]) -> list[Outcome[Stored]]:
-        segmenter, encoder = self._by_reference
-        # The answers are not awaited, so crops and vectors go from replica to replica.
-        segmented = segmenter.segment.remote(photos)
-        encoded = encoder.encode_photos.remote(segmented)
+        encoded = await self.photo_encoder.encode.remote(photos)
         put = asyncio.ensure_future(_answer(self.store.put.remote(photos, encoded)))
         try:
             return await asyncio.shield(put)
         except asyncio.CancelledError:
-            # Nobody waits any longer, so no more work is done for them. But what the store has got
-            # it stores: then its answer is true, and an error would not be.
-            for response in (segmented, encoded):
-                response.cancel()
-            try:
-                return await asyncio.shield(put)
-            except InsetError:
-                raise
-            except Exception as error:  # what the store was waiting for was cancelled
-                raise asyncio.CancelledError from error
+            # Nobody waits any longer. But what the store has got it stores: then its answer is
+            # true, and an error would not be.
+            return await asyncio.shield(put)
 
     @cached_property
     def _places(self) -> asyncio.Semaphore:
         return asyncio.Semaphore(ON_THE_WAY)
-
-    @cached_property
-    def _by_reference(self) -> tuple[SegmenterHandle, EncoderHandle]:
-        """Handles that send large arguments (the crops) through shared memory, not by gRPC."""
-        return (
-            self.segmenter.options(_by_reference=True),
-            self.encoder.options(_by_reference=True),
-        )
 
 
 class SearchFlow:
@@ -133,7 +113,7 @@ class SearchFlow:
 
     def __init__(
         self,
-        encoder: EncoderHandle,
+        encoder: QueryEncoderHandle,
         chunk_index: ChunkIndexHandle,
         store: StoreHandle,
         verifier: VerifierHandle | None,

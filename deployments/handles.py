@@ -23,7 +23,6 @@ from deployments.records import (
     Preview,
     RankedPhoto,
     Record,
-    SegmentedPhoto,
     Stored,
     StoreState,
 )
@@ -31,7 +30,6 @@ from deployments.verification import Candidate, EncodedQuery, Look, Sighting, Sk
 
 P = ParamSpec("P")
 T_co = TypeVar("T_co", covariant=True)
-H = TypeVar("H", bound="Handle")
 
 
 class Response(Protocol[T_co]):
@@ -61,26 +59,17 @@ class Handle(Protocol):
 
     ping: Method[[], None]
 
-    def options(self: H, *, _by_reference: bool) -> H:
-        """Return the handle with other options.
 
-        Args:
-            _by_reference: send large arguments and answers through shared memory, whatever
-                `RAY_SERVE_USE_GRPC_BY_DEFAULT` says. Private in Ray; seen in 2.60.
-        """
+class PhotoEncoderHandle(Handle, Protocol):
+    """See `photo_encoder.deployment.PhotoEncoderDeployment`."""
 
-
-class SegmenterHandle(Handle, Protocol):
-    """See `segmenter.deployment.SegmenterDeployment`."""
-
-    segment: Method[[list[CheckedPhoto]], list[Outcome[SegmentedPhoto]]]
+    encode: Method[[list[CheckedPhoto]], list[Outcome[EncodedPhoto]]]
     thumbnail: Method[[bytes], bytes]
 
 
-class EncoderHandle(Handle, Protocol):
-    """See `encoder.deployment.EncoderDeployment`."""
+class QueryEncoderHandle(Handle, Protocol):
+    """See `encoder.deployment.QueryEncoderDeployment`."""
 
-    encode_photos: Method[[Later[list[Outcome[SegmentedPhoto]]]], list[Outcome[EncodedPhoto]]]
     encode_query: Method[[Later[bytes], Corners | None, bool], EncodedQuery]
     encode_looks: Method[[Later[bytes], list[Look]], np.ndarray]
     encode_text: Method[[str], np.ndarray]
@@ -105,7 +94,7 @@ class VerifierHandle(Handle, Protocol):
 class StoreHandle(Handle, Protocol):
     """See `store.deployment.StoreDeployment`."""
 
-    put: Method[[list[CheckedPhoto], Later[list[Outcome[EncodedPhoto]]]], list[Outcome[Stored]]]
+    put: Method[[list[CheckedPhoto], list[Outcome[EncodedPhoto]]], list[Outcome[Stored]]]
     delete: Method[[str], int]
     keep_thumbnail: Method[[str, str, bytes], bool]
     keep_preview: Method[[str, str, bytes], bool]

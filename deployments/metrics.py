@@ -89,7 +89,7 @@ class Stage:
         )
         self._items = self._counter(
             "inset_stage_items_total",
-            "Items that were worked at: photos, crops, searches, changes or reads.",
+            "Items that were worked at: photos, queries, searches, changes or reads.",
         )
         self._waits = self._counter(
             "inset_wait_seconds_total", "Seconds that items waited until they were worked at."

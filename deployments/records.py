@@ -95,39 +95,19 @@ class CheckedPhoto:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentedPhoto:
-    """What the segmenter makes of a photo.
+class EncodedPhoto:
+    """A photo ready to be stored.
 
     Attributes:
         width, height: size of the upright photo, pixels.
         media_type: the type that the decoder found, e.g. `image/jpeg`.
         animated: it has several frames; only the first one is used.
         chunks: the detections, most confident first, then the tiles, then the whole photo.
-        crops: uint8 `[len(chunks), s, s, 3]`, RGB, one for each chunk.
+        vectors: float32 `[len(chunks), d]`, L2-normalised, one for each chunk.
         thumbnail: an encoded image, see `segmenter.thumbnails.make_thumbnail`.
         preview: an encoded image, see `compute.previews.make_preview`.
         skipped: how many other pictures the file holds: frames, pages, previews.
         facts: what the photo was asked about itself, and its answers.
-    """
-
-    width: int
-    height: int
-    media_type: str
-    animated: bool
-    chunks: list[Chunk]
-    crops: np.ndarray
-    thumbnail: bytes
-    preview: bytes
-    skipped: int = 0
-    facts: Facts = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPhoto:
-    """A photo ready to be stored: a `SegmentedPhoto` with vectors instead of crops.
-
-    Attributes:
-        vectors: float32 `[len(chunks), d]`, L2-normalised.
     """
 
     width: int

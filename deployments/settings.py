@@ -91,7 +91,7 @@ class SegmenterSettings(NetworkSection):
 
 class EncoderSettings(NetworkSection):
     pretrained_model_name_or_path: str = "openai/clip-vit-base-patch32"
-    batch_size: int = Field(16, ge=1, le=4096)
+    batch_size: int = Field(32, ge=1, le=4096)
 
 
 class ChunkIndexSettings(Section):

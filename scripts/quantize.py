@@ -155,7 +155,7 @@ def cut_crops(settings: SegmenterSettings, encoder: Encoder, data: list[bytes]) 
         (segmented,) = segmenter.segment([photo])
         if isinstance(segmented, Exception):
             raise segmented  # `read_photos` has left such photos out
-        some.append(random.permutation(segmented.crops)[:CROPS])
+        some.append(random.permutation(segmented.crops.cpu().numpy())[:CROPS])
     crops = random.permutation(np.concatenate(some))
     return np.array_split(crops, -(-len(crops) // CROPS))
 

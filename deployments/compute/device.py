@@ -103,9 +103,14 @@ def pinned(array: np.ndarray, device: torch.device) -> np.ndarray:
 
 def upload(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """Copy an array to a device, in the order of its stream, without waiting for a GPU."""
-    if device.type != "cpu" and not torch.from_numpy(array).is_pinned():
-        array = pinned(array, device)
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    return move(torch.from_numpy(array), device)
+
+
+def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device if it isn't there; see `upload`."""
+    if tensor.device.type == "cpu" and device.type != "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 def download(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:

@@ -21,6 +21,8 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+CPU = torch.device("cpu")
+
 # Several replicas share the cores. OpenMP threads that spin while they wait take the cores from
 # the other replicas, which halved the indexing rate. The variable must be in the environment
 # before torch is loaded.
@@ -39,6 +41,8 @@ HUGE_PAGES_REPLICA: dict[str, Any] = {
 
 # Of what works on photos. Beside others with 0, it gets a thirtieth of their time.
 NICENESS = 15
+# On a GPU: while it computes for one pass, files are decoded for another, and results are fetched.
+GPU_PASSES = 3
 
 
 def count_cores() -> int:
@@ -47,7 +51,10 @@ def count_cores() -> int:
 
 
 def compute_threads(
-    threads: int | None, passes: int = 1, patient: bool = False
+    threads: int | None,
+    passes: int = 1,
+    patient: bool = False,
+    device: torch.device = CPU,
 ) -> ThreadPoolExecutor:
     """Return the threads that a replica runs its network in.
 
@@ -59,13 +66,17 @@ def compute_threads(
             to the replica's `num_cpus`, which is a share for scheduling and not a limit.
         passes: how many passes of the network run at the same time.
         patient: let all other work on this machine go first, see `let_others_first`.
+        device: where the network computes. On a GPU each thread has a stream of its own, so that
+            one pass doesn't wait for what another one has asked for.
     """
-    team = (threads or count_cores()) // passes
+    team = max(1, (threads or count_cores()) // passes)
 
     def begin() -> None:
         torch.set_num_threads(team)
         if patient:
             let_others_first()
+        if device.type == "cuda":
+            torch.cuda.set_stream(torch.cuda.Stream(device))
 
     return ThreadPoolExecutor(passes, initializer=begin)
 
@@ -83,16 +94,20 @@ def let_others_first() -> None:
     os.setpriority(os.PRIO_PROCESS, this, niceness)
 
 
-def passes_at_once(threads: int | None, placement: Placement) -> int:
+def passes_at_once(threads: int | None, placements: Sequence[Placement]) -> int:
     """Return how many passes at the same time use a replica's threads best.
 
     The threads of one team wait for each other after each layer, so passes of one thread each do
-    more work (see docs/design.md). OpenVINO gains nothing from this, and a GPU schedules its passes
-    itself.
+    more work (see docs/design.md). OpenVINO gains nothing from this.
+
+    Args:
+        placements: of the networks that run one after the other in a pass.
     """
-    if placement.backend == "torch" and placement.device.type == "cpu":
-        return threads or count_cores()
-    return 1
+    if any(placement.device.type == "cuda" for placement in placements):
+        return GPU_PASSES
+    if any(placement.backend == "openvino" for placement in placements):
+        return 1
+    return threads or count_cores()
 
 
 def load_with_threads(threads: int | None, load: Callable[[], T]) -> T:
@@ -112,14 +127,20 @@ class Passes:
         threads: CPU threads of all passes together; None for all cores.
         at_once: how many passes run at the same time.
         patient: whether they let all other work on this machine go first.
+        device: where the network computes.
     """
 
     def __init__(
-        self, settings: NetworkSection, threads: int | None, at_once: int, patient: bool
+        self,
+        settings: NetworkSection,
+        threads: int | None,
+        at_once: int,
+        patient: bool,
+        device: torch.device = CPU,
     ) -> None:
         self._settings = settings
         self._at_once = at_once
-        self._threads = compute_threads(threads, at_once, patient)
+        self._threads = compute_threads(threads, at_once, patient, device)
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
         """Run a single pass, and wait for it."""

@@ -1,4 +1,4 @@
-"""The encoder as a deployment. The graph binds it twice: for photos and for queries."""
+"""The encoder of queries as a deployment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from deployments.compute.replicas import (
     COMPUTING_REPLICA,
     Passes,
     load_with_threads,
-    passes_at_once,
 )
 from deployments.compute.sketches import make_sketch
 from deployments.decoding.decoder import Decoder
@@ -25,91 +24,51 @@ from deployments.errors import BadParameter, InsetError
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
 from deployments.metrics import Stage, measure_decoder
-from deployments.outcomes import Outcome, outcome_of_each
-from deployments.records import EncodedPhoto, SegmentedPhoto
 from deployments.settings import HEALTH_CHECK_S, EncoderSettings
 from deployments.verification import EncodedQuery, Look, Sketch
 
 
 @serve.deployment(
+    name="QueryEncoder",
     max_ongoing_requests=64,
     max_queued_requests=256,
     health_check_period_s=HEALTH_CHECK_S,
     ray_actor_options=COMPUTING_REPLICA,
 )
-class EncoderDeployment:
-    """An `Encoder` that works on batches, which are limited by their number of crops.
+class QueryEncoderDeployment:
+    """An `Encoder` of queries, which encodes a single one quickly, and many of them in batches.
 
-    The graph binds it twice, so that a search doesn't wait behind the crops of the photos that are
-    being indexed.
+    Photos have an encoder of their own, so that a search doesn't wait behind those that are being
+    indexed.
 
     Args:
         found: the encoder that the graph was built with; each replica must load the same.
-        low_latency: encode a single query quickly, rather than many crops per second.
 
     Raises:
         EncoderMismatch: the files on this node are others, or were changed in the meantime.
     """
 
-    def __init__(
-        self,
-        settings: EncoderSettings,
-        limits: ImageLimits,
-        found: EncoderFiles,
-        low_latency: bool = False,
-    ) -> None:
+    def __init__(self, settings: EncoderSettings, limits: ImageLimits, found: EncoderFiles) -> None:
         join_the_log()
         self.decoder = Decoder(limits)
         self.encoder = load_with_threads(settings.threads, lambda: Encoder(settings))
         self.encoder.files.require_same_as(found)
-        threads, at_once = settings.threads, 1
-        if not low_latency:
-            at_once = passes_at_once(threads, self.encoder.placement)
-        elif self.encoder.files.is_small:
+        threads = settings.threads
+        if self.encoder.files.is_small:
             threads = threads or 1
-        self.passes = Passes(settings, threads, at_once, patient=not low_latency)
+        device = self.encoder.placement.device
+        self.passes = Passes(settings, threads, at_once=1, patient=False, device=device)
         # The first pass is slow (memory, kernels), so no request should wait for it.
         size = self.encoder.files.image_size
-        self.passes.run(self.encoder.encode_photos, [np.zeros((1, size, size, 3), np.uint8)])
-        if low_latency:
-            self.decoder.start()
-            measure_decoder(self.decoder)
+        self.passes.run(self.encoder.encode_images, np.zeros((1, size, size, 3), np.uint8))
+        self.decoder.start()
+        measure_decoder(self.decoder)
         self._decoding = Stage("decode")
         self._encode_texts = self.passes.batched(self._encode_texts_together, stage="encode text")
         self._encode_images = self.passes.batched(
             self._encode_images_together,
-            stage="encode",
-            batch_size_fn=lambda photos: sum(map(len, photos)),
-        )
-
-    async def encode_photos(
-        self, photos: list[Outcome[SegmentedPhoto]]
-    ) -> list[Outcome[EncodedPhoto]]:
-        """Replace the crops of photos by their vectors.
-
-        Args:
-            photos: as they were segmented; an error stays what it is.
-
-        Returns:
-            Of each the encoded photo, or its error. It is an InsetError if a crop has no usable
-            vector, or Unavailable.
-        """
-        return await outcome_of_each(map(self._encode_photo, photos))
-
-    async def _encode_photo(self, photo: Outcome[SegmentedPhoto]) -> Outcome[EncodedPhoto]:
-        if isinstance(photo, Exception):
-            return photo
-        return EncodedPhoto(
-            photo.width,
-            photo.height,
-            photo.media_type,
-            photo.animated,
-            photo.chunks,
-            await self._encode_crops(photo.crops),
-            photo.thumbnail,
-            photo.preview,
-            photo.skipped,
-            photo.facts,
+            stage="encode query",
+            batch_size_fn=lambda queries: sum(map(len, queries)),
         )
 
     async def encode_query(
@@ -188,7 +147,7 @@ class EncoderDeployment:
         return scale_crop(whole, (x1, y1, x2, y2), files.image_size, files.squash).numpy()
 
     def _encode_images_together(self, crops: list[np.ndarray]) -> list[np.ndarray | InsetError]:
-        return self.encoder.encode_photos(crops)
+        return self.encoder.encode_photos(list(map(torch.from_numpy, crops)))
 
     def _encode_texts_together(self, texts: list[str]) -> list[np.ndarray]:
         return list(self.encoder.encode_texts(texts))

@@ -12,7 +12,7 @@ import torch
 
 from deployments.compute.backends import build_network
 from deployments.compute.crops import scale_crop
-from deployments.compute.device import place, upload
+from deployments.compute.device import download, move, place
 from deployments.encoder.files import find_encoder
 from deployments.errors import BadParameter, InsetError
 from deployments.settings import EncoderSettings
@@ -61,11 +61,12 @@ class Encoder:
             std=self.files.std,
         )
 
-    def encode_images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    def encode_images(self, images: Sequence[np.ndarray] | np.ndarray | torch.Tensor) -> np.ndarray:
         """Encode images.
 
         Args:
-            images: uint8 `[height, width, 3]` each, RGB, of any size; or one array of all.
+            images: uint8 `[height, width, 3]` each, RGB, of any size; or one array of all; or a
+                tensor on any device.
 
         Returns:
             float32 `[len(images), dimension]`, L2-normalised.
@@ -75,8 +76,11 @@ class Encoder:
         """
         return _result_of(self._checked(self._embed_images(images), "pictures"))
 
-    def encode_photos(self, crops: Sequence[np.ndarray]) -> list[np.ndarray | InsetError]:
-        """Encode the crops of several photos together; see `encode_images`.
+    def encode_photos(self, crops: Sequence[torch.Tensor]) -> list[np.ndarray | InsetError]:
+        """Encode the crops of several photos together.
+
+        Args:
+            crops: of each photo uint8 `[n, image_size, image_size, 3]`, on one device.
 
         Returns:
             One result for each photo, in order: the vectors of its crops, or its error. An error
@@ -84,7 +88,7 @@ class Encoder:
         """
         if not crops:
             return []
-        vectors = self._embed_images(np.concatenate(crops))
+        vectors = self._embed_images(torch.cat(list(crops)))
         ends = np.cumsum([len(of_photo) for of_photo in crops])
         return [self._checked(of_photo, "pictures") for of_photo in np.split(vectors, ends[:-1])]
 
@@ -113,18 +117,21 @@ class Encoder:
             return_tensors="pt",
         )
         with torch.inference_mode():
-            vectors = _normalised(model(**tokens.to(self.placement.device)).text_embeds)
+            embeds = model(**tokens.to(self.placement.device)).text_embeds
+            (vectors,) = download([_normalised(embeds)])
         return _result_of(self._checked(vectors, "texts"))
 
-    def squares(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
+    def squares(self, images: Sequence[np.ndarray] | np.ndarray | torch.Tensor) -> torch.Tensor:
         """Scale images to the input of the image tower.
 
         Returns:
             uint8 `[len(images), 3, image_size, image_size]` on the device.
         """
         size = self.files.image_size
-        if isinstance(images, np.ndarray) and images.shape[1:3] == (size, size):
-            pixels = upload(images, self.placement.device)  # crops, which have this size already
+        if isinstance(images, np.ndarray):
+            images = torch.from_numpy(images)
+        if isinstance(images, torch.Tensor) and images.shape[1:3] == (size, size):
+            pixels = move(images, self.placement.device)  # crops, which have this size already
         else:
             pixels = torch.stack(
                 [
@@ -139,14 +146,14 @@ class Encoder:
             )
         return pixels.permute(0, 3, 1, 2)
 
-    def _embed_images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    @torch.inference_mode()
+    def _embed_images(self, images: Sequence[np.ndarray] | np.ndarray | torch.Tensor) -> np.ndarray:
         batch_size = self.settings.batch_size
-        batches = [np.zeros((0, self.files.identity.dimension), np.float32)]
+        batches = [torch.zeros(0, self.files.identity.dimension)]
         for start in range(0, len(images), batch_size):
-            with torch.inference_mode():
-                squares = self.squares(images[start : start + batch_size])
-                batches.append(_normalised(self.tower(squares)))
-        return np.concatenate(batches)
+            squares = self.squares(images[start : start + batch_size])
+            batches.append(_normalised(self.tower(squares)))
+        return np.concatenate(download(batches))
 
     def _checked(self, vectors: np.ndarray, what: str) -> np.ndarray | InsetError:
         """Return vectors, or the error of whoever asked for them if some can't be compared.
@@ -185,5 +192,5 @@ def _result_of(outcome: np.ndarray | InsetError) -> np.ndarray:
     return outcome
 
 
-def _normalised(embeddings: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(embeddings.float(), dim=-1).cpu().numpy()
+def _normalised(embeddings: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(embeddings.float(), dim=-1)

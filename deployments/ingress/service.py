@@ -297,7 +297,7 @@ class Inset:
             thumbnail = await self.store.thumbnail.remote(check_id(id))
             if thumbnail is None:
                 record, original = await self.store.get.remote(id)
-                thumbnail = await self.index_flow.segmenter.thumbnail.remote(original)
+                thumbnail = await self.index_flow.photo_encoder.thumbnail.remote(original)
                 try:
                     await self.store.keep_thumbnail.remote(id, record.sha256, thumbnail)
                 except StoreFull as error:
@@ -368,8 +368,7 @@ class Inset:
             Unavailable
         """
         deployments: Deployments = [
-            self.index_flow.segmenter,
-            self.index_flow.encoder,
+            self.index_flow.photo_encoder,
             self.search_flow.encoder,
             self.search_flow.chunk_index,
             self.store,

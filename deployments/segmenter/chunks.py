@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from deployments.boxes import outer_box
 from deployments.tiles import tile_boxes
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 TILE_IOU = 0.7  # a tile that overlaps an object by more would give nearly the same chunk
 # Weights of red, green and blue in a grey value (ITU-R BT.601), as in Pillow.
-GREY = np.array([0.299, 0.587, 0.114], np.float32)
+GREY = (0.299, 0.587, 0.114)
 
 
 class ChunkBoxes(NamedTuple):
@@ -71,6 +72,11 @@ def distinct_tiles(tiles: list[Box], objects: list[Box]) -> list[Box]:
     return [tile for tile, is_equal in zip(tiles, equal.tolist(), strict=True) if not is_equal]
 
 
-def contrast(pixels: np.ndarray) -> float:
-    """Return the standard deviation of the grey values of uint8 `[h, w, 3]`: 0 to 127.5."""
-    return float((pixels.astype(np.float32) @ GREY).std())
+def contrasts(crops: torch.Tensor) -> list[float]:
+    """Return the standard deviation of each crop's grey values, 0 to 127.5.
+
+    Args:
+        crops: uint8 `[n, h, w, 3]`, on any device.
+    """
+    grey = crops.float() @ torch.tensor(GREY, device=crops.device)
+    return grey.flatten(1).std(1, correction=0).tolist()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from deployments.compute.crops import scale_crops
-from deployments.compute.device import download, pinned, place, upload
+from deployments.compute.device import pinned, place, upload
 from deployments.compute.jpegs import scale_down
 from deployments.compute.previews import make_preview
 from deployments.decoding.decoder import Decoder
@@ -20,13 +20,56 @@ from deployments.decoding.image import DecodedImage
 from deployments.errors import BadParameter
 from deployments.limits import PREVIEW_SIDE, ImageLimits
 from deployments.outcomes import Outcome
-from deployments.records import Chunk, SegmentedPhoto
-from deployments.segmenter.chunks import choose_boxes, contrast
+from deployments.records import Chunk, EncodedPhoto, Facts
+from deployments.segmenter.chunks import choose_boxes, contrasts
 from deployments.segmenter.detection import Detections
 from deployments.segmenter.detectors import load_detector
 from deployments.segmenter.files import find_detector
 from deployments.segmenter.thumbnails import make_thumbnail
 from deployments.settings import SegmenterSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentedPhoto:
+    """What the segmenter makes of a photo.
+
+    Attributes:
+        width, height: size of the upright photo, pixels.
+        media_type: the type that the decoder found, e.g. `image/jpeg`.
+        animated: it has several frames; only the first one is used.
+        chunks: the detections, most confident first, then the tiles, then the whole photo.
+        crops: uint8 `[len(chunks), s, s, 3]`, RGB, one for each chunk, on the segmenter's device.
+        thumbnail: an encoded image, see `thumbnails.make_thumbnail`.
+        preview: an encoded image, see `compute.previews.make_preview`.
+        skipped: how many other pictures the file holds: frames, pages, previews.
+        facts: what the photo was asked about itself, and its answers.
+    """
+
+    width: int
+    height: int
+    media_type: str
+    animated: bool
+    chunks: list[Chunk]
+    crops: torch.Tensor
+    thumbnail: bytes
+    preview: bytes
+    skipped: int = 0
+    facts: Facts = field(default_factory=dict)
+
+    def encoded(self, vectors: np.ndarray) -> EncodedPhoto:
+        """Return the photo with the vectors of its crops instead of these."""
+        return EncodedPhoto(
+            self.width,
+            self.height,
+            self.media_type,
+            self.animated,
+            self.chunks,
+            vectors,
+            self.thumbnail,
+            self.preview,
+            self.skipped,
+            self.facts,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +205,14 @@ class Segmenter:
 
     def _cut(
         self, photos: list[torch.Tensor], found: list[Detections]
-    ) -> list[tuple[list[Chunk], np.ndarray]]:
-        """Cut the chunks from the full-resolution pixels, and fetch all crops at once."""
+    ) -> list[tuple[list[Chunk], torch.Tensor]]:
+        """Cut the chunks from the full-resolution pixels."""
         chunks = [
             self._chunks(photo.shape[0], photo.shape[1], detections)
             for photo, detections in zip(photos, found, strict=True)
         ]
         boxes = [np.array([chunk.box for chunk in of_photo]) for of_photo in chunks]
-        crops = download(scale_crops(photos, boxes, self.crop_size, self.squash))
+        crops = scale_crops(photos, boxes, self.crop_size, self.squash)
         return [self._without_flat_tiles(*of_photo) for of_photo in zip(chunks, crops, strict=True)]
 
     def _chunks(self, height: int, width: int, detections: Detections) -> list[Chunk]:
@@ -192,13 +235,13 @@ class Segmenter:
         ]
 
     def _without_flat_tiles(
-        self, chunks: list[Chunk], crops: np.ndarray
-    ) -> tuple[list[Chunk], np.ndarray]:
+        self, chunks: list[Chunk], crops: torch.Tensor
+    ) -> tuple[list[Chunk], torch.Tensor]:
         if not self.settings.min_tile_contrast:
             return chunks, crops
         kept = [
             number
-            for number, chunk in enumerate(chunks)
-            if chunk.source != "tile" or contrast(crops[number]) >= self.settings.min_tile_contrast
+            for number, (chunk, contrast) in enumerate(zip(chunks, contrasts(crops), strict=True))
+            if chunk.source != "tile" or contrast >= self.settings.min_tile_contrast
         ]
         return [chunks[number] for number in kept], crops[kept]

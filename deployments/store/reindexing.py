@@ -22,6 +22,7 @@ import lmdb
 
 from deployments.errors import CorruptRecord, InsetError, StoreFull, StoreUnusable
 from deployments.files import replacing, sync
+from deployments.outcomes import Outcome
 from deployments.records import EncodedPhoto, EncoderIdentity, Record
 from deployments.store.access import (
     DATA,
@@ -51,7 +52,7 @@ MOST_DATABASES = 16  # of a store of any format
 PORTION = 1000  # ids that are compared at a time
 
 # Segments and encodes originals. One result for each, in order: the photo, or its error.
-Encode = Callable[[Sequence[bytes]], Sequence[EncodedPhoto | InsetError]]
+Encode = Callable[[Sequence[bytes]], Sequence[Outcome[EncodedPhoto]]]
 
 
 class NeededDatabases(NamedTuple):
@@ -343,6 +344,8 @@ class Reindexing:
             if isinstance(photo, InsetError):
                 self._state.left_out[record.id] = record.filename, photo.detail
                 continue
+            if isinstance(photo, Exception):  # a mistake of ours says nothing about the photo
+                raise photo
             operations.append(
                 Put(
                     record.id,

@@ -26,7 +26,7 @@ from deployments.compute.weights import yolov5_weights
 from deployments.records import Box
 from deployments.segmenter.canvas_detectors import CPU_BATCH
 from deployments.segmenter.checkpoint import read_checkpoint
-from deployments.segmenter.chunks import contrast, distinct_tiles
+from deployments.segmenter.chunks import contrasts, distinct_tiles
 from deployments.segmenter.letterbox import PADDING_GREY, Letterbox, square_letterbox
 from deployments.segmenter.suppression import select
 from deployments.segmenter.yolov5 import load_network
@@ -108,11 +108,12 @@ class Plain:
             *image.size, self.settings.tiles, self.settings.max_tiles, self.settings.tile_overlap
         )
         least = self.settings.min_tile_contrast
-        others = [
-            tile
-            for tile in distinct_tiles(tiles, objects)
-            if not least or contrast(np.asarray(self.cut(image, tile))) >= least
-        ]
+        others = distinct_tiles(tiles, objects)
+        if least and others:
+            cut = [np.asarray(self.cut(image, tile)) for tile in others]
+            crops = torch.from_numpy(np.stack(cut))
+            pairs = zip(others, contrasts(crops), strict=True)
+            others = [tile for tile, contrast in pairs if contrast >= least]
         return [*objects, *others, (0, 0, *image.size)]
 
     def cut(self, image: Image.Image, box: Box) -> Image.Image:

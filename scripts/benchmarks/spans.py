@@ -23,8 +23,8 @@ from deployments.decoding import decoder
 from deployments.encoder import deployment as encoder_deployment
 from deployments.encoder import encoder
 from deployments.ingress import deployment as ingress_deployment
+from deployments.photo_encoder import deployment as photo_encoder_deployment
 from deployments.segmenter import canvas_detectors, segmenter
-from deployments.segmenter import deployment as segmenter_deployment
 from deployments.store import deployment as store_deployment
 from deployments.store import store
 from deployments.verifier import deployment as verifier_deployment
@@ -39,8 +39,8 @@ FOLDER = "INSET_SPANS"  # the variable of the environment that names the folder 
 # is called in `segmenter`, for example. Labels are the qualified names.
 DEPLOYMENTS: list[tuple[Any, list[str]]] = [
     (ingress_deployment.IngressDeployment, ["_store", "search"]),
-    (segmenter_deployment.SegmenterDeployment, ["segment"]),
-    (encoder_deployment.EncoderDeployment, ["encode_photos", "encode_query", "encode_looks"]),
+    (photo_encoder_deployment.PhotoEncoderDeployment, ["encode"]),
+    (encoder_deployment.QueryEncoderDeployment, ["encode_query", "encode_looks"]),
     (chunk_index_deployment.ChunkIndexDeployment, ["rank", "rank_all"]),
     (store_deployment.StoreDeployment, ["find", "put", "records", "previews"]),
     (verifier_deployment.VerifierDeployment, ["verify", "verify_again"]),
@@ -50,7 +50,7 @@ CLASSES: list[tuple[type, list[str]]] = [
     (segmenter.Segmenter, ["segment", "_cut"]),
     (canvas_detectors.CanvasDetector, ["detect"]),
     (decoder.Decoder, ["decode"]),
-    (encoder.Encoder, ["encode_images", "squares"]),
+    (encoder.Encoder, ["encode_photos", "squares"]),
     (index.ChunkIndex, ["search"]),
     (store.Store, ["apply"]),
     (verifier.Verifier, ["verify", "verify_again"]),

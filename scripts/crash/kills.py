@@ -26,8 +26,7 @@ ALL = "the whole of Ray"
 VICTIMS = {
     "Store": "ServeReplica:inset:Store",
     "ChunkIndex": "ServeReplica:inset:ChunkIndex",
-    "Segmenter": "ServeReplica:inset:Segmenter",
-    "IndexEncoder": "ServeReplica:inset:IndexEncoder",
+    "PhotoEncoder": "ServeReplica:inset:PhotoEncoder",
     "QueryEncoder": "ServeReplica:inset:QueryEncoder",
     "Verifier": "ServeReplica:inset:Verifier",
     "Ingress": "ServeReplica:inset:Ingress",

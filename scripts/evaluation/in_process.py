@@ -75,7 +75,7 @@ def index_photos(
             for photo, result in zip(batch, segmented, strict=True):
                 if isinstance(result, Exception):
                     raise EvaluationFailed(f"{photo.file}: {result}")
-                vectors[photo.id] = encoder.encode(result.crops)
+                vectors[photo.id] = encoder.encode(result.crops.cpu().numpy())
                 chunks[photo.id] = [chunk.box for chunk in result.chunks]
             seconds += time.monotonic() - began
             bar.update(len(batch))

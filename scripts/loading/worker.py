@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from common.photo_encoder import PhotoEncoder
+from common.photo_encoding import PhotoEncoding
 
 from deployments.errors import InsetError, StoreFull, first_line
 from deployments.ingress.checking import check_photo
@@ -34,7 +34,7 @@ class Worker:
         self._max_bytes = settings.limits.max_image_bytes
         self._store = store
         self._metadata = metadata
-        self._encoder = PhotoEncoder(settings)
+        self._encoding = PhotoEncoding(settings)
         self._reading = ThreadPoolExecutor(READING_THREADS, "reading")
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
@@ -80,7 +80,7 @@ class Worker:
     def _encode(self, images: Sequence[bytes]) -> list[Outcome[EncodedPhoto]]:
         """Encode photos; if that fails, one by one, so that only what is wrong fails."""
         try:
-            return list(self._encoder.encode(images))
+            return self._encoding.encode(images)
         except Exception as error:
             if len(images) == 1:
                 return [error]

@@ -29,7 +29,7 @@ from deployments.store.store import Store
 from upkeep.outcomes import NOT_IN_PLACE, WRONG, Refused
 
 if TYPE_CHECKING:
-    from common.photo_encoder import PhotoEncoder
+    from common.photo_encoding import PhotoEncoding
 
 # Photos that are encoded at once, at least; and that are asked about themselves.
 REINDEXED_AT_ONCE, ASKED_AT_ONCE = 8, 32
@@ -146,10 +146,10 @@ def encoding(settings: Settings) -> Encode:
     """Return what encodes photos as a config says. The networks are loaded when it is called."""
 
     @cache
-    def load() -> PhotoEncoder:
-        from common.photo_encoder import PhotoEncoder  # takes seconds
+    def load() -> PhotoEncoding:
+        from common.photo_encoding import PhotoEncoding  # takes seconds
 
-        return PhotoEncoder(settings)
+        return PhotoEncoding(settings)
 
     return lambda images: load().encode(images)
 

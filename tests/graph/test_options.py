@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from contextlib import asynccontextmanager
-from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -42,12 +41,12 @@ pytestmark = pytest.mark.usefixtures("batches_without_replicas")
 SMALL = {"image_size": 64, "dtype": "float32", "device": "cpu"}
 
 
-def segment(data, tmp_path, threshold=None, **options):
-    segmenter = make("Segmenter", tmp_path, {"segmenter": options})
-    return asyncio.run(one(segmenter.segment([to_segment(data, threshold)])))
+def encode_photo(data, tmp_path, threshold=None, **options):
+    made = make("PhotoEncoder", tmp_path, {"segmenter": options})
+    return asyncio.run(one(made.encode([checked(data, threshold)])))
 
 
-def to_segment(data, threshold=None):
+def checked(data, threshold=None):
     return CheckedPhoto("a", "0" * 64, data, None, threshold, {})
 
 
@@ -66,30 +65,34 @@ def test_model_name_or_path(tmp_path):
     file.parent.mkdir()
     file.symlink_to(find_detector(SegmenterSettings()).path)
     changes = {"segmenter": SMALL | {"model_name_or_path": str(file)}}
-    segmenter = make("Segmenter", tmp_path, changes)
-    assert "motorcycle" in segmenter.segmenter.detector.names
+    made = make("PhotoEncoder", tmp_path, changes)
+    assert "motorcycle" in made.photo_encoder.segmenter.detector.names
     assert bound(tmp_path, changes)["Ingress"].init_kwargs["detector"] == "my/detector.pt"
     file.unlink()
     file.write_bytes(b"no checkpoint")
     with pytest.raises(ModelUnavailable, match=r"detector\.pt"):
-        make("Segmenter", tmp_path, changes)
+        make("PhotoEncoder", tmp_path, changes)
 
 
 @pytest.mark.slow
 def test_confidence_threshold(pictures, tmp_path):
     found = [
-        len(segment(pictures["coffee"], tmp_path, tiles=[], confidence_threshold=threshold).chunks)
+        len(
+            encode_photo(
+                pictures["coffee"], tmp_path, tiles=[], confidence_threshold=threshold
+            ).chunks
+        )
         for threshold in (0.05, 0.3, 0.95)
     ]
     assert found[0] > found[1] > found[2] == 1
-    photo = segment(pictures["coffee"], tmp_path, tiles=[], confidence_threshold=0.05)
+    photo = encode_photo(pictures["coffee"], tmp_path, tiles=[], confidence_threshold=0.05)
     assert all(chunk.confidence > 0.05 for chunk in photo.chunks[:-1])
 
 
 @pytest.mark.slow
 def test_iou_threshold(pictures, tmp_path):
     def cups(iou_threshold):
-        photo = segment(pictures["coffee"], tmp_path, iou_threshold=iou_threshold)
+        photo = encode_photo(pictures["coffee"], tmp_path, iou_threshold=iou_threshold)
         return [chunk.label for chunk in photo.chunks].count("cup")
 
     assert cups(0.45) == 1
@@ -101,18 +104,19 @@ def test_image_size(tmp_path, pictures):
     """What the network is given, of a photo of 451 x 300 pixels."""
     shapes = []
     for size in (64, 320):
-        segmenter = make("Segmenter", tmp_path, {"segmenter": SMALL | {"image_size": size}})
-        segmenter.segmenter.detector.network.register_forward_pre_hook(
+        made = make("PhotoEncoder", tmp_path, {"segmenter": SMALL | {"image_size": size}})
+        segmenter = made.photo_encoder.segmenter
+        segmenter.detector.network.register_forward_pre_hook(
             lambda _, args: shapes.append(tuple(args[0].shape[2:]))
         )
-        segmenter.segmenter.segment([pictures["chelsea"]])
+        segmenter.segment([pictures["chelsea"]])
     assert [max(shape) for shape in shapes] == [64, 320]
 
 
 @pytest.mark.slow
 def test_tiles_their_overlap_max_tiles_and_min_tile_contrast(pictures, tmp_path):
     def count(**options):
-        photo = segment(pictures["coffee"], tmp_path, **SMALL, **options)
+        photo = encode_photo(pictures["coffee"], tmp_path, **SMALL, **options)
         return [chunk.source for chunk in photo.chunks].count("tile")
 
     assert count(tiles=[]) == 0
@@ -141,13 +145,13 @@ async def begin_in_turn(calls, sizes, waiting):
     await asyncio.gather(*begun)
 
 
-async def photo_batches(segmenter, photos, waiting=None):
+async def photo_batches(made, photos, waiting=None):
     """How many photos went through the network at once; see `begin_in_turn`."""
     sizes = []
-    segmenter.segmenter.detector.network.register_forward_pre_hook(
+    made.photo_encoder.segmenter.detector.network.register_forward_pre_hook(
         lambda _, args: sizes.append(len(args[0]))
     )
-    calls = [lambda photo=photo: one(segmenter.segment([to_segment(photo)])) for photo in photos]
+    calls = [lambda photo=photo: one(made.encode([checked(photo)])) for photo in photos]
     await asyncio.wait_for(begin_in_turn(calls, sizes, waiting), 60)
     return sizes
 
@@ -167,17 +171,17 @@ async def crop_batches(encoder, pictures, waiting=None):
 @pytest.mark.parametrize(("batch_size", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (4, [3])])
 def test_batch_size_of_the_segmenter(tmp_path, pictures, batch_size, expected):
     options = SMALL | {"batch_size": batch_size, "batch_wait_ms": 1000, "threads": 1}
-    segmenter = make("Segmenter", tmp_path, {"segmenter": options})
-    assert asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 3)) == expected
+    made = make("PhotoEncoder", tmp_path, {"segmenter": options})
+    assert asyncio.run(photo_batches(made, [pictures["chelsea"]] * 3)) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch_wait_ms", "expected"), [(0, [1, 1]), (10_000, [2])])
 def test_batch_wait_ms_of_the_segmenter(tmp_path, pictures, batch_wait_ms, expected):
     options = SMALL | {"batch_size": 2, "batch_wait_ms": batch_wait_ms}
-    segmenter = make("Segmenter", tmp_path, {"segmenter": options})
+    made = make("PhotoEncoder", tmp_path, {"segmenter": options})
     start = time.monotonic()
-    sizes = asyncio.run(photo_batches(segmenter, [pictures["chelsea"]] * 2, batch_wait_ms > 0))
+    sizes = asyncio.run(photo_batches(made, [pictures["chelsea"]] * 2, batch_wait_ms > 0))
     assert sizes == expected
     assert time.monotonic() - start < 9  # a batch that is full goes at once
 
@@ -206,21 +210,18 @@ def test_batch_wait_ms_of_the_encoder(tmp_path, pictures, batch_wait_ms, expecte
 
 @pytest.mark.slow
 def test_batches_of_crops_are_limited_by_their_number(tmp_path, pictures):
-    """A photo with more crops than a batch takes, together with others."""
-    photo = segment(pictures["coffee"], tmp_path, confidence_threshold=0.05)
-    assert len(photo.chunks) > 4
-    encoder = make("IndexEncoder", tmp_path, {"encoder": {"batch_size": 4, "dtype": "float32"}})
+    """A photo with more crops than a batch takes, together with another one."""
+    changes = {"segmenter": {"batch_size": 2}, "encoder": {"batch_size": 4, "dtype": "float32"}}
+    made = make("PhotoEncoder", tmp_path, changes)
     sizes = []
-    encoder.encoder.tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-
-    async def both():
-        return await encoder.encode_photos([photo, photo])
-
-    first, second = asyncio.run(both())
+    made.photo_encoder.encoder.tower.register_forward_pre_hook(
+        lambda _, args: sizes.append(len(args[0]))
+    )
+    photos = made.photo_encoder.encode([pictures["coffee"], pictures["chelsea"]])
+    assert len(photos[0].chunks) > 4
     assert max(sizes) <= 4
-    assert sum(sizes) == 2 * len(photo.chunks)
-    np.testing.assert_allclose(first.vectors, second.vectors, atol=1e-5)
-    np.testing.assert_allclose(first.vectors, encoder.encoder.encode_images(photo.crops), atol=1e-5)
+    assert sum(sizes) == sum(len(photo.chunks) for photo in photos)
+    assert len(sizes) == -(-sum(sizes) // 4)
 
 
 @pytest.mark.slow
@@ -245,17 +246,12 @@ def test_the_encoder_can_be_a_folder(tmp_path, pictures):
     )
     assert identity in deployments["Store"].init_args
     assert 24 in deployments["ChunkIndex"].init_args
-    assert 48 in deployments["Segmenter"].init_args
-    segmenter = make(
-        "Segmenter", tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}}
-    )
-    assert not segmenter.segmenter.squash
+    changes = {"encoder": {"pretrained_model_name_or_path": str(folder)}}
+    segmenter = make("PhotoEncoder", tmp_path, changes).photo_encoder.segmenter
+    assert (segmenter.crop_size, segmenter.squash) == (48, False)
     preprocessing = {"size": {"height": 48, "width": 48}, "do_center_crop": False}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
-    segmenter = make(
-        "Segmenter", tmp_path, {"encoder": {"pretrained_model_name_or_path": str(folder)}}
-    )
-    assert segmenter.segmenter.squash
+    assert make("PhotoEncoder", tmp_path, changes).photo_encoder.segmenter.squash
 
 
 # device, dtype, threads: of every deployment that computes
@@ -264,12 +260,17 @@ def test_the_encoder_can_be_a_folder(tmp_path, pictures):
 def computing(name, folder, section, options):
     """A deployment, where its network computes, and the network."""
     made = make(name, folder, {section: options})
-    if name == "Segmenter":
-        return made, made.segmenter.placement.device, made.segmenter.detector.network
-    return made, made.encoder.placement.device, made.encoder.tower
+    both = made.photo_encoder if name == "PhotoEncoder" else made
+    if section == "segmenter":
+        return made, both.segmenter.placement.device, both.segmenter.detector.network
+    return made, both.encoder.placement.device, both.encoder.tower
 
 
-COMPUTING = [("Segmenter", "segmenter"), ("IndexEncoder", "encoder"), ("QueryEncoder", "encoder")]
+COMPUTING = [
+    ("PhotoEncoder", "segmenter"),
+    ("PhotoEncoder", "encoder"),
+    ("QueryEncoder", "encoder"),
+]
 
 
 @pytest.mark.slow
@@ -289,10 +290,11 @@ def test_device(tmp_path, name, section):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "section"), COMPUTING)
-def test_backend(tmp_path, name, section):
+def test_backend(monkeypatch, tmp_path, name, section):
     """By as many threads as torch would have."""
     options = SMALL if section == "segmenter" else {}
     options = options | {"backend": "openvino", "device": "auto", "threads": 1}
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # of photos' passes, the segmenter says it
     _, device, network = computing(name, tmp_path, section, options)
     assert device.type == "cpu"
     compiled = network._request.get_compiled_model()
@@ -320,10 +322,8 @@ def eight_cores(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "section", "threads", "expected"),
     [
-        ("Segmenter", "segmenter", None, 8 * [1]),
-        ("Segmenter", "segmenter", 3, 3 * [1]),
-        ("IndexEncoder", "encoder", None, 8 * [1]),
-        ("IndexEncoder", "encoder", 3, 3 * [1]),
+        ("PhotoEncoder", "segmenter", None, 8 * [1]),
+        ("PhotoEncoder", "segmenter", 3, 3 * [1]),
         ("QueryEncoder", "encoder", None, [1]),
         ("QueryEncoder", "encoder", 3, [3]),
     ],
@@ -530,20 +530,10 @@ def test_timeout_s(tmp_path, operation, args):
 
 @pytest.mark.slow
 def test_exif(tmp_path):
-    """What is not wanted doesn't leave the segmenter."""
+    """What is not wanted doesn't leave the photo encoder."""
     photo = encode(pixels("exif"), "JPEG", exif=of_a_phone())
     without = {name: SAID[name] for name in ("date_taken", "camera", "lens")}
     for exif, facts in ((True, SAID), ("no-location", without), (False, {})):
-        segmenter = make("Segmenter", tmp_path, {"segmenter": SMALL, "exif": exif})
-        segmented = asyncio.run(one(segmenter.segment([to_segment(photo)])))
-        assert segmented.facts == facts
-
-
-@pytest.mark.slow
-def test_what_a_photo_says_is_encoded_with_it(tmp_path, pictures):
-    photo = replace(segment(pictures["coffee"], tmp_path), skipped=3, facts={"camera": "X"})
-    encoder = make("IndexEncoder", tmp_path, {"encoder": {"dtype": "float32"}})
-    encoded = asyncio.run(one(encoder.encode_photos([photo])))
-    names = {field.name for field in fields(photo)} - {"crops"}
-    for name in names:
-        assert getattr(encoded, name) == getattr(photo, name), name
+        made = make("PhotoEncoder", tmp_path, {"segmenter": SMALL, "exif": exif})
+        encoded = asyncio.run(one(made.encode([checked(photo)])))
+        assert encoded.facts == facts

@@ -15,7 +15,7 @@ def test_it_is_the_thumbnail_that_indexing_would_have_made(tmp_path, pictures):
     data = pictures["coffee"]
     store.store.apply([Put("coffee", data, None, PHOTO)])
     forget_thumbnail(store, "coffee")
-    segmenter = make("Segmenter", tmp_path)
-    (indexed,) = segmenter.segmenter.segment([data])
-    assert thumbnails(tmp_path, store, segmenter, "coffee") == [indexed.thumbnail]
+    made = make("PhotoEncoder", tmp_path)
+    (indexed,) = made.photo_encoder.encode([data])
+    assert thumbnails(tmp_path, store, made, "coffee") == [indexed.thumbnail]
     store.store.close()

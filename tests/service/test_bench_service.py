@@ -98,7 +98,7 @@ def test_the_memory_of_each_kind_of_process_is_watched(service, pictures):
     for key in ("ready", "searched", "indexed"):
         parts = sum(row[key] for row in rows if row["process"] != ALL)
         assert known[ALL][key] == pytest.approx(parts)
-        assert known["Segmenter"][key] > 100
+        assert known["PhotoEncoder"][key] > 100
 
 
 def test_each_query_is_sent_with_verification_and_without(service, pictures, photos):

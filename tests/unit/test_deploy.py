@@ -111,7 +111,7 @@ WELL = {
     'ray_inset_index_unfollowed_seconds{WorkerId="a"}': "2x600",
     'ray_inset_index_chunks{WorkerId="a"}': "100000x600",
     'ray_inset_index_unsaved_chunks{WorkerId="a"}': "0x600",
-    'ray_inset_decoder_restarts_total{deployment="Segmenter"}': "1x600",
+    'ray_inset_decoder_restarts_total{deployment="PhotoEncoder"}': "1x600",
     'ray_node_disk_utilization_percentage{instance="a"}': "50x600",
 }
 # What makes each alert fire. A series without values is one that isn't there.
@@ -127,7 +127,7 @@ TROUBLE = {
     "InsetIndexSilent": {'ray_inset_index_unfollowed_seconds{WorkerId="b"}': "0+60x600"},
     "InsetIndexBehind": {'ray_inset_index_sequence{WorkerId="b"}': "0x600"},
     "InsetSnapshotOld": {'ray_inset_index_unsaved_chunks{WorkerId="a"}': "40000x600"},
-    "InsetDecodersLost": {'ray_inset_decoder_restarts_total{deployment="Segmenter"}': "0+3x600"},
+    "InsetDecodersLost": {'ray_inset_decoder_restarts_total{deployment="PhotoEncoder"}': "0+3x600"},
     "InsetDiskFull": {'ray_node_disk_utilization_percentage{instance="a"}': "96x600"},
 }
 

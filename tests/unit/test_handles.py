@@ -8,14 +8,14 @@ import pytest
 
 from deployments import handles
 from deployments.chunk_index.deployment import ChunkIndexDeployment
-from deployments.encoder.deployment import EncoderDeployment
-from deployments.segmenter.deployment import SegmenterDeployment
+from deployments.encoder.deployment import QueryEncoderDeployment
+from deployments.photo_encoder.deployment import PhotoEncoderDeployment
 from deployments.store.deployment import StoreDeployment
 from deployments.verifier.deployment import VerifierDeployment
 
 DEPLOYMENTS = {
-    handles.SegmenterHandle: SegmenterDeployment,
-    handles.EncoderHandle: EncoderDeployment,
+    handles.PhotoEncoderHandle: PhotoEncoderDeployment,
+    handles.QueryEncoderHandle: QueryEncoderDeployment,
     handles.ChunkIndexHandle: ChunkIndexDeployment,
     handles.VerifierHandle: VerifierDeployment,
     handles.StoreHandle: StoreDeployment,

@@ -11,12 +11,12 @@ from ray.serve._private import constants
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.compute.device import DTYPES, resolve_device
-from deployments.encoder.deployment import EncoderDeployment
+from deployments.encoder.deployment import QueryEncoderDeployment
 from deployments.errors import StartupError
 from deployments.flows import ON_THE_WAY
 from deployments.limits import ImageLimits
+from deployments.photo_encoder.deployment import PhotoEncoderDeployment
 from deployments.ranker import AGGREGATIONS
-from deployments.segmenter.deployment import SegmenterDeployment
 from deployments.settings import EncoderSettings, SegmenterSettings, Settings, display_name
 from deployments.startup import check_messages
 from tests.support.paths import ROOT
@@ -24,8 +24,7 @@ from tests.support.paths import ROOT
 CONFIGS = [ROOT / "serve_config.yaml", ROOT / "serve_config.gpu.yaml"]
 DEPLOYMENTS = [
     "Ingress",
-    "Segmenter",
-    "IndexEncoder",
+    "PhotoEncoder",
     "QueryEncoder",
     "ChunkIndex",
     "Verifier",
@@ -134,17 +133,17 @@ def test_the_service_gives_up_before_the_proxy_does(config):
     assert limits.timeout_s < config["http_options"]["request_timeout_s"]
 
 
-def test_a_segmenter_takes_as_many_photos_as_make_a_batch(config):
-    (entry,) = [d for d in application(config)["deployments"] if d["name"] == "Segmenter"]
+def test_a_photo_encoder_takes_as_many_photos_as_make_a_batch(config):
+    (entry,) = [d for d in application(config)["deployments"] if d["name"] == "PhotoEncoder"]
     batch_size = Settings.parse(application(config)["args"], ROOT).segmenter.batch_size
     assert entry["max_ongoing_requests"] >= batch_size
 
 
-def test_a_segmenter_takes_all_photos_that_one_ingress_has_on_their_way():
+def test_a_photo_encoder_takes_all_photos_that_one_ingress_has_on_their_way():
     config = yaml.safe_load(CONFIGS[0].read_text())
-    (entry,) = [d for d in application(config)["deployments"] if d["name"] == "Segmenter"]
+    (entry,) = [d for d in application(config)["deployments"] if d["name"] == "PhotoEncoder"]
     assert entry["max_ongoing_requests"] == ON_THE_WAY
-    assert SegmenterDeployment.max_ongoing_requests == ON_THE_WAY
+    assert PhotoEncoderDeployment.max_ongoing_requests == ON_THE_WAY
 
 
 def test_the_store_is_never_doubled(config):
@@ -263,9 +262,9 @@ def test_devices_are_those_that_can_be_resolved(name):
         assert Settings.parse({"segmenter": {"device": name}}, ROOT).segmenter.device == name
 
 
-def test_a_replica_of_an_encoder_takes_more_than_one_batch():
+def test_a_replica_of_the_query_encoder_takes_more_than_one_batch():
     """Of requests with one crop each, as queries are."""
-    assert EncoderDeployment.max_ongoing_requests > Settings().encoder.batch_size
+    assert QueryEncoderDeployment.max_ongoing_requests > Settings().encoder.batch_size
 
 
 # What is refused

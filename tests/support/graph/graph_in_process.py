@@ -18,7 +18,7 @@ from deployments.ingress.service import Inset
 WAIT_S = 60
 FLOWS = (IndexFlow, SearchFlow)
 # The deployments that the ingress asks, and what it is asked itself.
-HANDLES = ["segmenter", "index_encoder", "query_encoder", "chunk_index", "store", "verifier"]
+HANDLES = ["photo_encoder", "query_encoder", "chunk_index", "store", "verifier"]
 OPERATIONS = [
     ("index", [b"x"]),
     ("search", [b"x"]),
@@ -79,9 +79,6 @@ class Handle:
     def __init__(self, target):
         self.target = target
 
-    def options(self, **options):
-        return self
-
     def __getattr__(self, name):
         async def call(*args):
             args = [await a if isinstance(a, asyncio.Future) else a for a in args]
@@ -94,9 +91,7 @@ def ingress(folder, changes=None, group=1, **targets):
     """Return the service as the graph binds it, on these deployments; no other must be called."""
     handles = {name: Handle(targets.get(name)) for name in HANDLES}
     flows = {
-        "index_flow": IndexFlow(
-            handles["segmenter"], handles["index_encoder"], handles["store"], group
-        ),
+        "index_flow": IndexFlow(handles["photo_encoder"], handles["store"], group),
         "search_flow": SearchFlow(
             handles["query_encoder"],
             handles["chunk_index"],

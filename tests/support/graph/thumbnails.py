@@ -24,7 +24,7 @@ def thumbnails(folder, store, maker, *ids):
     """Ask an ingress for thumbnails, one after the other."""
 
     async def ask():
-        inset = ingress(folder, store=store, segmenter=maker)
+        inset = ingress(folder, store=store, photo_encoder=maker)
         return [await inset.thumbnail(id) for id in ids]
 
     return asyncio.run(ask())

@@ -8,7 +8,7 @@ from skimage import data
 from transformers import CLIPImageProcessorPil
 
 from deployments.compute.crops import resize, scale_crop
-from deployments.segmenter.chunks import contrast
+from deployments.segmenter.chunks import contrasts
 
 BOXES = [
     (0, 0, 600, 400),
@@ -83,11 +83,10 @@ def test_what_has_the_size_already_stays_as_it_is():
 def test_contrast_is_the_deviation_of_pillows_grey():
     photo = data.coffee()
     grey = np.array(Image.fromarray(photo).convert("L"))
-    assert contrast(photo) == pytest.approx(grey.std(), abs=0.05)
-    assert contrast(np.full((8, 8, 3), 99, np.uint8)) == pytest.approx(0, abs=1e-3)
-    halves = np.zeros((8, 8, 3), np.uint8)
-    halves[4:] = 255
-    assert contrast(halves) == pytest.approx(127.5)
+    assert contrasts(torch.from_numpy(photo)[None]) == [pytest.approx(grey.std(), abs=0.05)]
+    flat, halves = torch.full((2, 8, 8, 3), 99, dtype=torch.uint8)
+    halves[:4], halves[4:] = 0, 255
+    assert contrasts(torch.stack([flat, halves])) == pytest.approx([0, 127.5], abs=1e-3)
 
 
 def test_resize_is_pillows():

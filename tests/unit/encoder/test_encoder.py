@@ -25,7 +25,7 @@ from deployments.compute.crops import scale_crop
 from deployments.compute.sketches import make_sketch
 from deployments.decoding.image import decode
 from deployments.encoder import encoder as encoder_module
-from deployments.encoder.deployment import EncoderDeployment
+from deployments.encoder.deployment import QueryEncoderDeployment
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.files import CLIP_MEAN, CLIP_STD, find_encoder
 from deployments.errors import (
@@ -33,10 +33,8 @@ from deployments.errors import (
     EncoderMismatch,
     InsetError,
     ModelUnavailable,
-    NotAnImage,
 )
 from deployments.limits import ImageLimits
-from deployments.records import SegmentedPhoto
 from deployments.settings import EncoderSettings
 from deployments.verification import Look
 
@@ -130,8 +128,8 @@ def test_squashing_equals_transformers(copy, pictures, crop):
 
 
 def deployed(settings):
-    """The encoder's deployment, as the graph binds it."""
-    return EncoderDeployment.func_or_class(settings, ImageLimits(), find_encoder(settings))
+    """The deployment of the encoder, as the graph binds it."""
+    return QueryEncoderDeployment.func_or_class(settings, ImageLimits(), find_encoder(settings))
 
 
 def test_a_query_is_squashed_as_its_crop_is(copy, photos):
@@ -300,13 +298,13 @@ def faulty(clip, monkeypatch):
     return encoder
 
 
-WHITE, BLACK = (np.full((1, SIZE, SIZE, 3), value, np.uint8) for value in (255, 0))
-GREY = np.full((3, SIZE, SIZE, 3), 100, np.uint8)
+WHITE, BLACK = (torch.full((1, SIZE, SIZE, 3), value, dtype=torch.uint8) for value in (255, 0))
+GREY = torch.full((3, SIZE, SIZE, 3), 100, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("bad", [WHITE, BLACK])
 def test_a_vector_that_cannot_be_compared_is_its_photos_error_alone(faulty, caplog, bad):
-    photos = [GREY, np.concatenate([GREY, bad, bad]), GREY[:1]]
+    photos = [GREY, torch.cat([GREY, bad, bad]), GREY[:1]]
     good, error, other = faulty.encode_photos(photos)
     np.testing.assert_allclose(np.linalg.norm(good, axis=1), 1, atol=1e-5)
     assert (good.shape, other.shape) == ((3, 32), (1, 32))
@@ -321,30 +319,14 @@ def test_a_vector_that_cannot_be_compared_is_its_photos_error_alone(faulty, capl
 
 def test_photos_are_encoded_as_their_crops_are(faulty):
     vectors = faulty.encode_photos([GREY, GREY[:2]])
-    np.testing.assert_array_equal(np.concatenate(vectors), faulty.encode_images([*GREY, *GREY[:2]]))
+    np.testing.assert_array_equal(
+        np.concatenate(vectors), faulty.encode_images(torch.cat([GREY, GREY[:2]]))
+    )
     assert faulty.encode_photos([]) == []
 
 
-def test_a_bad_vector_fails_no_other_photo_of_the_batch(
-    clip, faulty, monkeypatch, batches_without_replicas
-):
-    settings = EncoderSettings(pretrained_model_name_or_path=str(clip), device="cpu")
-    deployment = deployed(settings)
-    monkeypatch.setattr(deployment, "encoder", faulty)
-
-    def segmented(crops):
-        return SegmentedPhoto(9, 9, "image/png", False, [], crops, b"", b"", [], {})
-
-    broken = NotAnImage("It was none before.")
-    photos = [*map(segmented, [GREY, WHITE, GREY[:1]]), broken]
-    first, error, last, passed_on = asyncio.run(deployment.encode_photos(photos))
-    assert passed_on is broken
-    assert (first.vectors.shape, last.vectors.shape) == ((3, 32), (1, 32))
-    assert isinstance(error, InsetError)
-
-
 def test_texts_have_usable_vectors_or_an_error(faulty, monkeypatch):
-    monkeypatch.setattr(encoder_module, "_normalised", lambda _: np.full((2, 32), np.nan))
+    monkeypatch.setattr(encoder_module, "_normalised", lambda _: torch.full((2, 32), torch.nan))
     with pytest.raises(InsetError, match="2 of 2 texts"):
         faulty.encode_texts(["a cat", "a dog"])
 
@@ -436,7 +418,7 @@ def test_a_replica_that_finds_another_encoder_does_not_start(copy, changed):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"image_mean": [0.5, 0.5, 0.5]}))
         part = r"mean is \(0.5, 0.5, 0.5\) instead of \(0.48"
     with pytest.raises(EncoderMismatch, match=f"not the one that the service .*{part}"):
-        EncoderDeployment.func_or_class(settings, ImageLimits(), found)
+        QueryEncoderDeployment.func_or_class(settings, ImageLimits(), found)
 
 
 def test_a_text_tower_that_came_later_is_refused(copy):

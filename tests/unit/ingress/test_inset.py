@@ -104,10 +104,7 @@ def test_a_file_name_is_tidied_whichever_way_it_comes(tmp_path):
     names = []
 
     class Indexing:
-        async def segment(self, photos):
-            return photos
-
-        async def encode_photos(self, photos):
+        async def encode(self, photos):
             return photos
 
         async def find(self, wanted):
@@ -131,7 +128,7 @@ class Grouped:
     """All deployments in one, which remember the photos of each call."""
 
     def __init__(self):
-        self.groups = {"find": [], "segment": [], "encode": [], "put": []}
+        self.groups = {"find": [], "encode": [], "put": []}
         self.most, self.running = 0, 0
 
     async def find(self, wanted):
@@ -141,14 +138,10 @@ class Grouped:
         answers = {"taken": IdTaken("It is taken."), "known": record("known")}
         return [answers.get(id) for id, _ in wanted]
 
-    async def segment(self, photos):
-        self.groups["segment"].append([photo.id for photo in photos])
+    async def encode(self, photos):
+        self.groups["encode"].append([photo.id for photo in photos])
         await asyncio.sleep(0.01)
         return [NotAnImage("No.") if photo.data == b"bad" else photo.id for photo in photos]
-
-    async def encode_photos(self, photos):
-        self.groups["encode"].append(photos)
-        return photos
 
     async def put(self, photos, encoded):
         self.groups["put"].append([photo.id for photo in photos])
@@ -207,7 +200,7 @@ def test_an_error_is_that_of_one_photo_of_a_group(tmp_path):
         "created",
     ]
     assert grouped.groups["find"] == [["a", "taken", "known", "b", "e"]]
-    assert grouped.groups["segment"] == grouped.groups["put"] == [["a", "b", "e"]]
+    assert grouped.groups["encode"] == grouped.groups["put"] == [["a", "b", "e"]]
     assert inset.progress.in_work == inset.progress.unfinished == 0
 
 
@@ -245,11 +238,7 @@ class Slow:
         await self.call("find")
         return [None] * len(wanted)
 
-    async def segment(self, photos):
-        await self.call("segment")
-        return photos
-
-    async def encode_photos(self, photos):
+    async def encode(self, photos):
         await self.call("encode")
         return photos
 
@@ -268,7 +257,7 @@ class Slow:
 LIMITS = {"limits": {"timeout_s": 0.2}}
 
 
-@pytest.mark.parametrize("late", ["find", "segment", "encode"])
+@pytest.mark.parametrize("late", ["find", "encode"])
 def test_a_photo_that_takes_too_long_is_given_up(tmp_path, late):
     """Else the queue would work for clients that have gone, and for nobody else."""
 
@@ -291,17 +280,17 @@ def test_photos_wait_in_the_ingress_for_their_place(tmp_path):
     """Serve's router would ask a full replica again and again whether it has room."""
 
     async def run():
-        slow = Slow("segment")
+        slow = Slow("encode")
         inset = ingress(tmp_path, **dict.fromkeys(HANDLES, slow))
         photos = [
             asyncio.create_task(inset.index(b"x", id=str(id))) for id in range(ON_THE_WAY + 9)
         ]
-        while slow.begun.count("segment") < ON_THE_WAY:
+        while slow.begun.count("encode") < ON_THE_WAY:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        begun = slow.begun.count("segment")
+        begun = slow.begun.count("encode")
         photos[-1].cancel()  # whoever hangs up while it waits is gone
-        slow.gates["segment"].set()
+        slow.gates["encode"].set()
         await asyncio.wait(photos)
         return begun, slow.ended.count("put"), photos[-1].cancelled()
 

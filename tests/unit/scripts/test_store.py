@@ -571,7 +571,7 @@ def wide(data: bytes) -> EncodedPhoto:
 
 @pytest.fixture
 def networks(monkeypatch: pytest.MonkeyPatch) -> type[FakeNetworks]:
-    monkeypatch.setattr("common.photo_encoder.PhotoEncoder", FakeNetworks)
+    monkeypatch.setattr("common.photo_encoding.PhotoEncoding", FakeNetworks)
     FakeNetworks.loaded = 0
     return FakeNetworks
 
@@ -688,13 +688,13 @@ def test_reindex_asks_photos_that_were_not_asked(run, tmp_path: Path, networks) 
 @pytest.mark.slow
 def test_reindex_makes_what_indexing_makes(run, folder: Path, tmp_path: Path, photos: Path) -> None:
     """With the networks of the config, of a store of older weights."""
-    from common.photo_encoder import PhotoEncoder
+    from common.photo_encoding import PhotoEncoding
 
     originals = {name: (photos / f"{name}.png").read_bytes() for name in ("chelsea", "coffee")}
     with closing(Store(tmp_path / "photos", ENCODER)) as store:
         store.apply([put(id, data) for id, data in originals.items()])
     assert run("reindex", path=tmp_path / "photos")[0] == 0
-    networks = PhotoEncoder(read_settings(DEFAULT_CONFIG))
+    networks = PhotoEncoding(read_settings(DEFAULT_CONFIG))
     with closing(StoreReader(tmp_path / "photos")) as store:
         for id, data in originals.items():
             (expected,) = networks.encode([data])

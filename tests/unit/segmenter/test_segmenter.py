@@ -15,10 +15,9 @@ from deployments.compute.previews import make_preview
 from deployments.decoding.image import decode
 from deployments.errors import BadParameter, BrokenImage, ModelUnavailable, NotAnImage, TooLarge
 from deployments.limits import ImageLimits
-from deployments.records import SegmentedPhoto
 from deployments.segmenter import segmenter as segmenter_module
 from deployments.segmenter.detection import Detections
-from deployments.segmenter.segmenter import Segmenter
+from deployments.segmenter.segmenter import SegmentedPhoto, Segmenter
 from deployments.segmenter.thumbnails import make_thumbnail
 from deployments.settings import SegmenterSettings
 from deployments.tiles import tile_boxes
@@ -79,7 +78,7 @@ def test_the_crops_are_the_boxes_of_the_full_picture(squash):
     assert (result.height, result.width) == pixels.shape[:2]
     assert result.media_type == "image/png"
     assert result.crops.shape == (len(result.chunks), 64, 64, 3)
-    assert result.crops.dtype == np.uint8
+    assert result.crops.dtype == torch.uint8
     for chunk, crop in zip(result.chunks, result.crops, strict=True):
         x1, y1, x2, y2 = chunk.box
         assert 0 <= x1 < x2 <= result.width
@@ -136,7 +135,7 @@ def test_a_gpus_way_to_cut_gives_the_same_photos(monkeypatch):
     for a, b in zip(actual, expected, strict=True):
         assert (a.width, a.height, a.chunks) == (b.width, b.height, b.chunks)
         assert a.crops.shape == b.crops.shape
-        assert np.abs(a.crops.astype(int) - b.crops).max() <= 2
+        assert (a.crops.int() - b.crops.int()).abs().max() <= 2
 
 
 def test_the_whole_picture_is_the_last_chunk(segmenter):
@@ -144,7 +143,7 @@ def test_the_whole_picture_is_the_last_chunk(segmenter):
     [chunk] = result.chunks
     assert chunk.box == (0, 0, 50, 30)
     assert (chunk.source, chunk.label, chunk.confidence) == ("whole", None, None)
-    assert (result.crops == [255, 0, 0]).all()
+    assert (result.crops == torch.tensor([255, 0, 0])).all()
 
 
 def test_a_bad_image_harms_no_other(segmenter):
@@ -279,7 +278,7 @@ def test_flat_tiles_are_dropped_if_it_is_said(recorder):
 
 
 def test_no_contrast_is_computed_for_nothing(recorder, monkeypatch):
-    monkeypatch.setattr(segmenter_module, "contrast", lambda pixels: pytest.fail("computed"))
+    monkeypatch.setattr(segmenter_module, "contrasts", lambda crops: pytest.fail("computed"))
     [result] = Segmenter(crop_size=16).segment([encoded(Image.new("RGB", (200, 150)))])
     assert len(boxes(result)) == 16
 

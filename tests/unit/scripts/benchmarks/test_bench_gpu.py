@@ -279,7 +279,7 @@ def test_the_pipeline_makes_the_chunks_that_the_segmenter_makes(trained, photos)
         for boxes, photo in zip(batch.boxes, expected, strict=True):
             assert photo.chunks[0].source == "detection"
             assert boxes.tolist() == [list(chunk.box) for chunk in photo.chunks]
-        crops = torch.cat([torch.from_numpy(photo.crops) for photo in expected])
+        crops = torch.cat([photo.crops for photo in expected])
         pixels = crops.permute(0, 3, 1, 2).float()
         values = (pixels / 255 - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(
             CLIP_STD

@@ -18,7 +18,7 @@ from tests.support.running.waiting import wait_until
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("ray::ServeReplica:inset:Segmenter", "Segmenter"),
+        ("ray::ServeReplica:inset:PhotoEncoder", "PhotoEncoder"),
         ("ray::ServeReplica:inset:Store.handle_request", "Store"),
         ("ray::ProxyActor", "ProxyActor"),
         ("ray::IDLE", "IDLE"),

@@ -61,7 +61,7 @@ class Everything:
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> Everything:
     everything = Everything()
-    monkeypatch.setattr(module, "PhotoEncoder", lambda settings: everything)
+    monkeypatch.setattr(module, "PhotoEncoding", lambda settings: everything)
     return everything
 
 

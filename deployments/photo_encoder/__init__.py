@@ -1,0 +1,1 @@
+"""The photo encoder: turns photos into chunks with vectors."""
