@@ -63,10 +63,11 @@ def letterbox(height: int, width: int, image_size: int, stride: int) -> Letterbo
     return Letterbox((height, width), scaled, (canvas_height, canvas_width))
 
 
-def square_letterbox(height: int, width: int, image_size: int) -> Letterbox:
-    """Scale the longer side to `image_size`; pad to a square."""
-    fitted = letterbox(height, width, image_size, stride=1)
-    return Letterbox(fitted.image, fitted.scaled, (image_size, image_size))
+def square_letterbox(height: int, width: int, image_size: int, stride: int = 1) -> Letterbox:
+    """Scale the longer side to `image_size`; pad to the square that is the same for all images."""
+    fitted = letterbox(height, width, image_size, stride)
+    side = max(fitted.canvas)
+    return Letterbox(fitted.image, fitted.scaled, (side, side))
 
 
 def lay_on_canvases(

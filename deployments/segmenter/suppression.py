@@ -1,8 +1,8 @@
 """Turn a detector's output into detections: choose candidates, and suppress duplicates.
 
 A whole batch of images is done at once, with a number of operations that depends neither on the
-number of images nor on that of boxes. So a GPU isn't kept waiting, and a CPU takes no longer than
-it would for one image at a time.
+number of images nor on that of boxes. The candidates are chosen where the output is, and fetched
+from there in one step, because a GPU would have to be waited for in each round of the suppression.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from deployments.compute.device import upload
+from deployments.compute.device import download, upload
 
 MAX_CANDIDATES = 4096
 MAX_DETECTIONS = 300
@@ -37,40 +37,44 @@ def select(
     Returns:
         For each image float32 `[k, 6]`: x1, y1, x2, y2, confidence, class; most confident first.
     """
-    images = len(predictions)
     threshold = upload(np.array(thresholds, np.float32), predictions.device)
-    # A probability is at most 1, so objectness alone excludes most anchors.
-    image, anchor = (predictions[..., 4] > threshold[:, None]).nonzero(as_tuple=True)
-    rows = predictions[image, anchor]
-    confidences, classes = (rows[:, 5:] * rows[:, 4:5]).max(1)
-    order = confidences.sort(descending=True, stable=True).indices
-    order = order[confidences[order] > threshold[image[order]]]
-    order = order[image[order].sort(stable=True).indices]
-    image, rows = image[order], rows[order]
-    half = rows[:, 2:4] / 2
-    found = torch.cat(
-        (
-            rows[:, :2] - half,
-            rows[:, :2] + half,
-            confidences[order, None],
-            classes[order, None],
-            image[:, None],
-        ),
-        1,
-    )
+    (found,) = download([_candidates(predictions, threshold)])
+    most = (found[..., 5] >= 0).sum(1).max()
+    boxes, classes = torch.from_numpy(found[:, :most]).split((4, 2), 2)
+    stay = suppress(boxes, classes[..., 1].long(), iou_threshold).numpy()
+    return [of_image[:most][kept] for of_image, kept in zip(found, stay, strict=True)]
 
-    counts = image.bincount(minlength=images)
-    place = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
-    most = min(int(counts.max()), MAX_CANDIDATES)
-    inside = (place < most).nonzero().squeeze(1)
-    found, image, place = found[inside], image[inside], place[inside]
-    boxes = found.new_zeros(images, most, 4)
-    classes = image.new_full((images, most), -1)
-    boxes[image, place] = found[:, :4]
-    classes[image, place] = found[:, 5].long()
-    kept = found[suppress(boxes, classes, iou_threshold)[image, place]].cpu().numpy()
-    ends = np.searchsorted(kept[:, 6], np.arange(images - 1), side="right")
-    return np.split(kept[:, :6], ends)
+
+def _candidates(predictions: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """Return the candidates of each image, most confident first.
+
+    Returns:
+        float32 `[n, k, 6]`: x1, y1, x2, y2, confidence, class; the class is -1 after an image's
+        last candidate.
+    """
+    if predictions.device.type == "cpu":
+        predictions = _likely(predictions, threshold)
+    confidences, classes = (predictions[..., 5:] * predictions[..., 4:5]).max(2)
+    is_candidate = confidences > threshold[:, None]
+    ranked = torch.where(is_candidate, confidences, -1).sort(descending=True, stable=True)
+    order = ranked.indices[:, :MAX_CANDIDATES]
+    place = predictions.gather(1, order[..., None].expand(-1, -1, 4))
+    centre, half = place[..., :2], place[..., 2:] / 2
+    classes = torch.where(is_candidate, classes, -1).gather(1, order)
+    confidences = confidences.gather(1, order)
+    return torch.cat((centre - half, centre + half, confidences[..., None], classes[..., None]), 2)
+
+
+def _likely(predictions: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """Return fewer rows of each image, in their order, among them all whose objectness is enough.
+
+    A probability is at most 1, so objectness alone excludes most anchors. On a GPU, to look at all
+    of them takes less time than to wait for their number.
+    """
+    is_likely = predictions[..., 4] > threshold[:, None]
+    most = int(is_likely.sum(1).max())
+    anchors = is_likely.float().topk(most).indices.sort(1).values
+    return predictions.gather(1, anchors[..., None].expand(-1, -1, predictions.shape[2]))
 
 
 def suppress(boxes: torch.Tensor, classes: torch.Tensor, iou_threshold: float) -> torch.Tensor:

@@ -7,7 +7,7 @@ from PIL import Image
 from skimage import data
 from transformers import CLIPImageProcessorPil
 
-from deployments.compute.crops import resize, scale_crop
+from deployments.compute.crops import _resize_floats, resize, scale_crop
 from deployments.segmenter.chunks import contrasts
 
 BOXES = [
@@ -95,6 +95,17 @@ def test_resize_is_pillows():
         expected = np.array(Image.fromarray(photo).resize((90, 70), resample)).astype(int)
         actual = resize(torch.from_numpy(photo), (70, 90), mode).numpy().astype(int)
         assert np.abs(actual - expected).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(312, 416), (416, 312), (300, 300), (200, 600)])
+def test_a_gpus_way_to_resize_is_that_of_the_cpu(mode, size):
+    """The rest is the CPU's weights, which are whole numbers."""
+    photo = torch.from_numpy(data.coffee())
+    planes = _resize_floats(photo.permute(2, 0, 1)[None], size, mode)
+    levels = (planes[0].permute(1, 2, 0).int() - resize(photo, size, mode)).abs()
+    assert levels.max() <= 1
+    assert (levels > 0).float().mean() < 0.02
 
 
 def test_a_strip_is_scaled_down_by_the_pixels_that_matter():

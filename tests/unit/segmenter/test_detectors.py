@@ -26,6 +26,7 @@ from deployments.segmenter.canvas_detectors import TorchScriptDetector, YoloV5De
 from deployments.segmenter.checkpoint import read_checkpoint
 from deployments.segmenter.detectors import load_detector
 from deployments.segmenter.files import find_detector, is_torchscript
+from deployments.segmenter.letterbox import square_letterbox
 from deployments.segmenter.transformers_detector import TransformersDetector
 from deployments.segmenter.yolov5 import load_network
 from deployments.settings import SegmenterSettings
@@ -86,6 +87,17 @@ def test_images_of_equal_canvas_are_run_together(yolov5s, monkeypatch):
     square, wide = (torch.zeros(*size, 3, dtype=torch.uint8) for size in [(50, 50), (40, 80)])
     yolov5s.detect([square, wide, square, square, wide, square, square], [0.3] * 7)
     assert batches == [(4, 3, 320, 320), (1, 3, 320, 320), (2, 3, 160, 320)]
+
+
+def test_on_a_square_canvas_as_on_a_gpu_the_same_objects_are_found(yolov5s, monkeypatch):
+    images = [photo("coffee.png", (640, 320)), photo("coffee.png", (320, 640))]
+    expected = yolov5s.detect(images, [0.4] * 2)
+    monkeypatch.setattr(
+        yolov5s, "_place", lambda height, width: square_letterbox(height, width, 320, 32)
+    )
+    for found, fitted in zip(yolov5s.detect(images, [0.4] * 2), expected, strict=True):
+        assert found.labels[0] == fitted.labels[0]
+        np.testing.assert_allclose(found.boxes[0], fitted.boxes[0], atol=20)
 
 
 def test_a_p6_checkpoint(tmp_path):

@@ -13,6 +13,7 @@ from deployments.segmenter.chunks import TILE_IOU, distinct_tiles
 from deployments.segmenter.suppression import (
     MAX_CANDIDATES,
     MAX_DETECTIONS,
+    _likely,
     intersection_over_union,
     select,
     suppress,
@@ -122,18 +123,31 @@ def selected_by_brute_force(prediction, threshold, iou_threshold):
     return [found[i] for i in stay]
 
 
+def all_of_them(predictions, threshold):
+    """What a GPU looks at."""
+    return predictions
+
+
 # Few values, so that confidences are often equal, of anchors and of classes.
 tenths = st.integers(0, 4).map(lambda n: n / 4)
 anchors = st.tuples(small, small, small, small, tenths, tenths, tenths)
 
 
 @settings(max_examples=examples(300))
-@given(st.data(), st.integers(1, 4), st.integers(1, 25), iou_thresholds, st.integers(1, 10))
-def test_selection_equals_brute_force(data, images, length, iou_threshold, most):
+@given(
+    st.data(),
+    st.integers(1, 4),
+    st.integers(1, 25),
+    iou_thresholds,
+    st.integers(1, 10),
+    st.sampled_from([_likely, all_of_them]),
+)
+def test_selection_equals_brute_force(data, images, length, iou_threshold, most, likely):
     rows = data.draw(st.lists(anchors, min_size=images * length, max_size=images * length))
     predictions = torch.tensor(rows, dtype=torch.float32).view(images, length, 7)
     thresholds = data.draw(st.lists(tenths, min_size=images, max_size=images))
-    with patch.multiple(suppression, MAX_CANDIDATES=most, MAX_DETECTIONS=6, BLOCK=4):
+    sizes = {"MAX_CANDIDATES": most, "MAX_DETECTIONS": 6, "BLOCK": 4}
+    with patch.multiple(suppression, _likely=likely, **sizes):
         found = select(predictions, thresholds, iou_threshold)
         expected = [
             selected_by_brute_force(prediction, threshold, iou_threshold)

@@ -150,12 +150,13 @@ def test_letterbox_and_back(height, width, image_size, stride, data):
 
 
 @settings(max_examples=examples(50))
-@given(sides, sides)
-def test_square_letterbox(height, width):
-    place = square_letterbox(height, width, 320)
-    assert place.canvas == (320, 320)
-    assert max(place.scaled) == 320
-    assert abs(place.top * 2 + place.scaled[0] - 320) <= 1
+@given(sides, sides, st.sampled_from([(1, 336), (32, 352), (64, 384)]))
+def test_square_letterbox(height, width, stride_and_side):
+    stride, side = stride_and_side
+    place = square_letterbox(height, width, 336, stride)
+    assert place.canvas == (side, side)
+    assert max(place.scaled) == 336
+    assert abs(place.top * 2 + place.scaled[0] - place.canvas[0]) <= 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 70), (64, 64), (200, 3), (1, 1)])
