@@ -36,6 +36,7 @@ from benchmarks.options import (
     add_requests,
     add_seconds,
     add_service,
+    add_store,
     add_times,
 )
 from benchmarks.report import report
@@ -65,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_times,
         add_dtypes,
         add_megapixels,
+        add_store,
         add_common,
     )
     for add_options in of_all:
