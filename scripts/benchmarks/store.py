@@ -35,8 +35,9 @@ GROUPS = (1, 4, 32, 128, 512)  # photos
 # Of a photo: bytes, and numbers of vectors and of their dimensions, about as they are in a service.
 ORIGINAL, THUMBNAIL, PREVIEW = 180_000, 14_000, 35_000
 CHUNKS, DIMENSION = 21, 256
-# A turn of the store, or of the plain file, is at least so long.
-TURN_PHOTOS, TURN_GROUPS = 64, 3
+# A turn of the store, or of the plain file, is at least so long. While the first group of a turn is
+# prepared, nothing is committed.
+TURN_PHOTOS, TURN_GROUPS = 64, 8
 ENCODER = EncoderIdentity("made up", DIMENSION, "0" * 64)
 COLUMNS = {
     "group": ("photos in a group", "{}"),

@@ -24,7 +24,7 @@ def tiny(monkeypatch) -> None:
 def test_each_size_of_a_group_has_a_row_against_a_plain_file(tmp_path):
     rows = measurements.measure([1, 4], 0, tmp_path)
     assert [row["group"] for row in rows] == [1, 4]
-    assert [row["photos"] for row in rows] == [6, 12]  # a turn of each
+    assert [row["photos"] for row in rows] == [8, 32]  # a turn of each
     for row in rows:
         assert set(row) == set(measurements.COLUMNS) | {"p95"}
         assert row["ratio"] == pytest.approx(
