@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import bench_gpu
-from benchmarks import chunks, networks, soak
+from benchmarks import chunks, gpu_service, networks, soak
 from benchmarks.commands import COMMANDS, SECTIONS, Rows, everything
 from benchmarks.machine import describe_machine, pace, pace_rows
 from benchmarks.options import (
@@ -36,6 +36,7 @@ from benchmarks.options import (
     add_requests,
     add_seconds,
     add_service,
+    add_store,
     add_times,
 )
 from benchmarks.report import report
@@ -65,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_times,
         add_dtypes,
         add_megapixels,
+        add_store,
         add_common,
     )
     for add_options in of_all:
@@ -77,6 +79,9 @@ def make_parser() -> argparse.ArgumentParser:
     gpu = commands.add_parser("gpu", help="the networks, and bytes to vectors, on a GPU")
     bench_gpu.add_arguments(gpu)
     gpu.set_defaults(run=bench_gpu.run)
+    whole = commands.add_parser("gpu-service", help="the whole service on a machine with a GPU")
+    gpu_service.add_arguments(whole)
+    whole.set_defaults(run=gpu_service.run)
     engines = commands.add_parser("chunks", help="engines for the chunk index, side by side")
     add_chunks(engines)
     engines.set_defaults(run=chunks.run)

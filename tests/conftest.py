@@ -19,6 +19,7 @@ from tests.support.service.services import LIMITS, QUEUES, Locked, OwnService
 OWN = (
     "tests/service/test_crashtest.py",
     "tests/service/test_evaluate_service.py",
+    "tests/service/test_bench_gpu_service.py",
     "tests/service/test_startup.py",
 )
 # It stops the shared service, and starts it again.

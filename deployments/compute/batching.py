@@ -41,6 +41,7 @@ def batched(
     at_once: int = 1,
     wait_s: float = 0,
     batch_size_fn: Callable[[list[Item]], int] = len,
+    count_fn: Callable[[list[Item]], int] | None = None,
     **options: Any,
 ) -> Callable[[Item], Awaitable[Result]]:
     """Return a function that takes one item and lets `work` process it in a batch.
@@ -59,6 +60,7 @@ def batched(
         at_once: how many batches are processed at the same time.
         wait_s: how long a batch waits for more items, seconds.
         batch_size_fn: returns the size of a batch of these items.
+        count_fn: returns how many the metrics count in such a batch; its size if left out.
         options: other options of `serve.batch`.
     """
     gate = asyncio.Event()
@@ -66,6 +68,7 @@ def batched(
     running = 0
     careful = Careful(work, batch_size_fn)
     measured = Stage(stage)
+    count = count_fn or batch_size_fn
 
     def size(waiting: list[Waiting[Item]]) -> int:
         return batch_size_fn([item for item, _ in waiting])
@@ -78,8 +81,9 @@ def batched(
         for _, begun in waiting:
             begun()
         try:
-            with measured.working(size(waiting)):
-                return await careful.run([item for item, _ in waiting])
+            items = [item for item, _ in waiting]
+            with measured.working(count(items)):
+                return await careful.run(items)
         finally:
             running -= 1
             gate.set()
@@ -93,7 +97,7 @@ def batched(
     batch = decorate(counted)
 
     async def one(item: Item) -> Result:
-        with measured.waiting(batch_size_fn([item])) as begun:
+        with measured.waiting(count([item])) as begun:
             await gate.wait()
             outcome = await batch((item, begun))
         if isinstance(outcome, Exception):

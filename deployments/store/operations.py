@@ -118,7 +118,7 @@ class PreparedPut:
 
     Attributes:
         record: complete except for its sequence number.
-        vectors: float16 `[n, d]`, little-endian, as bytes.
+        vectors, thumbnail, preview: as they are stored, with their checksums.
     """
 
     record: Record
@@ -139,6 +139,18 @@ def prepare(operation: Operation, dimension: int) -> Prepared:
         return _prepare_put(operation, dimension) if isinstance(operation, Put) else operation
     except BadParameter as error:
         return error
+
+
+def added_bytes(operation: Prepared) -> int | None:
+    """Return how many bytes an operation writes besides the record; None if it adds nothing."""
+    match operation:
+        case PreparedPut(_, data, vectors, thumbnail, preview):
+            return len(data) + len(vectors) + len(thumbnail) + len(preview)
+        case Keep():
+            return len(operation.data)
+        case SetFacts():
+            return 0
+    return None
 
 
 def _prepare_put(put: Put, dimension: int) -> PreparedPut:
@@ -168,7 +180,8 @@ def _prepare_put(put: Put, dimension: int) -> PreparedPut:
         chunks=photo.chunks,
         **_said(metadata, photo.facts),
     )
-    return PreparedPut(record, put.data, vectors.tobytes(), photo.thumbnail, photo.preview)
+    values = (vectors.tobytes(), photo.thumbnail, photo.preview)
+    return PreparedPut(record, put.data, *(checksum(put.id, value) + value for value in values))
 
 
 def _said(metadata: Metadata, facts: Facts) -> dict[str, Any]:
@@ -234,9 +247,9 @@ class Writer:
         record = put.record.model_copy(update={"sequence": sequence})
         self._txn.put(key, put.data, db=self._dbs.originals)
         self._write_record(record)
-        self._txn.put(key, checksum(id, put.vectors) + put.vectors, db=self._dbs.vectors)
-        self._txn.put(key, checksum(id, put.thumbnail) + put.thumbnail, db=self._dbs.thumbnails)
-        self._txn.put(key, checksum(id, put.preview) + put.preview, db=self._dbs.previews)
+        self._txn.put(key, put.vectors, db=self._dbs.vectors)
+        self._txn.put(key, put.thumbnail, db=self._dbs.thumbnails)
+        self._txn.put(key, put.preview, db=self._dbs.previews)
         self._totals.chunks += len(record.chunks)
         self._totals.original_bytes += len(put.data)
         return Stored(record, created=True)

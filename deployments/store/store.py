@@ -36,13 +36,11 @@ from deployments.store.format import (
     upgrade_store,
 )
 from deployments.store.operations import (
-    Keep,
     Operation,
     Prepared,
-    PreparedPut,
     Result,
-    SetFacts,
     Writer,
+    added_bytes,
     prepare,
 )
 from deployments.store.reader import TO_BE_OPENED_AGAIN, StoreReader
@@ -113,12 +111,25 @@ class Store(StoreReader):
                 nothing was stored.
             Unavailable: the disk has failed, now or before. What was asked for may have been done.
         """
-        prepared = [prepare(operation, self.encoder.dimension) for operation in operations]
+        return self.commit([self.prepare(operation) for operation in operations])
+
+    def prepare(self, operation: Operation) -> Prepared:
+        """Check an operation, and compute all that needs no transaction.
+
+        This is the first half of `apply`. It waits for no disk and no other thread.
+
+        Raises:
+            ValueError: see `apply`.
+        """
+        return prepare(operation, self.encoder.dimension)
+
+    def commit(self, operations: Sequence[Prepared]) -> list[Result]:
+        """Carry out prepared operations: the second half of `apply`."""
         with self._writing:
             try:
-                return self._commit(prepared)
+                return self._commit(operations)
             except StoreFull:
-                return [self._commit_alone(operation) for operation in prepared]
+                return [self._commit_alone(operation) for operation in operations]
 
     def cut_log(self, sequence: int) -> int:
         """Remove the deletions up to a change from the log, a portion at a time.
@@ -151,8 +162,7 @@ class Store(StoreReader):
             return error
 
     def _commit(self, operations: Sequence[Prepared]) -> list[Result]:
-        sizes = [len(op.data) for op in operations if isinstance(op, PreparedPut | Keep)]
-        sizes += [0 for op in operations if isinstance(op, SetFacts)]  # a few bytes
+        sizes = [size for op in operations if (size := added_bytes(op)) is not None]
         return self._write(
             lambda txn: Writer(txn, self.dbs, self.encoder.dimension).carry_out(operations),
             added_bytes=sum(sizes) if sizes else None,
@@ -163,8 +173,7 @@ class Store(StoreReader):
 
         Args:
             change: writes in the transaction; its result is returned.
-            added_bytes: size of the images that it adds. None if it adds none; then it may use the
-                reserve.
+            added_bytes: size of what it adds. None if it adds nothing; then it may use the reserve.
 
         Raises:
             StoreFull: the map has its largest size, or the disk is full; nothing was written.

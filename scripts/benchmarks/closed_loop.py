@@ -41,14 +41,18 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """A client that keeps its connection."""
+    """A client that keeps its connection.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        content: headers that say what it sends.
+    """
+
+    def __init__(self, url: str, content: dict[str, str] = IMAGE) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
-        self._headers = IMAGE | key_headers()
+        self._headers = content | key_headers()
 
     def post(self, path: str, body: bytes, read: Callable[[bytes], Any] = len) -> Answer:
-        """Send a picture.
+        """Send a body.
 
         Args:
             read: from the content of a success to `Answer.found`.
@@ -79,6 +83,7 @@ class ClosedLoop:
         bodies: what they send, one after another; the clients end with them.
         clients: how many.
         read: see `Client.post`.
+        content: see `Client`.
 
     Attributes:
         answers: in the order in which they came.
@@ -91,10 +96,11 @@ class ClosedLoop:
         bodies: Iterator[bytes],
         clients: int,
         read: Callable[[bytes], Any] = len,
+        content: dict[str, str] = IMAGE,
     ) -> None:
         self.answers: list[Answer] = []
         self.clients = clients
-        self._url, self._path, self._read = url, path, read
+        self._url, self._path, self._read, self._content = url, path, read, content
         self._bodies, self._turn = bodies, threading.Lock()
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._work) for _ in range(clients)]
@@ -114,7 +120,7 @@ class ClosedLoop:
         return any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
-        client = Client(self._url)
+        client = Client(self._url, self._content)
         while not self._stopped.is_set():
             with self._turn:
                 body = next(self._bodies, None)

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 from common.own_service import OwnService
 
-from benchmarks import machine, networks, overload, service, stages, verification, yardstick
+from benchmarks import (
+    machine,
+    networks,
+    overload,
+    service,
+    stages,
+    store,
+    verification,
+    yardstick,
+)
 from benchmarks.options import (
     CLIENTS,
     add_batches,
@@ -24,6 +33,7 @@ from benchmarks.options import (
     add_seconds,
     add_segmenter,
     add_service,
+    add_store,
     add_times,
 )
 from benchmarks.report import COMPARISON_COLUMNS, Section, compare
@@ -56,6 +66,11 @@ def measure_plain(arguments: argparse.Namespace, encoder: Path) -> Rows:
     return yardstick.measure_both(
         encoder, arguments.segmenter, arguments.photos, arguments.count, arguments.seconds
     )
+
+
+def measure_store(arguments: argparse.Namespace, encoder: Path) -> Rows:
+    """Put made-up photos into a store; this takes no encoder."""
+    return store.measure(arguments.groups, arguments.seconds, arguments.folder)
 
 
 def measure_index(arguments: argparse.Namespace, encoder: Path) -> Rows:
@@ -146,6 +161,7 @@ def everything(arguments: argparse.Namespace, encoder: Path) -> Iterator[tuple[s
     arguments.segmenter = arguments.args.get("segmenter", {})
     yield keep("ceiling", measure_ceiling(arguments, encoder))
     yield keep("plain", measure_plain(arguments, encoder))
+    yield keep("store", measure_store(arguments, encoder))
     pictures = Pictures(arguments.photos)
     with prepared(encoder, arguments.args) as running:
         empty = service.startup(running, pictures)
@@ -215,6 +231,17 @@ COMMANDS = {
         ),
         (add_photos, add_segmenter, add_seconds),
         measure_plain,
+    ),
+    "store": Command(
+        Section(
+            "The store alone",
+            "Made-up photos of 180 kB, in groups that share one sync to disk. The plain file gets "
+            "the same bytes with as many syncs. Writing is CPU time of the thread that commits; "
+            "the making is done beside it.",
+            store.COLUMNS,
+        ),
+        (add_store, add_seconds),
+        measure_store,
     ),
     "index": Command(
         Section(

@@ -15,6 +15,7 @@ from common.tables import table_place
 
 from benchmarks.chunk_engines import ENGINES
 from benchmarks.networks import BATCHES, default_dtypes
+from benchmarks.store import GROUPS
 from deployments.compute.device import DTYPES
 from deployments.errors import StartupError
 from deployments.settings import Settings
@@ -134,6 +135,22 @@ def add_batches(parser: argparse.ArgumentParser) -> None:
         default=BATCHES,
         metavar="N",
         help=f"pictures in one pass through the networks ({written(BATCHES)})",
+    )
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--groups",
+        nargs="+",
+        type=positive,
+        default=GROUPS,
+        metavar="N",
+        help=f"photos with one sync to disk, each number measured alone ({written(GROUPS)})",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="on the disk that is measured (where temporary files are)",
     )
 
 

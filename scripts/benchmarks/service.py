@@ -58,19 +58,23 @@ class Pictures:
 
 @contextmanager
 def prepared(
-    encoder: Path, args: dict[str, dict[str, Any]], import_path: str = "graph:build"
+    encoder: Path,
+    args: dict[str, dict[str, Any]],
+    import_path: str = "graph:build",
+    base: str = "serve_config.yaml",
 ) -> Iterator[OwnService]:
     """Configure a service with a store of its own; both are removed at the end.
 
     Args:
         encoder: folder of a CLIP.
-        args: sections of `args` that differ from serve_config.yaml.
+        args: sections of `args` that differ from the config.
         import_path: of the function that builds it.
+        base: the config's name, in the repository's root.
     """
     chosen = {"pretrained_model_name_or_path": str(encoder)}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         args = args | {"encoder": chosen | args.get("encoder", {})}
-        with OwnService(Path(folder), args, import_path=import_path) as service:
+        with OwnService(Path(folder), args, import_path=import_path, base=base) as service:
             yield service
 
 

@@ -29,10 +29,11 @@ class OwnService(ServeRun):
 
     Args:
         folder: gets its config, its log and its store.
-        args: sections of the application's `args` that differ from `serve_config.yaml`.
+        args: sections of the application's `args` that differ from the config.
         deployments: options of deployments that differ, by the deployment's name.
         import_path: of the function that builds the application.
         haproxy: see `ServeRun`.
+        base: the name of the config that it differs from, in the repository's root.
 
     Attributes:
         store: folder of its store.
@@ -46,6 +47,7 @@ class OwnService(ServeRun):
         deployments: dict[str, dict[str, Any]] | None = None,
         import_path: str = "graph:build",
         haproxy: bool = True,
+        base: str = "serve_config.yaml",
     ) -> None:
         self.store = folder / "store"
         self.port = free_port()
@@ -56,15 +58,16 @@ class OwnService(ServeRun):
             new_session=True,
             haproxy=haproxy,
         )
-        self._write_config(args or {}, deployments or {}, import_path)
+        config = yaml.safe_load((ROOT / base).read_text())
+        self._write_config(config, args or {}, deployments or {}, import_path)
 
     def _write_config(
         self,
+        config: dict[str, Any],
         args: dict[str, dict[str, Any]],
         deployments: dict[str, dict[str, Any]],
         import_path: str,
     ) -> None:
-        config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
         config["http_options"]["port"] = self.port
         (application,) = config["applications"]
         sections: dict[str, dict[str, Any]] = {"store": {"path": str(self.store)}}

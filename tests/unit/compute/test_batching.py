@@ -12,6 +12,7 @@ import torch
 from deployments.compute import batching
 from deployments.compute.batching import batched
 from deployments.errors import BadParameter, Unavailable, UnknownId
+from tests.support.metrics import watch
 
 pytestmark = pytest.mark.usefixtures("batches_without_replicas")
 
@@ -53,6 +54,17 @@ def test_a_crowd_becomes_one_batch(at_once):
 
 def test_no_batch_is_larger_than_it_may_be():
     assert asyncio.run(batches_of_a_crowd(1, 7, max_batch_size=3)) == [1, 3, 3, 1]
+
+
+def test_the_metrics_count_items_where_a_batch_has_another_size(monkeypatch):
+    seen = watch(monkeypatch)
+    Worker().ask_all(range(6), max_batch_size=20, batch_size_fn=lambda items: 10 * len(items))
+    assert seen["inset_stage_items_total"].counted.total() == 60
+    [results] = Worker().ask_all(
+        range(6), max_batch_size=20, batch_size_fn=lambda items: 10 * len(items), count_fn=len
+    )
+    assert results == [-number for number in range(6)]
+    assert seen["inset_stage_items_total"].counted.total() == 66
 
 
 def test_a_batch_that_fails_lets_the_next_one_begin():

@@ -179,6 +179,7 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(commands.networks, "ceiling", measurement("ceiling", TABLES["ceiling"]))
     monkeypatch.setattr(commands.yardstick, "measure_both", measurement("plain", TABLES["plain"]))
+    monkeypatch.setattr(commands.store, "measure", measurement("store", []))
     for name in ("search", "mixed", "memory"):
         result = TABLES.get(name, [])
         monkeypatch.setattr(commands.service, name, measurement(name, result))
@@ -197,8 +198,8 @@ def test_all_runs_every_command_and_compares(monkeypatch, tmp_path):
     assert tables["startup"] == 2 * [{"seconds": 9}]
     before, after = calls[: calls.index("stop")], calls[calls.index("stop") + 1 :]
     assert before == [
-        *("ceiling", "plain", "pictures", "prepare", "startup", "index", "search", "mixed"),
-        "overload",
+        *("ceiling", "plain", "store", "pictures", "prepare", "startup", "index", "search"),
+        *("mixed", "overload"),
     ]
     assert after == ["startup", "memory", "verify", "pictures", "prepare", "start", "stages"]
 
