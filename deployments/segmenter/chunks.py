@@ -1,21 +1,16 @@
-"""Choose the parts of a photo that become chunks: its objects, tiles, and the whole photo.
-
-This module doesn't import pydantic, so that the GPU benchmark needs only torch, NumPy and Pillow.
-"""
+"""Choose the parts of a photo that become chunks: its objects, tiles, and the whole photo."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from deployments.boxes import outer_box
+from deployments.records import Box
 from deployments.tiles import tile_boxes
-
-if TYPE_CHECKING:
-    from deployments.records import Box
 
 TILE_IOU = 0.7  # a tile that overlaps an object by more would give nearly the same chunk
 # Weights of red, green and blue in a grey value (ITU-R BT.601), as in Pillow.

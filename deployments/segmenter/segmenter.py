@@ -163,7 +163,7 @@ class Segmenter:
         opened: list[OpenedPhoto] = [results[i] for i in good]
         photos = [upload(photo.image.pixels, self.placement.device) for photo in opened]
         found = self.detector.detect(photos, [thresholds[i] for i in good])
-        cut = self._cut(photos, found)
+        cut = self.cut(photos, found)
         for i, photo, (chunks, crops) in zip(good, opened, cut, strict=True):
             height, width = photo.image.pixels.shape[:2]
             results[i] = SegmentedPhoto(
@@ -203,10 +203,18 @@ class Segmenter:
         except Exception as error:  # whatever it is, it is this photo's alone
             return error
 
-    def _cut(
+    def cut(
         self, photos: list[torch.Tensor], found: list[Detections]
     ) -> list[tuple[list[Chunk], torch.Tensor]]:
-        """Cut the chunks from the full-resolution pixels."""
+        """Choose the chunks of photos, and cut them from the full-resolution pixels.
+
+        Args:
+            photos: uint8 `[height, width, 3]` each, on one device.
+            found: the objects in each of them.
+
+        Returns:
+            Of each photo the chunks, and their crops, see `SegmentedPhoto`.
+        """
         chunks = [
             self._chunks(photo.shape[0], photo.shape[1], detections)
             for photo, detections in zip(photos, found, strict=True)

@@ -34,17 +34,15 @@ from common.own_service import OwnService
 from common.paths import ROOT
 from common.photos import find_images
 from common.tables import table
-from torch import nn
 
 from benchmarks import service
 from benchmarks.closed_loop import ClosedLoop, Stretch, steady
 from benchmarks.gpu.decoders import DECODERS, LIMITS
-from benchmarks.gpu.networks import random_yolov5
+from benchmarks.gpu.networks import random_yolov5, write_checkpoint
 from benchmarks.gpu.sizes import COMPACT, FULL, TINY, Sizes, make_photos
-from benchmarks.gpu.throughput import TRAINED_THRESHOLD, decoding, make_pipeline
+from benchmarks.gpu.throughput import TRAINED_THRESHOLD, choose_threshold, decoding
 from benchmarks.service import SEARCH_COLUMNS, STARTUP_COLUMNS, Pictures, prepared
 from deployments.decoding.image import decode
-from deployments.segmenter.checkpoint import Checkpoint
 
 Rows = list[dict[str, Any]]
 
@@ -176,27 +174,8 @@ def make_detector(file: Path, photos: list[bytes], sizes: Sizes) -> dict[str, An
     detector = random_yolov5(sizes.width)
     write_checkpoint(detector, file)
     some = [decode(photo, LIMITS).pixels for photo in photos[:EXAMPLES]]
-    pipeline = make_pipeline(sizes, COMPACT, detector, False, some, CPU, torch.float32)
-    return {"model_name_or_path": str(file), "confidence_threshold": pipeline.threshold}
-
-
-def write_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
-    """Write a checkpoint for `read_checkpoint`: a tree of modules, here all of one class."""
-    root: Any = nn.Module()
-    for name, tensor in checkpoint.state.items():
-        *path, last = name.split(".")
-        module = root
-        for part in path:
-            if part not in module._modules:
-                module.add_module(part, nn.Module())
-            module = module._modules[part]
-        module.register_buffer(last, tensor)
-    root.yaml, root.names, root.stride = (
-        checkpoint.architecture,
-        checkpoint.names,
-        checkpoint.stride,
-    )
-    torch.save({"model": root}, file)
+    threshold = choose_threshold(detector, some, sizes, CPU)
+    return {"model_name_or_path": str(file), "confidence_threshold": threshold}
 
 
 def decode_alone(photos: list[bytes], load: Load) -> Rows:

@@ -47,7 +47,7 @@ DEPLOYMENTS: list[tuple[Any, list[str]]] = [
 ]
 CLASSES: list[tuple[type, list[str]]] = [
     (FastAPI, ["__call__"]),
-    (segmenter.Segmenter, ["segment", "_cut"]),
+    (segmenter.Segmenter, ["segment", "cut"]),
     (canvas_detectors.CanvasDetector, ["detect"]),
     (decoder.Decoder, ["decode"]),
     (encoder.Encoder, ["encode_photos", "squares"]),

@@ -38,7 +38,7 @@ STAGES = {
         "make_thumbnail": "segmenter: thumbnail",
         "make_preview": "segmenter: preview",
         "CanvasDetector.detect": "segmenter: detect",
-        "Segmenter._cut": "segmenter: crops",
+        "Segmenter.cut": "segmenter: crops",
         "Encoder.encode_photos": "encoder: forward",
         "Encoder.squares": "encoder: normalise",
         "StoreDeployment.put": "store: group wait",

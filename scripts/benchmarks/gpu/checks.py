@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.networks import make_detector, make_tower
-from benchmarks.gpu.pipeline import MAX_TILES, OVERLAP, TILES
 from benchmarks.gpu.sizes import Sizes, make_photos
 from deployments.compute.crops import scale_crops
 from deployments.decoding.image import decode
@@ -43,9 +42,7 @@ def _check_photos(sizes: Sizes, device: torch.device) -> Rows:
     pixels = [decode(photo, ImageLimits()).pixels for photo in make_photos(sizes.photo, 2)]
     photos = [torch.from_numpy(photo) for photo in pixels]
     moved = [photo.to(device) for photo in photos]
-    boxes = [
-        np.array([*tile_boxes(width, height, TILES, MAX_TILES, OVERLAP), (0, 0, width, height)])
-    ] * 2
+    boxes = [np.array([*tile_boxes(width, height, (3,), 64, 0.3), (0, 0, width, height)])] * 2
     size = next(iter(sizes.encoders.values())).image_size
     # Once as on a GPU, whatever the device, and once one crop at a time.
     actual = scale_crops(moved, boxes, size, squash=True, together_on={device.type})
@@ -57,8 +54,8 @@ def _check_photos(sizes: Sizes, device: torch.device) -> Rows:
         _check("crops: values that differ by a grey level", (crops >= 1).mean(), 0.1),
         _check("crops: by two", (crops >= 2).mean(), 0.001),
         _check("crops: by more", (crops >= 3).mean(), 0),
-        _check("canvases: values that differ by a grey level", (canvases >= 1).mean(), 0.1),
-        _check("canvases: by more", (canvases >= 2).mean(), 0.001),
+        _check("canvases: values that differ by a grey level", (canvases >= 1).mean(), 0.02),
+        _check("canvases: by more", (canvases >= 2).mean(), 0),
     ]
 
 

@@ -30,7 +30,7 @@ Work = TypeVar("Work")
 
 
 class Threads:
-    """Decode in threads of this process, as the segmenter does.
+    """Decode in threads of this process.
 
     Args:
         photos: encoded; they are decoded again and again.
@@ -64,7 +64,7 @@ class Threads:
 
 
 class Processes:
-    """Decode in processes of their own, as several replicas of the segmenter do.
+    """Decode in processes of their own, and do nothing else there.
 
     They write into shared memory, and have the photos in their own, because they are copies of this
     process. So they should be made before it computes anything.

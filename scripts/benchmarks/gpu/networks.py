@@ -80,6 +80,25 @@ def random_yolov5(width: float) -> Checkpoint:
     return Checkpoint(architecture, network.state_dict(), names, STRIDES, anchors)
 
 
+def write_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
+    """Write a checkpoint for `read_checkpoint`: a tree of modules, here all of one class."""
+    root: Any = nn.Module()
+    for name, tensor in checkpoint.state.items():
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module._modules[part]
+        module.register_buffer(last, tensor)
+    root.yaml, root.names, root.stride = (
+        checkpoint.architecture,
+        checkpoint.names,
+        checkpoint.stride,
+    )
+    torch.save({"model": root}, file)
+
+
 def make_detector(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> YoloV5:
     """Return a network for uint8 `[n, 3, h, w]`, ready for inference."""
     return load_network(checkpoint, device, dtype)
@@ -182,3 +201,21 @@ def operations(network: nn.Module, example: torch.Tensor) -> float:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(example)
     return counter.get_total_flops()
+
+
+def write_tower(shape: TowerShape, folder: Path) -> None:
+    """Write an image tower with random weights, for the service's own encoder to load."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        image_size=shape.image_size,
+        patch_size=shape.patch_size,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.hidden,
+        projection_dim=shape.dimension,
+        hidden_act="quick_gelu" if shape.quick else "gelu",
+    )
+    torch.manual_seed(0)
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)

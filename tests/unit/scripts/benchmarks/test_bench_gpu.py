@@ -25,21 +25,19 @@ from benchmarks.gpu.networks import (
     random_yolov5,
     read_shape,
 )
-from benchmarks.gpu.pipeline import Pipeline
 from benchmarks.gpu.sizes import COMPACT, FULL, TINY, make_photos, read_photos
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from deployments.compute.device import DTYPES
 from deployments.compute.weights import yolov5_weights
 from deployments.decoding.image import decode
-from deployments.encoder.files import CLIP_MEAN, CLIP_STD
 from deployments.segmenter.checkpoint import read_checkpoint
-from deployments.segmenter.segmenter import Segmenter
-from deployments.settings import SegmenterSettings
+from deployments.segmenter.letterbox import square_letterbox
 from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
-# What the service needs and a machine with a GPU may lack.
+# The parts that need torch, NumPy and Pillow alone, and what else the service needs.
+BARE = ("checks", "ceilings", "decoding")
 MISSING = (
     "ray",
     "pydantic",
@@ -71,6 +69,8 @@ def test_it_runs_with_torch_numpy_and_pillow_alone(tmp_path):
         COMPACT,
         "--dtypes",
         "float32",
+        "--parts",
+        *BARE,
         "--json",
         str(file),
     ]
@@ -88,8 +88,9 @@ def test_it_runs_with_torch_numpy_and_pillow_alone(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     tables = json.loads(file.read_text())["tables"]
-    assert list(tables) == list(bench_gpu.COLUMNS)
-    for name, columns in bench_gpu.COLUMNS.items():
+    assert tuple(tables) == BARE
+    for name in BARE:
+        columns = bench_gpu.COLUMNS[name]
         assert f"| {' | '.join(title for title, _ in columns.values())} |" in ran.stdout
         assert all(set(row) <= set(columns) for row in tables[name])
     assert all(row["fine"] for row in tables["checks"]), tables["checks"]
@@ -98,13 +99,6 @@ def test_it_runs_with_torch_numpy_and_pillow_alone(tmp_path):
         assert ("per_second" in row) == (row["mode"] == "eager")  # there are no graphs on a CPU
     assert {row["network"] for row in tables["ceilings"][1:]} == {"yolov5s", COMPACT}
     assert "models/compact, float32, graph, batch 2:" in ran.stderr
-    alone = {row["stage"]: row["per_second"] for row in tables["pipeline"]}
-    for row in tables["pipeline"][-2:]:
-        decoding = alone[row["stage"].strip("*").removeprefix("all, ")]
-        slowest = min(decoding, alone["canvases, detector"], alone["crops"])
-        assert row["of_stage"] == pytest.approx(row["per_second"] / slowest, rel=0.2)
-        assert row["of_bound"] >= row["of_stage"]
-        assert 16 < row["chunks"] < 60
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
@@ -244,105 +238,47 @@ def test_made_up_photos_are_of_a_cameras_size_and_differ():
 # The pipeline
 
 
-def means(pixels):
-    """Stands for an encoder: float `[n, 3, s, s]` to `[n, 3]`."""
-    return pixels.mean((2, 3))
-
-
-@pytest.fixture(scope="module")
-def trained(slow):
-    """A pipeline with YOLOv5s as it was trained."""
-    return Pipeline(
-        make_detector(read_checkpoint(yolov5_weights("yolov5s")), CPU, torch.float32),
-        means,
-        threshold=0.1,
-        image_size=320,
-        crop_size=32,
-        device=CPU,
-        dtype=torch.float32,
-    )
-
-
-def test_the_pipeline_makes_the_chunks_that_the_segmenter_makes(trained, photos):
-    files = [photos / name for name in ("astronaut.png", "coffee.png", "chelsea.png")]
-    batches = [[file.read_bytes() for file in files], [files[2].read_bytes()]]
-    decoded = [[decode(data, LIMITS).pixels for data in batch] for batch in batches]
-    done = list(trained.run(iter(decoded)))
-    segmenter = Segmenter(
-        SegmenterSettings(image_size=320, dtype="float32", device="cpu", batch_size=3),
-        crop_size=32,
-        squash=True,
-    )
-    assert [len(batch.photos) for batch in done] == [3, 1]
-    for batch, data in zip(done, batches, strict=True):
-        expected = segmenter.segment(data)
-        for boxes, photo in zip(batch.boxes, expected, strict=True):
-            assert photo.chunks[0].source == "detection"
-            assert boxes.tolist() == [list(chunk.box) for chunk in photo.chunks]
-        crops = torch.cat([photo.crops for photo in expected])
-        pixels = crops.permute(0, 3, 1, 2).float()
-        values = (pixels / 255 - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(
-            CLIP_STD
-        ).view(3, 1, 1)
-        expected = torch.nn.functional.normalize(means(values), dim=1)
-        torch.testing.assert_close(batch.vectors, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_batches_come_out_in_their_order_each_once(trained, monkeypatch):
-    """And no more than four are on their way at any time."""
-    begun, ended = [], []
-
-    def batches():
-        for number in range(7):
-            begun.append(number)
-            yield [np.full((64, 32 + 32 * (number % 2), 3), number, np.uint8)]
-
-    for batch in trained.run(batches()):
-        ended.append(int(batch.photos[0][0, 0, 0]))
-        assert len(begun) - len(ended) <= 3
-    assert ended == begun == list(range(7))
-
-
-def test_the_threshold_is_one_that_finds_some_objects():
+@pytest.fixture
+def made(tmp_path):
+    """The service's photo encoder with tiny networks, and a threshold that finds some objects."""
+    detector = random_yolov5(TINY.width)
     photos = [decode(photo, LIMITS).pixels for photo in make_photos(TINY.photo, 4)]
-    pipeline = throughput.make_pipeline(
-        TINY, COMPACT, random_yolov5(TINY.width), False, photos, CPU, torch.float32
+    threshold = throughput.choose_threshold(detector, photos, TINY, CPU)
+    return throughput.make_photo_encoder(
+        tmp_path, TINY, COMPACT, detector, threshold, CPU, "float32"
     )
-    with torch.inference_mode():
-        predictions = pipeline.predict(pipeline.upload(photos))
-        rows = torch.cat([prediction.rows.flatten(0, 1) for prediction in predictions])
-        boxes = pipeline.choose(predictions)
-    candidates = ((rows[:, 4:5] * rows[:, 5:]).amax(1) > pipeline.threshold).sum()
-    assert candidates == throughput.OBJECTS * 4
-    assert 17 < np.mean([len(of_photo) for of_photo in boxes]) <= 17 + throughput.OBJECTS
 
 
-def test_shares_are_of_the_slowest_stage_and_of_what_is_shared(monkeypatch):
-    alone = {"upload": 900, "detector": 300, "encoder": 600}  # the GPU's: 200 together
-    done = {"per_second": 150, "chunks": 40, "thread_ms": 0.2}
-    monkeypatch.setattr(throughput, "stages", lambda *_: alone)
-    monkeypatch.setattr(throughput, "whole", lambda *_: dict(done))
-    rates = {"threads": 160, "processes": 1000}
-    decoded = [{"workers": name, "per_second": rate} for name, rate in rates.items()]
-    rows = throughput.pipelines(
-        "some",
-        argparse.Namespace(device=CPU),
-        dict.fromkeys(rates, Endless()),
-        decoded,
-        [],
-        0,
+def test_the_threshold_is_one_that_finds_some_objects(made, monkeypatch):
+    """So many candidates; here none is suppressed."""
+    photos = make_photos(TINY.photo, 4)
+    monkeypatch.setattr(made.segmenter.detector, "_iou_threshold", 1.0)
+    # As on a GPU; on a CPU the canvases have other shapes.
+    monkeypatch.setattr(
+        made.segmenter.detector,
+        "_place",
+        lambda height, width: square_letterbox(height, width, TINY.image_size, 32),
     )
-    by_stage = {row["stage"]: row for row in rows}
-    assert by_stage["the GPU's together"]["per_second"] == pytest.approx(200)
-    threads, processes = rows[-2:]
-    assert (threads["of_stage"], threads["of_bound"]) == (150 / 160, 150 / 160)
-    assert processes["of_stage"] == 150 / 300
-    assert processes["of_bound"] == pytest.approx(150 / 200)
+    found = [
+        [chunk.source for chunk in photo.chunks].count("detection") for photo in made.encode(photos)
+    ]
+    # One by one or together, the last digits differ.
+    assert sum(found) == pytest.approx(throughput.OBJECTS * 4, abs=2)
 
 
-class Endless:
-    def batches(self, device):
-        yield from itertools.repeat([])
+def test_all_stages_are_measured_alone_and_together(made):
+    photos = make_photos(TINY.photo, 5)
+    pixels = [decode(photo, LIMITS).pixels for photo in photos[:2]]
+    decoded = [{"workers": name, "per_second": rate} for name, rate in [("a", 70), ("b", 9e9)]]
+    rows = throughput.pipeline("some", made, photos, pixels, decoded, 0.01)
+    stages = {row["stage"]: row for row in rows}
+    *alone, together, done = list(stages.values())[1:]
+    assert stages["decoding"]["per_second"] == 9e9
+    assert together["per_second"] == pytest.approx(1 / sum(1 / row["per_second"] for row in alone))
+    assert done["of_decoding"] == done["per_second"] / 9e9
+    assert done["of_stages"] == pytest.approx(done["per_second"] / together["per_second"])
+    assert 17 < done["chunks"] <= 17 + 2 * throughput.OBJECTS
+    assert {row["encoder"] for row in rows} == {"some"}
 
 
 # The tables

@@ -12,7 +12,7 @@ import pytest
 import torch
 from benchmarks import gpu_service
 from benchmarks.closed_loop import Answer, Stretch
-from benchmarks.gpu.networks import random_yolov5
+from benchmarks.gpu.networks import random_yolov5, write_checkpoint
 from benchmarks.gpu.sizes import TINY, make_photos
 
 from deployments.segmenter.checkpoint import read_checkpoint
@@ -20,7 +20,7 @@ from deployments.segmenter.checkpoint import read_checkpoint
 
 def test_the_checkpoint_that_is_written_is_the_one_that_is_read(tmp_path):
     made = random_yolov5(TINY.width)
-    gpu_service.write_checkpoint(made, tmp_path / "random.pt")
+    write_checkpoint(made, tmp_path / "random.pt")
     found = read_checkpoint(tmp_path / "random.pt")
     assert (found.names, found.stride) == (made.names, made.stride)
     assert json.dumps(found.architecture) == json.dumps(made.architecture)
