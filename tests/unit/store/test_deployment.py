@@ -7,6 +7,7 @@ import errno
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -16,9 +17,9 @@ from deployments.errors import StoreUnusable
 from deployments.records import CheckedPhoto
 from deployments.settings import StoreSettings
 from deployments.store import deployment as module
-from deployments.store.deployment import StoreDeployment
+from deployments.store.deployment import GROUP_PIECES, Sized, StoreDeployment, count_pieces
 from deployments.store.metrics import measure_store
-from deployments.store.operations import Delete, Operation, Result
+from deployments.store.operations import Delete, Prepared, PreparedPut, Put, Result, SetFacts
 from tests.support.metrics import watch
 from tests.support.stored.stores import ENCODER, photo, put
 
@@ -45,11 +46,11 @@ def deployment(folder: Path) -> Iterator[StoreDeployment]:
     """A store with the photo `a`, whose writers don't share transactions: that takes Ray."""
     deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)
 
-    async def apply_alone(operation: Operation) -> Result:
-        (result,) = await deployment._apply_together([operation])
+    async def commit_alone(operation: Sized) -> Result:
+        (result,) = await deployment._commit_together([operation])
         return result
 
-    deployment._apply = apply_alone
+    deployment._commit = commit_alone
     deployment.store.apply([put("a", b"1")])
     yield deployment
     deployment.store.close()
@@ -59,7 +60,7 @@ def deployment(folder: Path) -> Iterator[StoreDeployment]:
 def test_a_cold_disk_holds_up_no_write(deployment, monkeypatch, name: str) -> None:
     """Who reads the memory map stands still until the disk has answered."""
     store = deployment.store
-    begin, apply = store._snapshot, store.apply
+    begin, commit = store._snapshot, store.commit
     writing = threading.local()
     warm = threading.Event()
     held_up = []
@@ -70,12 +71,12 @@ def test_a_cold_disk_holds_up_no_write(deployment, monkeypatch, name: str) -> No
             warm.set()
         return begin(*arguments)
 
-    def write(operations: list[Operation]) -> list[Result]:
+    def write(operations: list[Prepared]) -> list[Result]:
         writing.now = True  # what was just written isn't cold
-        return apply(operations)
+        return commit(operations)
 
     monkeypatch.setattr(store, "_snapshot", read_slowly)
-    monkeypatch.setattr(store, "apply", write)
+    monkeypatch.setattr(store, "commit", write)
 
     async def scenario() -> None:
         read = getattr(deployment, name)
@@ -87,6 +88,61 @@ def test_a_cold_disk_holds_up_no_write(deployment, monkeypatch, name: str) -> No
 
     asyncio.run(scenario())
     assert held_up == []
+
+
+def test_photos_are_made_ready_while_a_group_is_committed(deployment, monkeypatch) -> None:
+    """What one thread does for them, the disk need not wait for."""
+    store, prepare, commit = deployment.store, deployment.store.prepare, deployment.store.commit
+    ready, committing = threading.Event(), threading.Event()
+
+    def prepare_next(operation: Put) -> Prepared:
+        if operation.id == "c":
+            assert committing.wait(20)
+            ready.set()
+        return prepare(operation)
+
+    def commit_first(operations: list[Prepared]) -> list[Result]:
+        committing.set()
+        assert ready.wait(20)
+        return commit(operations)
+
+    monkeypatch.setattr(store, "prepare", prepare_next)
+    monkeypatch.setattr(store, "commit", commit_first)
+    photos = [CheckedPhoto(id, "", id.encode(), None, None, {}) for id in "bc"]
+    stored = asyncio.run(deployment.put(photos, [photo(b"b"), photo(b"c")]))
+    assert [one.record.id for one in stored] == ["b", "c"]
+
+
+@pytest.mark.usefixtures("batches_without_replicas")
+def test_a_group_is_as_large_as_its_bytes(folder: Path, monkeypatch) -> None:
+    """A photo that is larger goes alone."""
+    monkeypatch.setattr(module, "GROUP_PIECES", 8)
+    deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)
+    groups = []
+    commit = deployment.store.commit
+
+    def note(operations: list[Prepared]) -> list[Result]:
+        groups.append([len(op.data) for op in operations if isinstance(op, PreparedPut)])
+        return commit(operations)
+
+    monkeypatch.setattr(deployment.store, "commit", note)
+    sizes = [400_000, 400_000, 400_000, 3_000_000, 400_000]
+    photos = [
+        CheckedPhoto(f"{n}", "", bytes([n]) * size, None, None, {}) for n, size in enumerate(sizes)
+    ]
+    stored = asyncio.run(deployment.put(photos, [photo(one.data) for one in photos]))
+    assert [one.record.bytes for one in stored] == sizes
+    assert sorted(size for group in groups for size in group) == sorted(sizes)
+    assert [3_000_000] in groups
+    assert all(sum(group) <= 2**20 for group in groups if group != [3_000_000])
+    deployment.store.close()
+
+
+def test_what_adds_nothing_takes_a_share_of_a_group_too() -> None:
+    assert count_pieces(Delete("a")) == count_pieces(SetFacts("a", SHA256, {})) == 1
+    half = PreparedPut(None, bytes(10 * 2**20), *(bytes(2 * 2**20),) * 3)
+    assert count_pieces(half) == 1 + GROUP_PIECES // 2
+    assert count_pieces(replace(half, data=bytes(100 * 2**20))) == GROUP_PIECES
 
 
 def test_what_it_holds_is_measured(deployment: StoreDeployment, monkeypatch: pytest.MonkeyPatch):
