@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 from ray import serve
 
@@ -55,6 +55,7 @@ Arguments = TypeVarTuple("Arguments")
 # longer. Their size is counted in pieces, of which even the smallest operation has one.
 PIECE_BYTES = 128 * 2**10
 GROUP_PIECES = 256
+Sized: TypeAlias = tuple[int, Prepared]  # counted once: a group is added up with each that joins it
 # Threads that compute checksums while the writer waits for the disk.
 PREPARING_THREADS = 2
 # Most reads at once. While a cold disk holds them up, others wait; the writer has its own thread.
@@ -90,11 +91,11 @@ class StoreDeployment:
         self._reads = Stage("read")
         measure_store(self.store)
         # What an operation results in depends on its kind.
-        self._commit: Callable[[Prepared], Awaitable[Any]] = batched(
+        self._commit: Callable[[Sized], Awaitable[Any]] = batched(
             self._commit_together,
             stage="write",
             max_batch_size=GROUP_PIECES,
-            batch_size_fn=count_pieces,
+            batch_size_fn=lambda group: sum(pieces for pieces, _ in group),
             count_fn=len,
         )
         self._changed = asyncio.Condition()
@@ -234,15 +235,15 @@ class StoreDeployment:
 
     async def _apply(self, operation: Operation) -> Any:
         loop = asyncio.get_running_loop()
-        return await self._commit(
-            await loop.run_in_executor(self._preparing, self.store.prepare, operation)
-        )
+        prepared = await loop.run_in_executor(self._preparing, self.store.prepare, operation)
+        return await self._commit((count_pieces(prepared), prepared))
 
     async def _read(self, read: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         return await self._reads.run(self._reading, lambda: read(*arguments))
 
-    async def _commit_together(self, operations: list[Prepared]) -> list[Result]:
+    async def _commit_together(self, group: list[Sized]) -> list[Result]:
         loop = asyncio.get_running_loop()
+        operations = [operation for _, operation in group]
         results, sequence = await loop.run_in_executor(
             self._writing, lambda: (self.store.commit(operations), self.store.sequence)
         )
@@ -260,10 +261,9 @@ class StoreDeployment:
             logger.warning("the log can't be cut, trying again later", exc_info=True)
 
 
-def count_pieces(operations: Iterable[Prepared]) -> int:
-    """Return the size of a group, in pieces. One operation alone always fits into a group."""
-    pieces = (1 + (added_bytes(operation) or 0) // PIECE_BYTES for operation in operations)
-    return sum(min(number, GROUP_PIECES) for number in pieces)
+def count_pieces(operation: Prepared) -> int:
+    """Return the size of an operation in a group, in pieces. Alone it always fits into one."""
+    return min(1 + (added_bytes(operation) or 0) // PIECE_BYTES, GROUP_PIECES)
 
 
 def _open(settings: StoreSettings, encoder: EncoderIdentity) -> Store:

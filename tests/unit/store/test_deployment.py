@@ -7,6 +7,7 @@ import errno
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import lmdb
@@ -16,7 +17,7 @@ from deployments.errors import StoreUnusable
 from deployments.records import CheckedPhoto
 from deployments.settings import StoreSettings
 from deployments.store import deployment as module
-from deployments.store.deployment import GROUP_MIB, StoreDeployment, group_mib
+from deployments.store.deployment import GROUP_PIECES, Sized, StoreDeployment, count_pieces
 from deployments.store.metrics import measure_store
 from deployments.store.operations import Delete, Prepared, PreparedPut, Put, Result, SetFacts
 from tests.support.metrics import watch
@@ -45,7 +46,7 @@ def deployment(folder: Path) -> Iterator[StoreDeployment]:
     """A store with the photo `a`, whose writers don't share transactions: that takes Ray."""
     deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)
 
-    async def commit_alone(operation: Prepared) -> Result:
+    async def commit_alone(operation: Sized) -> Result:
         (result,) = await deployment._commit_together([operation])
         return result
 
@@ -114,7 +115,8 @@ def test_photos_are_made_ready_while_a_group_is_committed(deployment, monkeypatc
 
 @pytest.mark.usefixtures("batches_without_replicas")
 def test_a_group_is_as_large_as_its_bytes(folder: Path, monkeypatch) -> None:
-    """A photo that is larger goes alone, and what is tiny counts too."""
+    """A photo that is larger goes alone."""
+    monkeypatch.setattr(module, "GROUP_PIECES", 8)
     deployment = StoreDeployment.func_or_class(StoreSettings(path=str(folder)), ENCODER)
     groups = []
     commit = deployment.store.commit
@@ -124,7 +126,6 @@ def test_a_group_is_as_large_as_its_bytes(folder: Path, monkeypatch) -> None:
         return commit(operations)
 
     monkeypatch.setattr(deployment.store, "commit", note)
-    monkeypatch.setattr(module, "GROUP_MIB", 1)
     sizes = [400_000, 400_000, 400_000, 3_000_000, 400_000]
     photos = [
         CheckedPhoto(f"{n}", "", bytes([n]) * size, None, None, {}) for n, size in enumerate(sizes)
@@ -138,9 +139,10 @@ def test_a_group_is_as_large_as_its_bytes(folder: Path, monkeypatch) -> None:
 
 
 def test_what_adds_nothing_takes_a_share_of_a_group_too() -> None:
-    deletions, facts = [Delete("a")] * 256, [SetFacts("a", SHA256, {})] * 256
-    assert group_mib(deletions) == group_mib(facts) == GROUP_MIB
-    assert group_mib([PreparedPut(None, bytes(100 * 2**20), b"", b"", b"")]) == GROUP_MIB
+    assert count_pieces(Delete("a")) == count_pieces(SetFacts("a", SHA256, {})) == 1
+    half = PreparedPut(None, bytes(10 * 2**20), *(bytes(2 * 2**20),) * 3)
+    assert count_pieces(half) == 1 + GROUP_PIECES // 2
+    assert count_pieces(replace(half, data=bytes(100 * 2**20))) == GROUP_PIECES
 
 
 def test_what_it_holds_is_measured(deployment: StoreDeployment, monkeypatch: pytest.MonkeyPatch):
