@@ -10,9 +10,9 @@ import faiss
 import numpy as np
 import torch
 
-from deployments.chunk_index.blocks import PRODUCT_ERROR, Blocks
-from deployments.chunk_index.engines import Found
-from deployments.chunk_index.nearest import Nearest
+from deployments.chunk_index.blocks import LOADED_ROWS, PRODUCT_ERROR, Blocks
+from deployments.chunk_index.engines import Found, measure_each
+from deployments.chunk_index.nearest import Nearest, conclude
 from deployments.chunk_index.owners import Owners
 
 # The graph: the links of each vector (M; the lowest level has twice as many), the candidates among
@@ -32,8 +32,6 @@ MOST_LINK_ROWS = 1024
 LINK_BYTES = 300  # what the links of a vector take in a saved graph
 # Vectors that are converted to float32 and compared at a time.
 COMPARED_ROWS = 32_768
-# Vectors that are hashed at a time while a snapshot is loaded.
-LOADED_ROWS = 65_536
 # Torch uses several threads for more numbers than this.
 TORCH_GRAIN = 32_768
 FEW_NUMBERS = 16 * TORCH_GRAIN
@@ -128,8 +126,8 @@ class ApproximateEngine:
         # Only vectors that wait are compared in half precision.
         error = PRODUCT_ERROR[torch.float16 if self.waiting else torch.float32]
         searches = [
-            Nearest(self.owners, query, int(count), allowed, error)
-            for query, count in zip(queries, np.broadcast_to(counts, len(queries)), strict=True)
+            Nearest(self.owners, count, allowed, error)
+            for count in np.broadcast_to(counts, len(queries)).tolist()
         ]
         permitted = self.owners.permitted(allowed)
         with torch.inference_mode():
@@ -138,7 +136,10 @@ class ApproximateEngine:
             thorough = self.expansion or EXPANSION * self._growth() * share**0.5
             of_photos = 1 if allowed is None else np.count_nonzero(allowed) / len(allowed)
             self._search_graph(queries, searches, permitted, thorough, float(of_photos))
-        return [search.found(self._kept) for search in searches]
+        return conclude(
+            searches,
+            lambda numbers, of: measure_each(torch.from_numpy(self._kept(numbers)), queries, of),
+        )
 
     def _search_graph(
         self,
