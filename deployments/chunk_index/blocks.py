@@ -139,13 +139,16 @@ class Blocks:
     def rows(self, numbers: np.ndarray) -> torch.Tensor:
         """Return the vectors with some numbers, `[n, d]`, as they are kept, on their device."""
         self._write()
+        if len(self._blocks) == 1:
+            return self._blocks[0][upload(numbers - self._base, self.device)]
         order = np.argsort(numbers, kind="stable")
-        blocks, offsets = np.divmod(numbers[order] - self._base, self._block_rows)
-        places = upload(offsets, self.device)
+        places = numbers[order] - self._base
+        ends = np.searchsorted(places, np.arange(len(self._blocks) + 1) * self._block_rows)
+        offsets = upload(places % self._block_rows, self.device)
         rows = torch.empty((len(numbers), self.dimension), dtype=self.dtype, device=self.device)
-        present, starts = np.unique(blocks, return_index=True)
-        for block, (start, end) in zip(present, pairwise([*starts, len(blocks)]), strict=True):
-            torch.index_select(self._blocks[block], 0, places[start:end], out=rows[start:end])
+        for block, (start, end) in zip(self._blocks, pairwise(ends.tolist()), strict=True):
+            if start < end:
+                torch.index_select(block, 0, offsets[start:end], out=rows[start:end])
         return rows[upload(np.argsort(order), self.device)]
 
     def search(

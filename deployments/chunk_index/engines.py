@@ -119,7 +119,7 @@ def measure_each(vectors: torch.Tensor, queries: np.ndarray, of: np.ndarray) -> 
 
 def distances_of(similarities: np.ndarray) -> np.ndarray:
     """Return cosine distances, rounded so that equal images tie."""
-    return np.clip(1 - similarities.astype(np.float64), 0, 2).round(DIGITS)
+    return (1 - similarities.astype(np.float64)).clip(0, 2).round(DIGITS)
 
 
 def places_of_nearest(distances: np.ndarray, count: int, id_of: Callable[[int], str]) -> list[int]:

@@ -140,19 +140,11 @@ def offer(searches: Sequence[Nearest], products: torch.Tensor, first: int) -> No
     """
     groups = products.view(-1, GROUP, products.shape[1])
     maxima = _maxima(products)[:, : len(searches)].T.float().contiguous()
-    _shorten(searches, groups, maxima, first)
-    reach = _reach(searches, products.device)
-    for within in (maxima > reach[:, None]).nonzero().split(PIECE_GROUPS):
-        of, group = within.T
-        values = groups[group, :, of].float()
-        which, place = (values > reach[of][:, None]).nonzero(as_tuple=True)
-        owners, numbers, similarities = download(
-            [of[which], first + GROUP * group[which] + place, values[which, place]]
-        )
-        ends = np.searchsorted(owners, np.arange(len(searches) + 1))
-        for search, (start, end) in zip(searches, pairwise(ends), strict=True):
-            if start < end:
-                search.add(numbers[start:end], similarities[start:end])
+    within = (maxima > _reach(searches, maxima)[:, None]).sum(1).cpu().numpy()
+    served = _serve_crowded(searches, groups, maxima, within, first)
+    left = [n for n in np.flatnonzero(within).tolist() if n not in served]
+    if left:
+        _serve(searches, left, groups, maxima, first)
 
 
 def _maxima(products: torch.Tensor) -> torch.Tensor:
@@ -164,35 +156,51 @@ def _maxima(products: torch.Tensor) -> torch.Tensor:
     return products.view(-1, 8, GROUP // 8 * columns).amax(1).view(-1, GROUP // 8, columns).amax(1)
 
 
-def _reach(searches: Sequence[Nearest], device: torch.device) -> torch.Tensor:
-    return torch.tensor([search.reach for search in searches], dtype=torch.float32, device=device)
+def _reach(searches: Sequence[Nearest], like: torch.Tensor) -> torch.Tensor:
+    return like.new_tensor([search.reach for search in searches])
 
 
-def _shorten(
-    searches: Sequence[Nearest], groups: torch.Tensor, maxima: torch.Tensor, first: int
-) -> None:
+def _serve_crowded(
+    searches: Sequence[Nearest],
+    groups: torch.Tensor,
+    maxima: torch.Tensor,
+    within: np.ndarray,
+    first: int,
+) -> set[int]:
     """Where many are within reach, let the nearest of them tell how near the others must be.
 
     Args:
         groups: products, `[g, GROUP, q or more]`.
         maxima: of the groups, float32 `[q, g]`.
+        within: how many groups are within the reach of each search, int64 `[q]`.
         first: number of the first vector.
+
+    Returns:
+        The searches that need no more of these products: what wasn't looked at is beyond reach.
     """
-    within = (maxima > _reach(searches, maxima.device)[:, None]).sum(1).cpu().numpy()
+    served = set()
     enough = np.array([4 * search.count for search in searches])
     crowded = np.flatnonzero(within > enough)
     while len(crowded):
         lacking = []
-        for few in np.unique(enough[crowded]).tolist():
+        for few in sorted({*enough[crowded].tolist()}):
             together = crowded[enough[crowded] == few]
-            for some in np.array_split(together, -(-len(together) * few // PIECE_GROUPS)):
-                numbers, similarities = _best(groups, maxima, some, few)
+            piece = max(1, PIECE_GROUPS // few)
+            for start in range(0, len(together), piece):
+                some = together[start : start + piece]
+                places, similarities = _best(groups, maxima, some, few)
                 distances = distances_of(similarities)
-                for n, *of_search in zip(some.tolist(), first + numbers, distances, strict=True):
-                    if not searches[n].shorten(*of_search):
+                for at, n in enumerate(some.tolist()):
+                    search, numbers, values = searches[n], first + places[at], similarities[at]
+                    if not search.shorten(numbers, distances[at]):
                         lacking.append(n)
+                    elif values[-1] <= search.reach:
+                        near = values > search.reach
+                        search.add(numbers[near], values[near])
+                        served.add(n)
         enough *= 4
         crowded = np.array([n for n in lacking if within[n] > enough[n]], int)
+    return served
 
 
 def _best(
@@ -204,6 +212,29 @@ def _best(
     products = groups[best, :, of[:, None]].float().flatten(1).topk(few)
     which, place = products.indices // GROUP, products.indices % GROUP
     return download([GROUP * best.gather(1, which) + place, products.values])
+
+
+def _serve(
+    searches: Sequence[Nearest],
+    left: list[int],
+    groups: torch.Tensor,
+    maxima: torch.Tensor,
+    first: int,
+) -> None:
+    """Let the searches that are left take all that is within their reach; see `_serve_crowded`."""
+    of_left = upload(np.array(left), groups.device)
+    reach = _reach([searches[n] for n in left], maxima)
+    for within in (maxima[of_left] > reach[:, None]).nonzero().split(PIECE_GROUPS):
+        of, group = within.T
+        values = groups[group, :, of_left[of]].float()
+        which, place = (values > reach[of][:, None]).nonzero(as_tuple=True)
+        owners, numbers, similarities = download(
+            [of[which], first + GROUP * group[which] + place, values[which, place]]
+        )
+        ends = np.searchsorted(owners, np.arange(len(left) + 1))
+        for n, (start, end) in zip(left, pairwise(ends), strict=True):
+            if start < end:
+                searches[n].add(numbers[start:end], similarities[start:end])
 
 
 def conclude(
