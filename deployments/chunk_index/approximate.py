@@ -115,6 +115,7 @@ class ApproximateEngine:
         codes = faiss.downcast_index(self._graph.storage).codes
         return faiss.rev_swig_ptr(codes.data(), size).view(np.float16).reshape(-1, self.dimension)
 
+    @torch.inference_mode()
     def search(
         self,
         queries: np.ndarray,
@@ -130,8 +131,7 @@ class ApproximateEngine:
             for count in np.broadcast_to(counts, len(queries)).tolist()
         ]
         permitted = self.owners.permitted(allowed)
-        with torch.inference_mode():
-            self._waiting.search(queries, searches, permitted)
+        self._waiting.search(queries, searches, permitted)
         if self._graph.ntotal:
             thorough = self.expansion or EXPANSION * self._growth() * share**0.5
             of_photos = 1 if allowed is None else np.count_nonzero(allowed) / len(allowed)

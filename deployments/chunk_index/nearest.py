@@ -140,11 +140,11 @@ def offer(searches: Sequence[Nearest], products: torch.Tensor, first: int) -> No
     """
     groups = products.view(-1, GROUP, products.shape[1])
     maxima = _maxima(products)[:, : len(searches)].T.float().contiguous()
-    within = (maxima > _reach(searches, maxima)[:, None]).sum(1).cpu().numpy()
+    reach = maxima.new_tensor([search.reach for search in searches])
+    within = (maxima > reach[:, None]).sum(1).cpu().numpy()
     served = _serve_crowded(searches, groups, maxima, within, first)
-    left = [n for n in np.flatnonzero(within).tolist() if n not in served]
-    if left:
-        _serve(searches, left, groups, maxima, first)
+    if len(served) < np.count_nonzero(within):
+        _serve_others(searches, served, groups, maxima, first)
 
 
 def _maxima(products: torch.Tensor) -> torch.Tensor:
@@ -154,10 +154,6 @@ def _maxima(products: torch.Tensor) -> torch.Tensor:
         return products.view(-1, GROUP).amax(1, keepdim=True)
     # At once it would take a CPU four times as long, for few numbers lie side by side.
     return products.view(-1, 8, GROUP // 8 * columns).amax(1).view(-1, GROUP // 8, columns).amax(1)
-
-
-def _reach(searches: Sequence[Nearest], like: torch.Tensor) -> torch.Tensor:
-    return like.new_tensor([search.reach for search in searches])
 
 
 def _serve_crowded(
@@ -214,27 +210,28 @@ def _best(
     return download([GROUP * best.gather(1, which) + place, products.values])
 
 
-def _serve(
+def _serve_others(
     searches: Sequence[Nearest],
-    left: list[int],
+    served: set[int],
     groups: torch.Tensor,
     maxima: torch.Tensor,
     first: int,
 ) -> None:
-    """Let the searches that are left take all that is within their reach; see `_serve_crowded`."""
-    of_left = upload(np.array(left), groups.device)
-    reach = _reach([searches[n] for n in left], maxima)
-    for within in (maxima[of_left] > reach[:, None]).nonzero().split(PIECE_GROUPS):
+    """Let the searches not served yet take all that is within their reach; see `_serve_crowded`."""
+    reach = maxima.new_tensor(
+        [np.inf if n in served else search.reach for n, search in enumerate(searches)]
+    )
+    for within in (maxima > reach[:, None]).nonzero().split(PIECE_GROUPS):
         of, group = within.T
-        values = groups[group, :, of_left[of]].float()
+        values = groups[group, :, of].float()
         which, place = (values > reach[of][:, None]).nonzero(as_tuple=True)
         owners, numbers, similarities = download(
             [of[which], first + GROUP * group[which] + place, values[which, place]]
         )
-        ends = np.searchsorted(owners, np.arange(len(left) + 1))
-        for n, (start, end) in zip(left, pairwise(ends), strict=True):
+        ends = np.searchsorted(owners, np.arange(len(searches) + 1)).tolist()
+        for search, (start, end) in zip(searches, pairwise(ends), strict=True):
             if start < end:
-                searches[n].add(numbers[start:end], similarities[start:end])
+                search.add(numbers[start:end], similarities[start:end])
 
 
 def conclude(
