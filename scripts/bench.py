@@ -76,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--report", type=Path, default=ROOT / "BENCHMARKS.md", help="file to write (BENCHMARKS.md)"
     )
     every.set_defaults(run=run, tables=everything, batches=networks.BATCHES)
-    gpu = commands.add_parser("gpu", help="the networks, and bytes to vectors, on a GPU")
+    gpu = commands.add_parser("gpu", help="the networks, bytes to vectors, and searches on a GPU")
     bench_gpu.add_arguments(gpu)
     gpu.set_defaults(run=bench_gpu.run)
     whole = commands.add_parser("gpu-service", help="the whole service on a machine with a GPU")

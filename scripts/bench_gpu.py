@@ -1,4 +1,4 @@
-"""Measure what one GPU does with photos: the bare networks, each stage alone, and all at once.
+"""Measure what one GPU does: the bare networks, each stage alone and all at once, and searches.
 
     scripts/bench.py gpu [--photos FOLDER] [--json FILE]
     python scripts/bench_gpu.py    # where there are torch, NumPy and Pillow; for the pipeline
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.gpu.checks import checks
 from benchmarks.gpu.decoders import DECODERS, LIMITS, Decoders
 from benchmarks.gpu.networks import random_yolov5
+from benchmarks.gpu.search import searches
 from benchmarks.gpu.sizes import FULL, TINY, Sizes, make_photos, read_photos
 from benchmarks.gpu.speed import MODES, ceilings
 from benchmarks.gpu.throughput import (
@@ -81,6 +82,13 @@ COLUMNS = {
         "process_ms": ("CPU time of the process, ms/photo", "{:.2f}"),
         "of_decoding": ("of what the cores decode", "{:.2f}"),
         "of_stages": ("of the stages, one after the other", "{:.2f}"),
+    },
+    "search": {
+        "vectors": ("vectors", "{:,}"),
+        "dimension": ("dimension", "{}"),
+        "queries": ("queries at a time", "{}"),
+        "ms": ("ms", "{:.2f}"),
+        "gigabytes": ("memory of the GPU, GB", "{:.1f}"),
     },
 }
 
@@ -203,6 +211,7 @@ def _measure(
         ),
         "decoding": lambda: decoded,
         "pipeline": lambda: [row for name in sizes.encoders for row in from_bytes(name)],
+        "search": lambda: searches(sizes, device, arguments.seconds),
     }
     decoded: Rows = []
     for name in (part for part in parts if part in arguments.parts):

@@ -10,9 +10,9 @@ import faiss
 import numpy as np
 import torch
 
-from deployments.chunk_index.blocks import PRODUCT_ERROR, Blocks
-from deployments.chunk_index.engines import Found
-from deployments.chunk_index.nearest import Nearest
+from deployments.chunk_index.blocks import LOADED_ROWS, PRODUCT_ERROR, Blocks
+from deployments.chunk_index.engines import Found, measure_each
+from deployments.chunk_index.nearest import Nearest, conclude
 from deployments.chunk_index.owners import Owners
 
 # The graph: the links of each vector (M; the lowest level has twice as many), the candidates among
@@ -32,8 +32,6 @@ MOST_LINK_ROWS = 1024
 LINK_BYTES = 300  # what the links of a vector take in a saved graph
 # Vectors that are converted to float32 and compared at a time.
 COMPARED_ROWS = 32_768
-# Vectors that are hashed at a time while a snapshot is loaded.
-LOADED_ROWS = 65_536
 # Torch uses several threads for more numbers than this.
 TORCH_GRAIN = 32_768
 FEW_NUMBERS = 16 * TORCH_GRAIN
@@ -117,6 +115,7 @@ class ApproximateEngine:
         codes = faiss.downcast_index(self._graph.storage).codes
         return faiss.rev_swig_ptr(codes.data(), size).view(np.float16).reshape(-1, self.dimension)
 
+    @torch.inference_mode()
     def search(
         self,
         queries: np.ndarray,
@@ -128,17 +127,19 @@ class ApproximateEngine:
         # Only vectors that wait are compared in half precision.
         error = PRODUCT_ERROR[torch.float16 if self.waiting else torch.float32]
         searches = [
-            Nearest(self.owners, query, int(count), allowed, error)
-            for query, count in zip(queries, np.broadcast_to(counts, len(queries)), strict=True)
+            Nearest(self.owners, count, allowed, error)
+            for count in np.broadcast_to(counts, len(queries)).tolist()
         ]
         permitted = self.owners.permitted(allowed)
-        with torch.inference_mode():
-            self._waiting.search(queries, searches, permitted)
+        self._waiting.search(queries, searches, permitted)
         if self._graph.ntotal:
             thorough = self.expansion or EXPANSION * self._growth() * share**0.5
             of_photos = 1 if allowed is None else np.count_nonzero(allowed) / len(allowed)
             self._search_graph(queries, searches, permitted, thorough, float(of_photos))
-        return [search.found(self._kept) for search in searches]
+        return conclude(
+            searches,
+            lambda numbers, of: measure_each(torch.from_numpy(self._kept(numbers)), queries, of),
+        )
 
     def _search_graph(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from deployments.chunk_index.nearest import Nearest, offer
+from deployments.compute.device import upload
 
-# Rows in one tensor. Blocks can be added without a copy, and freed one by one.
-BLOCK_ROWS = 65_536
+# Rows in one tensor, by the device. Blocks can be added without a copy, and freed one by one. For a
+# GPU they are large: each is a launch of a kernel in every search.
+BLOCK_ROWS = {"cpu": 65_536, "cuda": 262_144}
+# Vectors that are gathered before they are copied: a copy to a GPU has a fixed cost.
+GATHERED_ROWS = {"cpu": 1, "cuda": 4096}
+# Vectors that are read or hashed at a time while a snapshot is loaded.
+LOADED_ROWS = 65_536
 # In half precision, oneDNN compiles a kernel for each shape of a product. This takes as long as the
 # product of 7,000 rows, and the last 1,024 kernels stay in memory, half a MiB each. So a product
 # has a multiple of these rows and, but for a single query, a multiple of these queries. On a CPU
@@ -23,7 +30,11 @@ GRAIN_ROWS, GRAIN_QUERIES = 4096, 16
 PRODUCT_ERROR = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 # Bytes that the products of one step may take; at least one block is compared at a time. On a CPU
 # they should stay in its caches; a GPU waits for the CPU after each step.
-STEP_BYTES = {"cpu": 2**22, "cuda": 2**28}
+STEP_BYTES = {"cpu": 2**22, "cuda": 2**30}
+
+# Else a GPU may add parts of a product in half precision, and exceed the error.
+torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 class Blocks:
@@ -41,35 +52,58 @@ class Blocks:
         self.dimension, self.device, self.dtype = dimension, device, dtype
         self.first = self.end = 0
         self._base = 0  # number of the first row in the first block
+        self._block_rows = BLOCK_ROWS[device.type]
         self._blocks: list[torch.Tensor] = []
+        self._gathered: list[np.ndarray] = []  # the last vectors, which aren't in a block yet
+        self._written = 0  # number of the first of these
 
     def begin_at(self, number: int) -> None:
         """Let the first vector have this number."""
-        self.first = self.end = self._base = number
+        self.first = self.end = self._base = self._written = number
 
     def append(self, vectors: np.ndarray) -> None:
-        """Add vectors, float16 `[n, d]`."""
-        rest = torch.tensor(vectors).to(self.device, self.dtype)
+        """Add vectors, float16 `[n, d]`, which don't change any more."""
+        end = self.end + len(vectors)
+        # Memory is asked for here: no search may fail because of what was added before.
+        while len(self._blocks) * self._block_rows < end - self._base:
+            size = (self._block_rows, self.dimension)
+            self._blocks.append(torch.empty(size, dtype=self.dtype, device=self.device))
+        self._gathered.append(vectors)
+        self.end = end
+        if end - self._written >= GATHERED_ROWS[self.device.type]:
+            self._write()
+
+    def _write(self) -> None:
+        """Copy what was gathered into the blocks, without waiting for a GPU."""
+        if not self._gathered:
+            return
+        rest, row = upload(np.concatenate(self._gathered), self.device), self._written - self._base
         while len(rest):
-            block, offset = divmod(self.end - self._base, BLOCK_ROWS)
-            if block == len(self._blocks):
-                size = (BLOCK_ROWS, self.dimension)
-                self._blocks.append(torch.empty(size, dtype=self.dtype, device=self.device))
+            block, offset = divmod(row, self._block_rows)
             room = self._blocks[block][offset : offset + len(rest)]
             room.copy_(rest[: len(room)])
-            rest = rest[len(room) :]
-            self.end += len(room)
+            rest, row = rest[len(room) :], row + len(room)
+        self._gathered.clear()
+        self._written = self.end
+
+    def seal(self) -> None:
+        """Free the room behind the last vector: none will be added."""
+        self._write()
+        rows = (self.end - self._base) % self._block_rows
+        if rows:
+            self._blocks[-1] = self._blocks[-1][: rows + -rows % GRAIN_ROWS].clone()
 
     def drop_before(self, number: int) -> None:
         """Drop the vectors before this one."""
+        self._write()
         if number == self.end:
             self._blocks.clear()
             self.begin_at(number)
             return
         self.first = number
-        dropped = (number - self._base) // BLOCK_ROWS
+        dropped = (number - self._base) // self._block_rows
         del self._blocks[:dropped]
-        self._base += dropped * BLOCK_ROWS
+        self._base += dropped * self._block_rows
 
     def parts(self) -> Iterator[np.ndarray]:
         """Yield all vectors, float16 `[n, d]`, some at a time."""
@@ -94,26 +128,33 @@ class Blocks:
     def load(self, path: Path) -> None:
         """Add the vectors of a file."""
         vectors = np.load(path, mmap_mode="r")
-        for row in range(0, len(vectors), BLOCK_ROWS):
-            self.append(vectors[row : row + BLOCK_ROWS])
+        for row in range(0, len(vectors), LOADED_ROWS):
+            self.append(vectors[row : row + LOADED_ROWS])
+        self._write()
 
     def kept(self, numbers: np.ndarray) -> torch.Tensor:
         """Return the vectors with some numbers, float16 `[n, d]`, on the CPU."""
-        blocks, offsets = np.divmod(numbers - self._base, BLOCK_ROWS)
-        if len(blocks) and blocks.min() == blocks.max():
-            places = torch.from_numpy(offsets).to(self.device)
-            return self._blocks[blocks[0]][places].half().cpu()
-        vectors = torch.empty((len(numbers), self.dimension), dtype=torch.float16)
-        for block in np.unique(blocks).tolist():
-            here = np.flatnonzero(blocks == block)
-            places = torch.from_numpy(offsets[here]).to(self.device)
-            vectors[torch.from_numpy(here)] = self._blocks[block][places].half().cpu()
-        return vectors
+        return self.rows(numbers).half().cpu()
+
+    def rows(self, numbers: np.ndarray) -> torch.Tensor:
+        """Return the vectors with some numbers, `[n, d]`, as they are kept, on their device."""
+        self._write()
+        if len(self._blocks) == 1:
+            return self._blocks[0][upload(numbers - self._base, self.device)]
+        order = np.argsort(numbers, kind="stable")
+        places = numbers[order] - self._base
+        ends = np.searchsorted(places, np.arange(len(self._blocks) + 1) * self._block_rows)
+        offsets = upload(places % self._block_rows, self.device)
+        rows = torch.empty((len(numbers), self.dimension), dtype=self.dtype, device=self.device)
+        for block, (start, end) in zip(self._blocks, pairwise(ends.tolist()), strict=True):
+            if start < end:
+                torch.index_select(block, 0, offsets[start:end], out=rows[start:end])
+        return rows[upload(np.argsort(order), self.device)]
 
     def search(
         self, queries: np.ndarray, searches: Sequence[Nearest], permitted: np.ndarray | None
     ) -> None:
-        """Compare queries with all vectors.
+        """Compare queries with all vectors, as many at a time as `STEP_BYTES` says.
 
         Args:
             queries: float32 `[q, d]`.
@@ -123,35 +164,36 @@ class Blocks:
         if self.first == self.end:
             return
         wanted = torch.tensor(queries, device=self.device).to(self.dtype)
-        padded = F.pad(wanted, (0, 0, 0, -len(wanted) % GRAIN_QUERIES))
+        if len(wanted) > 1:
+            wanted = F.pad(wanted, (0, 0, 0, -len(wanted) % GRAIN_QUERIES))
         ranges = list(self._ranges())
-        row_bytes = self.dtype.itemsize * (len(padded) if len(wanted) > 1 else 1)
-        step = max(1, STEP_BYTES[self.device.type] // (row_bytes * BLOCK_ROWS))
+        block_bytes = self._block_rows * len(wanted) * self.dtype.itemsize
+        step = max(1, STEP_BYTES[self.device.type] // block_bytes)
+        most = min(step, len(ranges)) * self._block_rows
+        room = torch.empty((most, len(wanted)), dtype=self.dtype, device=self.device)
         for at in range(0, len(ranges), step):
-            products, numbers = [], []
-            for block, start, end, base in ranges[at : at + step]:
-                before = start - start % GRAIN_ROWS
-                rows = block[before : end + -end % GRAIN_ROWS]
+            _, start, _, base = ranges[at]
+            first, filled = base + start - start % GRAIN_ROWS, 0
+            for block, start, end, _ in ranges[at : at + step]:
+                rows = block[start - start % GRAIN_ROWS : end + -end % GRAIN_ROWS]
+                products = room[filled : filled + len(rows)]
                 if len(wanted) == 1:  # where there is no AMX, much faster than with matrices
-                    product = torch.mv(rows, wanted[0])[None]
+                    torch.mv(rows, wanted[0], out=products[:, 0])
                 else:
-                    product = (padded @ rows.T)[: len(wanted)]
-                product[:, : start - before] = -torch.inf
-                product[:, end - before :] = -torch.inf
-                if permitted is not None:
-                    barred = torch.from_numpy(~permitted[base + start : base + end])
-                    product[:, start - before : end - before].masked_fill_(
-                        barred.to(self.device), -torch.inf
-                    )
-                products.append(product)
-                numbers.append(np.arange(base + before, base + before + product.shape[1]))
-            offer(
-                searches,
-                torch.cat(products, 1) if len(products) > 1 else products[0],
-                np.concatenate(numbers),
-            )
+                    torch.mm(rows, wanted.T, out=products)
+                filled += len(rows)
+            products = room[:filled]
+            products[: max(self.first - first, 0)] = -torch.inf
+            products[self.end - first :] = -torch.inf
+            if permitted is not None:
+                barred = upload(~permitted[first : first + filled], self.device)
+                # For many queries on a CPU, a third of the time that a mask takes.
+                products.index_fill_(0, barred.nonzero()[:, 0], -torch.inf)
+            offer(searches, products, first)
 
     def _ranges(self) -> Iterator[tuple[torch.Tensor, int, int, int]]:
         """Yield each block, where its vectors begin and end, and the number of its first row."""
-        for block, base in zip(self._blocks, range(self._base, self.end, BLOCK_ROWS), strict=True):
-            yield block, max(self.first - base, 0), min(self.end - base, BLOCK_ROWS), base
+        self._write()
+        bases = range(self._base, self.end, self._block_rows)
+        for block, base in zip(self._blocks, bases, strict=True):
+            yield block, max(self.first - base, 0), min(self.end - base, self._block_rows), base

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from deployments.chunk_index.owners import Owners
+from deployments.compute.device import upload
 
 DIGITS = 6  # of a distance; two photos whose distances are equal so far tie
 
@@ -104,9 +105,21 @@ def measure(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     )
 
 
+def measure_each(vectors: torch.Tensor, queries: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Return the similarity of each vector to one of the queries: float64 `[n]`, as `measure`.
+
+    Args:
+        vectors: `[n, d]`, on any device; they are compared there.
+        queries: float32 `[q, d]`.
+        of: the number of the query for each vector, int64 `[n]`.
+    """
+    wanted = torch.tensor(queries, dtype=torch.float64, device=vectors.device)
+    return (vectors.double() * wanted[upload(of, vectors.device)]).sum(1).cpu().numpy()
+
+
 def distances_of(similarities: np.ndarray) -> np.ndarray:
     """Return cosine distances, rounded so that equal images tie."""
-    return np.clip(1 - similarities.astype(np.float64), 0, 2).round(DIGITS)
+    return (1 - similarities.astype(np.float64)).clip(0, 2).round(DIGITS)
 
 
 def places_of_nearest(distances: np.ndarray, count: int, id_of: Callable[[int], str]) -> list[int]:
@@ -121,4 +134,5 @@ def places_of_nearest(distances: np.ndarray, count: int, id_of: Callable[[int], 
     if len(distances) > count:
         last = np.partition(distances, count - 1)[count - 1]
         places = np.flatnonzero(distances <= last)
-    return sorted(places.tolist(), key=lambda place: (distances[place], id_of(place)))[:count]
+    each = distances.tolist()
+    return sorted(places.tolist(), key=lambda place: (each[place], id_of(place)))[:count]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from deployments.chunk_index.blocks import PRODUCT_ERROR, Blocks
-from deployments.chunk_index.engines import Found
-from deployments.chunk_index.nearest import Nearest
+from deployments.chunk_index.engines import Found, measure_each
+from deployments.chunk_index.nearest import Nearest, conclude
 from deployments.chunk_index.owners import Owners
 from deployments.compute.device import DTYPES, resolve_device
 
@@ -71,11 +71,13 @@ class ExactEngine:
         """See `Engine.search`."""
         error = PRODUCT_ERROR[self._blocks.dtype]
         searches = [
-            Nearest(self.owners, query, int(count), allowed, error)
-            for query, count in zip(queries, np.broadcast_to(counts, len(queries)), strict=True)
+            Nearest(self.owners, count, allowed, error)
+            for count in np.broadcast_to(counts, len(queries)).tolist()
         ]
         self._blocks.search(queries, searches, self.owners.permitted(allowed))
-        return [search.found(self._kept) for search in searches]
+        return conclude(
+            searches, lambda numbers, of: measure_each(self._blocks.rows(numbers), queries, of)
+        )
 
     def build(self) -> bool:
         """Return False: there is nothing to build."""
@@ -84,6 +86,7 @@ class ExactEngine:
     def seal(self) -> None:
         """See `Engine.seal`."""
         self.owners.seal()
+        self._blocks.seal()
 
     def saver(self) -> Callable[[Path], None]:
         """See `Engine.saver`."""
@@ -101,3 +104,5 @@ class ExactEngine:
         self.owners.load(folder, None if sealed else self._blocks.parts())
         if self.owners.vectors.rows != self._blocks.end:
             raise ValueError("its files don't belong together")
+        if sealed:
+            self.seal()

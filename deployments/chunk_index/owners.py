@@ -159,8 +159,10 @@ class Owners:
         """
         photos = self.vectors.owners(numbers)
         places = np.arange(len(numbers))
-        single = np.ones(len(numbers), bool) if allowed is None else allowed[photos]
         shared = [n for n, number in enumerate(numbers.tolist()) if number in self._shared]
+        if allowed is None and not shared:
+            return photos, places
+        single = np.ones(len(numbers), bool) if allowed is None else allowed[photos]
         if not shared:
             return photos[single], places[single]
         single[shared] = False

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.gpu.networks import make_detector, make_tower
 from benchmarks.gpu.sizes import Sizes, make_photos
+from deployments.chunk_index.exact import ExactEngine
 from deployments.compute.crops import scale_crops
 from deployments.decoding.image import decode
 from deployments.limits import ImageLimits
@@ -34,6 +35,7 @@ def checks(sizes: Sizes, detector: Checkpoint, device: torch.device, dtype: torc
         *_check_photos(sizes, device),
         *_check_suppression(device),
         *_check_networks(sizes, detector, device, dtype),
+        *_check_search(device),
     ]
 
 
@@ -90,6 +92,25 @@ def _check_networks(
         _check("detector: greatest difference of an objectness", _farthest(objectness), 0.05),
         _check("encoder: greatest cosine distance", 1 - cosines.min(), 0.01),
     ]
+
+
+def _check_search(device: torch.device) -> Rows:
+    """Compare searches in vectors that came one photo after the other."""
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(3000, 4, 64))
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    queries = vectors[::50, 0].astype(np.float32)
+    allowed = generator.random(len(vectors)) < 0.3
+    answers = []
+    for where in (device.type, "cpu"):
+        engine = ExactEngine(vectors.shape[-1], device=where)
+        for photo in vectors.astype(np.float16):
+            engine.append(photo)
+        answers.append(engine.search(queries, 10, None) + engine.search(queries, 10, allowed))
+    unlike = sum(
+        not np.array_equal(one.photos, other.photos) for one, other in zip(*answers, strict=True)
+    )
+    return [_check("search: queries that find other photos", unlike, 0)]
 
 
 def _levels(one: torch.Tensor, other: torch.Tensor) -> np.ndarray:

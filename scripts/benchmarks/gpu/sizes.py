@@ -30,6 +30,9 @@ class Sizes(NamedTuple):
         matrix: side of the matrices whose product shows what the chip can do.
         photos: number of made-up photos.
         batch: photos that go through the pipeline together.
+        vectors: how many are searched.
+        dimension: length of such a vector.
+        queries: how many at a time.
     """
 
     photo: tuple[int, int]
@@ -41,6 +44,9 @@ class Sizes(NamedTuple):
     matrix: int
     photos: int
     batch: int
+    vectors: tuple[int, ...]
+    dimension: int
+    queries: tuple[int, ...]
 
 
 FULL = Sizes(
@@ -53,6 +59,9 @@ FULL = Sizes(
     matrix=8192,
     photos=128,
     batch=32,
+    vectors=(1_000_000, 10_000_000, 100_000_000),
+    dimension=512,
+    queries=(1, 64),
 )
 TINY_TOWER = TowerShape(16, 8, 64, 2, 2, 128, 16, quick=False)
 TINY = Sizes(
@@ -65,6 +74,9 @@ TINY = Sizes(
     matrix=64,
     photos=5,
     batch=2,
+    vectors=(100, 3000),
+    dimension=16,
+    queries=(1, 3),
 )
 
 

@@ -14,7 +14,7 @@ import bench_gpu
 import numpy as np
 import pytest
 import torch
-from benchmarks.gpu import checks, speed, throughput
+from benchmarks.gpu import checks, search, speed, throughput
 from benchmarks.gpu.decoders import AHEAD, DECODERS, LIMITS
 from benchmarks.gpu.networks import (
     VIT_B_32,
@@ -37,7 +37,7 @@ from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
 # The parts that need torch, NumPy and Pillow alone, and what else the service needs.
-BARE = ("checks", "ceilings", "decoding")
+BARE = ("checks", "ceilings", "decoding", "search")
 MISSING = (
     "ray",
     "pydantic",
@@ -94,7 +94,7 @@ def test_it_runs_with_torch_numpy_and_pillow_alone(tmp_path):
         assert f"| {' | '.join(title for title, _ in columns.values())} |" in ran.stdout
         assert all(set(row) <= set(columns) for row in tables[name])
     assert all(row["fine"] for row in tables["checks"]), tables["checks"]
-    assert len(tables["checks"]) == 8
+    assert len(tables["checks"]) == 9
     for row in tables["ceilings"][1:]:
         assert ("per_second" in row) == (row["mode"] == "eager")  # there are no graphs on a CPU
     assert {row["network"] for row in tables["ceilings"][1:]} == {"yolov5s", COMPACT}
@@ -108,6 +108,31 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match=r"Torch sees no GPU.*--device cpu"):
         bench_gpu.run(arguments)
+
+
+def test_searches_are_timed_one_size_after_the_other():
+    rows = search.searches(TINY, CPU, 0.001)
+    assert [(row["vectors"], row["queries"]) for row in rows] == [
+        (vectors, queries) for vectors in TINY.vectors for queries in TINY.queries
+    ]
+    assert all(row["ms"] > 0 for row in rows)
+
+
+def test_made_up_vectors_are_found_by_themselves():
+    engine = search.make_engine(60, 16, CPU)
+    assert engine.owners.ids == ["0", "1", "2"]
+    found = engine.search(engine.vectors(np.array([2])), 1, None)
+    assert [each.photos.tolist() for each in found] == [[2]] * 10
+
+
+def test_where_the_memory_is_too_small_a_row_is_empty(monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("no room\nand a long story")
+
+    monkeypatch.setattr(search, "make_engine", full)
+    rows = search.searches(TINY, CPU, 0.001)
+    assert rows == [{"vectors": vectors, "dimension": 16} for vectors in TINY.vectors]
+    assert capsys.readouterr().err == "100 vectors: no room\n3,000 vectors: no room\n"
 
 
 # The networks
