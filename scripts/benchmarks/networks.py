@@ -27,11 +27,14 @@ from deployments.compute.device import DTYPES, resolve_dtype
 from deployments.compute.replicas import COMPUTING_REPLICA
 from deployments.compute.weights import yolov5_weights
 from deployments.segmenter.checkpoint import read_checkpoint
+from deployments.segmenter.letterbox import letterbox
 from deployments.segmenter.yolov5 import YoloV5, load_network
+from deployments.settings import SegmenterSettings
 
 CPU = torch.device("cpu")
-# Of the detector's input, pixels: a square, and the canvas of a landscape photo of 4:3.
-CANVASES = ((640, 640), (480, 640))
+# Of the detector's input by default, pixels: a square, and the canvas of a landscape photo of 4:3.
+SIDE = SegmenterSettings().image_size
+CANVASES = ((SIDE, SIDE), letterbox(3 * SIDE, 4 * SIDE, SIDE, stride=32).canvas)
 BATCHES = (1, 4, 8, 32)
 TURNS = 3
 TURN_S = 0.5  # a turn lasts at least this long, and at least one forward pass
