@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 from tests.support.photos.pictures import encode, pixels
 
 ENCODER = {"network": "encoder", "height": 112, "width": 112, "backend": "torch"}
-DETECTOR = {"network": "detector", "height": 480, "width": 640, "backend": "torch"}
+DETECTOR = {"network": "detector", "height": 320, "width": 416, "backend": "torch"}
 TABLES = {
     "ceiling": [
         DETECTOR | {"batch": 1, "per_second": 10.0},
