@@ -52,7 +52,7 @@ CLASSES: list[tuple[type, list[str]]] = [
     (decoder.Decoder, ["decode"]),
     (encoder.Encoder, ["encode_photos", "squares"]),
     (index.ChunkIndex, ["search"]),
-    (store.Store, ["apply"]),
+    (store.Store, ["prepare", "commit"]),
     (verifier.Verifier, ["verify", "verify_again"]),
 ]
 MODULES: list[tuple[ModuleType, list[str]]] = [

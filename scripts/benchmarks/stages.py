@@ -42,7 +42,8 @@ STAGES = {
         "Encoder.encode_photos": "encoder: forward",
         "Encoder.squares": "encoder: normalise",
         "StoreDeployment.put": "store: group wait",
-        "Store.apply": "store: write and sync",
+        "Store.prepare": "store: checksums",
+        "Store.commit": "store: write and sync",
     },
     "search": {
         "client": "HTTP, proxy, and the call of the ingress",
