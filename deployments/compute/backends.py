@@ -62,4 +62,4 @@ def build_network(
         model = read_int8(name, digest())
     else:
         model = convert(load(placement.device, torch.float32), side)
-    return CompiledNetwork(model, placement.dtype, mean, std)
+    return CompiledNetwork(model, placement.dtype, placement.passes, mean, std)

@@ -25,17 +25,19 @@ class Placement:
         backend: `torch` or `openvino`.
         device: always the CPU for OpenVINO.
         dtype: the number format that the network computes in.
+        passes: how many passes of the network run at the same time.
     """
 
     backend: str
     device: torch.device
     dtype: torch.dtype
+    passes: int = 1
 
 
-def place(settings: NetworkSection) -> Placement:
+def place(settings: NetworkSection, passes: int = 1) -> Placement:
     """Return where the network of a settings section runs on this machine."""
     device = resolve_device("cpu" if settings.backend == "openvino" else settings.device)
-    return Placement(settings.backend, device, resolve_dtype(settings.dtype, device))
+    return Placement(settings.backend, device, resolve_dtype(settings.dtype, device), passes)
 
 
 def resolve_device(name: str) -> torch.device:

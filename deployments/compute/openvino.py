@@ -6,9 +6,9 @@ OpenVINO is an optional extra, so this module is imported only if the config ask
 from __future__ import annotations
 
 import os
+import queue
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,12 +110,13 @@ class CompiledNetwork:
     """An OpenVINO network on the CPU, which is called with pixels like torch's.
 
     It computes with as many threads as torch has in the thread that creates it, but at most with
-    one for each core.
+    one for each core. The passes at the same time share them; one more waits for its turn.
 
     Args:
         model: takes float32 `[n, 3, h, w]`, as `convert` and `read_int8` return it.
         dtype: the number format; float32 if the CPU has no instructions for it. For int8, the
             layers in floating point compute in the format of `auto`.
+        passes: how many passes run at the same time.
         mean, std: mean and standard deviation of each input channel, on a scale from 0 to 1.
     """
 
@@ -123,6 +124,7 @@ class CompiledNetwork:
         self,
         model: ov.Model,
         dtype: torch.dtype,
+        passes: int = 1,
         mean: Sequence[float] = (0, 0, 0),
         std: Sequence[float] = (1, 1, 1),
     ) -> None:
@@ -130,7 +132,7 @@ class CompiledNetwork:
             dtype = resolve_dtype("auto", torch.device("cpu"))
         options = {
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": passes,
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             # Otherwise every process would bind its threads to the same first cores
             # (openvinotoolkit/openvino#32444).
@@ -138,8 +140,9 @@ class CompiledNetwork:
             "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
         }
         compiled = ov.Core().compile_model(_with_pixel_input(model, mean, std), "CPU", options)
-        self._request = compiled.create_infer_request()
-        self._lock = threading.Lock()
+        self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        for _ in range(passes):
+            self._idle.put(compiled.create_infer_request())
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run the network.
@@ -150,9 +153,12 @@ class CompiledNetwork:
         Returns:
             float32, the network's output.
         """
-        with self._lock:
-            result = self._request.infer(pixels.permute(0, 2, 3, 1).numpy(), share_inputs=True)
-        return torch.from_numpy(result[0])
+        request = self._idle.get()
+        try:
+            result = request.infer(pixels.permute(0, 2, 3, 1).numpy(), share_inputs=True)
+            return torch.from_numpy(result[0])
+        finally:
+            self._idle.put(request)
 
 
 def _with_pixel_input(model: ov.Model, mean: Sequence[float], std: Sequence[float]) -> ov.Model:

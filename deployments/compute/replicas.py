@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from deployments.compute.batching import batched
-from deployments.compute.device import Placement
+from deployments.compute.device import place
 from deployments.outcomes import Outcome
 from deployments.settings import NetworkSection
 
@@ -94,19 +94,17 @@ def let_others_first() -> None:
     os.setpriority(os.PRIO_PROCESS, this, niceness)
 
 
-def passes_at_once(threads: int | None, placements: Sequence[Placement]) -> int:
+def passes_at_once(threads: int | None, *sections: NetworkSection) -> int:
     """Return how many passes at the same time use a replica's threads best.
 
     The threads of one team wait for each other after each layer, so passes of one thread each do
-    more work (see docs/design.md). OpenVINO gains nothing from this.
+    more work (see docs/design.md).
 
     Args:
-        placements: of the networks that run one after the other in a pass.
+        sections: of the networks that run one after the other in a pass.
     """
-    if any(placement.device.type == "cuda" for placement in placements):
+    if any(place(section).device.type == "cuda" for section in sections):
         return GPU_PASSES
-    if any(placement.backend == "openvino" for placement in placements):
-        return 1
     return threads or count_cores()
 
 

@@ -28,6 +28,7 @@ class Encoder:
 
     Args:
         settings: the model, and what runs its image tower. The text tower always runs in torch.
+        passes: how many passes of the image tower run at the same time.
 
     Attributes:
         files: the model's files and properties.
@@ -41,9 +42,11 @@ class Encoder:
     def __init__(
         self,
         settings: EncoderSettings = EncoderSettings(),  # noqa: B008  (frozen)
+        *,
+        passes: int = 1,
     ) -> None:
         self.settings = settings
-        self.placement = place(settings)
+        self.placement = place(settings, passes)
         self.files = find_encoder(settings)
 
         def load(device: torch.device, dtype: torch.dtype) -> torch.nn.Module:

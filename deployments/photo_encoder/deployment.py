@@ -7,12 +7,7 @@ from collections.abc import Sequence
 
 from ray import serve
 
-from deployments.compute.replicas import (
-    COMPUTING_REPLICA,
-    Passes,
-    load_with_threads,
-    passes_at_once,
-)
+from deployments.compute.replicas import COMPUTING_REPLICA, Passes, load_with_threads
 from deployments.encoder.files import EncoderFiles
 from deployments.limits import ImageLimits
 from deployments.logs import join_the_log
@@ -56,13 +51,12 @@ class PhotoEncoderDeployment:
         self.photo_encoder.encoder.files.require_same_as(found)
         self.photo_encoder.segmenter.decoder.start()
         measure_decoder(self.photo_encoder.segmenter.decoder)
-        placements = self.photo_encoder.placements
         self.passes = Passes(
             segmenter,
             segmenter.threads,
-            passes_at_once(segmenter.threads, placements),
+            self.photo_encoder.passes,
             patient=True,
-            device=placements[0].device,
+            device=self.photo_encoder.device,
         )
         self._encode = self.passes.batched(self._encode_together, stage="encode photo")
 

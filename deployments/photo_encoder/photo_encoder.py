@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deployments.compute.replicas import passes_at_once
 from deployments.decoding.facts import FACTS
 from deployments.encoder.encoder import Encoder
 from deployments.limits import ImageLimits
@@ -21,7 +22,8 @@ class PhotoEncoder:
         limits, facts: see `Segmenter`.
 
     Attributes:
-        placements: what runs the two networks, and where.
+        passes: how many threads should call `encode` at the same time.
+        device: where they compute, and each has a stream of its own.
 
     Raises:
         ModelUnavailable: a network can't be found, downloaded or run.
@@ -34,15 +36,17 @@ class PhotoEncoder:
         limits: ImageLimits = ImageLimits(),  # noqa: B008  (frozen)
         facts: Sequence[str] = FACTS,
     ) -> None:
-        self.encoder = Encoder(encoder)
+        self.passes = passes_at_once(segmenter.threads, segmenter, encoder)
+        self.encoder = Encoder(encoder, passes=self.passes)
         self.segmenter = Segmenter(
             segmenter,
             crop_size=self.encoder.files.image_size,
             squash=self.encoder.files.squash,
             limits=limits,
             facts=facts,
+            passes=self.passes,
         )
-        self.placements = (self.segmenter.placement, self.encoder.placement)
+        self.device = self.segmenter.placement.device
 
     def encode(
         self,

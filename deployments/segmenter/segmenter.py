@@ -91,6 +91,7 @@ class Segmenter:
         limits: larger images are refused before they are decoded.
         facts: what photos are asked about themselves, see `facts.read_facts`; what else they say
             goes no further.
+        passes: how many passes of the detector run at the same time.
 
     Attributes:
         decoder: decodes the photos.
@@ -109,6 +110,7 @@ class Segmenter:
         squash: bool = False,
         limits: ImageLimits = ImageLimits(),  # noqa: B008  (frozen)
         facts: Sequence[str] = FACTS,
+        passes: int = 1,
     ) -> None:
         if crop_size < 1:
             raise ValueError(f"crop_size must be at least 1, not {crop_size}")
@@ -116,7 +118,7 @@ class Segmenter:
         self.crop_size = crop_size
         self.squash = squash
         self.facts = facts
-        self.placement = place(settings)
+        self.placement = place(settings, passes)
         self.detector = load_detector(find_detector(settings), settings, self.placement)
         self.decoder = Decoder(limits)
         self._threads = ThreadPoolExecutor(self.decoder.processes, thread_name_prefix="decode")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deployments.compute.replicas import compute_threads, passes_at_once
+from deployments.compute.replicas import compute_threads
 from deployments.outcomes import Outcome
 from deployments.photo_encoder.photo_encoder import PhotoEncoder
 from deployments.records import EncodedPhoto
@@ -22,9 +22,8 @@ class PhotoEncoding:
         self._encoder = PhotoEncoder(
             settings.segmenter, settings.encoder, settings.limits.image, settings.facts
         )
-        placements, threads = self._encoder.placements, settings.segmenter.threads
         self._threads = compute_threads(
-            threads, passes_at_once(threads, placements), True, placements[0].device
+            settings.segmenter.threads, self._encoder.passes, True, self._encoder.device
         )
         self._batch_size = settings.segmenter.batch_size
 

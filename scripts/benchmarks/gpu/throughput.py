@@ -141,11 +141,10 @@ def whole(
         Photos a second, chunks of a photo, and the CPU time of this process, ms a photo. Those that
         decode are others.
     """
-    from deployments.compute.replicas import compute_threads, passes_at_once
+    from deployments.compute.replicas import compute_threads
 
     endless = itertools.cycle(photos)
-    at_once = passes_at_once(None, made.placements)
-    device = made.segmenter.placement.device
+    at_once = made.passes
 
     def encode(images: list[bytes]) -> list[int]:
         return [len(photo.chunks) for photo in made.encode(images)]  # type: ignore[union-attr]
@@ -154,7 +153,7 @@ def whole(
         some = [list(itertools.islice(endless, batch)) for _ in range(batches)]
         return [chunks for of_batch in threads.map(encode, some) for chunks in of_batch]
 
-    with compute_threads(None, at_once, device=device) as threads:
+    with compute_threads(None, at_once, device=made.device) as threads:
         run(threads, 2 * at_once)  # to begin with: processes, memory, kernels
         began, cpu, chunks = time.perf_counter(), time.process_time(), []
         while time.perf_counter() - began < seconds:

@@ -164,11 +164,14 @@ def test_other_number_formats(clip, dtype):
     assert cosines(exact, found).min() > 0.998
 
 
-def test_from_several_threads(clip):
+@pytest.mark.parametrize("passes", [1, 2])
+def test_from_several_threads(clip, passes):
+    """One after the other, or at the same time."""
     encoder = Encoder(
         EncoderSettings(
             pretrained_model_name_or_path=str(clip), backend="openvino", dtype="float32"
-        )
+        ),
+        passes=passes,
     )
     pictures = [crops(1 + seed % 3, 48, seed) for seed in range(24)]
     expected = [encoder.encode_images(some) for some in pictures]
@@ -392,7 +395,7 @@ def test_a_network_of_ones_own_with_its_statistics():
     """The same arithmetic as before torch's: pixels to 1, less the mean, over the deviation."""
     network = torch.nn.Conv2d(3, 2, 3).eval().requires_grad_(False)
     mean, std = (0.1, 0.5, 0.4), (0.2, 0.25, 1)
-    compiled = CompiledNetwork(convert(network, 16), torch.float32, mean, std)
+    compiled = CompiledNetwork(convert(network, 16), torch.float32, mean=mean, std=std)
     pixels = torch.randint(0, 256, (3, 3, 9, 20), dtype=torch.uint8)
     values = (pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     laid = pixels.contiguous(memory_format=torch.channels_last)
