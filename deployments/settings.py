@@ -188,7 +188,8 @@ class Settings(Section):
                 model that isn't a path there stays a name.
 
         Raises:
-            StartupError: a key is unknown or wrong; the message has a sentence for each.
+            StartupError: a key is unknown or wrong; the message has a sentence for each. Or the
+                store, or the keys, would be lost with Ray's session.
         """
         try:
             settings = cls.model_validate(args)
@@ -201,6 +202,8 @@ class Settings(Section):
         path = root / Path(settings.store.path).expanduser()
         snapshots = root / Path(settings.chunk_index.path or path / "index").expanduser()
         keys = root / Path(settings.http.keys_path or path / "keys.json").expanduser()
+        _require_lasting("store.path", path)
+        _require_lasting("http.keys_path", keys)
         return settings.model_copy(
             update={
                 "segmenter": settings.segmenter.model_copy(update={"model_name_or_path": detector}),
@@ -218,6 +221,21 @@ def display_name(model: str) -> str:
     """Return a model's name for display: the last two parts of a path, other names unchanged."""
     path = Path(model)
     return "/".join(path.parts[-2:]) if path.is_absolute() else model
+
+
+def _require_lasting(key: str, path: Path) -> None:
+    """Check that a path is not below the folder into which Ray copies a `working_dir`.
+
+    Raises:
+        StartupError
+    """
+    parts = path.resolve().parts
+    if "runtime_resources" in parts and any(part.startswith("session_") for part in parts):
+        raise StartupError(
+            f"serve_config.yaml, args: {key} = {path} lies in the folder of Ray's session, and "
+            "would be lost with it. Relative paths begin at graph.py, which is in there if "
+            "working_dir is set: give an absolute path."
+        )
 
 
 def _locate(root: Path, name: str) -> str:

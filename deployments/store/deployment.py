@@ -56,6 +56,9 @@ Arguments = TypeVarTuple("Arguments")
 PIECE_BYTES = 128 * 2**10
 GROUP_PIECES = 256
 Sized: TypeAlias = tuple[int, Prepared]  # counted once: a group is added up with each that joins it
+# A resource that Ray gives the head node alone. The store's disk is there, and on another node an
+# empty store would begin.
+ON_THE_HEAD = "node:__internal_head__"
 # Threads that compute checksums while the writer waits for the disk.
 PREPARING_THREADS = 2
 # Most reads at once. While a cold disk holds them up, others wait; the writer has its own thread.
@@ -74,7 +77,7 @@ CUT_WORTH = 5000
     max_ongoing_requests=512,
     max_queued_requests=512,
     health_check_period_s=HEALTH_CHECK_S,
-    ray_actor_options={"num_cpus": 0},
+    ray_actor_options={"num_cpus": 0, "resources": {ON_THE_HEAD: 0.001}},
 )
 class StoreDeployment:
     """A `Store` whose writers share transactions: requests that arrive during one form the next."""

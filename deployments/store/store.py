@@ -24,6 +24,7 @@ from deployments.records import (
     EncoderIdentity,
 )
 from deployments.store.access import DISK_FULL, MAX_READERS, make_folder, take_ownership
+from deployments.store.disks import require_own_disk
 from deployments.store.format import (
     FORMAT,
     Databases,
@@ -68,7 +69,8 @@ class Store(StoreReader):
         lock_timeout_s: how long to wait for another process to release the folder, seconds.
 
     Raises:
-        StoreUnusable: in use by another process, not a store, of another format, or unreadable.
+        StoreUnusable: in use by another process, not a store, of another format, unreadable, or on
+            a network file system.
         EncoderMismatch: it holds vectors of another encoder.
     """
 
@@ -267,6 +269,7 @@ class Store(StoreReader):
     # Opening
 
     def _open(self) -> None:
+        require_own_disk(self.path)
         made = make_folder(self.path)
         self._locks.append(take_ownership(self.path, self._lock_timeout_s))
         size = min(self._initial_bytes, self._max_bytes or self._initial_bytes)

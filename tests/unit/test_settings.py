@@ -474,6 +474,23 @@ def test_names_stay_names(tmp_path):
     assert settings.encoder.pretrained_model_name_or_path == "openai/clip-vit-base-patch32"
 
 
+def test_what_must_last_does_not_lie_in_the_folder_of_rays_session(tmp_path):
+    """There is graph.py if working_dir is set, and it goes with the session."""
+    root = (
+        tmp_path / "session_2026-11-28_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg"
+    )
+    safe = {"store": {"path": str(tmp_path / "store")}}
+    for args, key in (
+        ({}, "store.path"),
+        ({"store": {"path": "some/where"}}, "store.path"),
+        ({"store": {"path": str(root / "store")}}, "store.path"),
+        (safe | {"http": {"keys_path": "keys.json"}}, "http.keys_path"),
+    ):
+        with pytest.raises(StartupError, match=rf"{key} = .*session.*absolute path"):
+            Settings.parse(args, root)
+    assert Settings.parse(safe, root).store.path == str(tmp_path / "store")
+
+
 def test_absolute_paths_stay(tmp_path):
     model, store = tmp_path / "clip", tmp_path / "store"
     model.mkdir()
