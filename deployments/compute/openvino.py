@@ -118,6 +118,9 @@ class CompiledNetwork:
             layers in floating point compute in the format of `auto`.
         passes: how many passes run at the same time.
         mean, std: mean and standard deviation of each input channel, on a scale from 0 to 1.
+
+    Attributes:
+        compiled: OpenVINO's network, which knows how it is run.
     """
 
     def __init__(
@@ -139,10 +142,11 @@ class CompiledNetwork:
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
         }
-        compiled = ov.Core().compile_model(_with_pixel_input(model, mean, std), "CPU", options)
+        model = _with_pixel_input(model, mean, std)
+        self.compiled = ov.Core().compile_model(model, "CPU", options)
         self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
         for _ in range(passes):
-            self._idle.put(compiled.create_infer_request())
+            self._idle.put(self.compiled.create_infer_request())
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run the network.

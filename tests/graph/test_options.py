@@ -297,7 +297,7 @@ def test_backend(monkeypatch, tmp_path, name, section):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # of photos' passes, the segmenter says it
     _, device, network = computing(name, tmp_path, section, options)
     assert device.type == "cpu"
-    compiled = network._request.get_compiled_model()
+    compiled = network.compiled
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 

@@ -184,7 +184,7 @@ def test_from_several_threads(clip, passes):
 
 def test_two_processes_with_a_thread_each_use_two_cores(both):
     """Bound to cores, both would run on the first one."""
-    compiled = both[1].network._request.get_compiled_model()
+    compiled = both[1].network.compiled
     assert compiled.get_property("NUM_STREAMS") == 1
     assert not compiled.get_property("ENABLE_CPU_PINNING")
 
@@ -255,7 +255,7 @@ def test_nothing_is_reported_to_anyone(quantised):
 
 def in_int8(network):
     """What share of a network's convolutions and products of matrices is in int8."""
-    layers = network._request.get_compiled_model().get_runtime_model().get_ops()
+    layers = network.compiled.get_runtime_model().get_ops()
     infos = [layer.get_rt_info() for layer in layers]
     heavy = [
         info["runtimePrecision"].astype(str) in ("i8", "u8")
