@@ -314,7 +314,7 @@ def test_a_model_that_is_none_ends_the_build(tmp_path, changes):
 @pytest.mark.slow
 def test_the_plain_classes_example_of_the_readme(pictures, tmp_path, monkeypatch, capsys):
     """As it is printed there, in a folder with a photo."""
-    example = readme_example("Segmenter(")
+    example = readme_example("PhotoEncoder(")
     (tmp_path / "photo.jpg").write_bytes(pictures["coffee"])
     (tmp_path / "models").symlink_to(ROOT / "models")
     monkeypatch.chdir(tmp_path)
