@@ -31,18 +31,10 @@ from deployments.settings import SegmenterSettings
 
 @dataclass(frozen=True, slots=True)
 class SegmentedPhoto:
-    """What the segmenter makes of a photo.
+    """What the segmenter makes of a photo: an `EncodedPhoto` with crops in place of vectors.
 
     Attributes:
-        width, height: size of the upright photo, pixels.
-        media_type: the type that the decoder found, e.g. `image/jpeg`.
-        animated: it has several frames; only the first one is used.
-        chunks: the detections, most confident first, then the tiles, then the whole photo.
         crops: uint8 `[len(chunks), s, s, 3]`, RGB, one for each chunk, on the segmenter's device.
-        thumbnail: an encoded image, see `thumbnails.make_thumbnail`.
-        preview: an encoded image, see `compute.previews.make_preview`.
-        skipped: how many other pictures the file holds: frames, pages, previews.
-        facts: what the photo was asked about itself, and its answers.
     """
 
     width: int
